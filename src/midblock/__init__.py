@@ -1,0 +1,33 @@
+"""See, layer by layer, what supervised fine-tuning does to a causal language model."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Heavy imports (torch, transformers) wait until a name is used, so that `midblock --help` stays instant.
+_HOMES = {
+    "LayerPlan": "midblock.base",
+    "LayerTable": "midblock.base",
+    "MidblockError": "midblock.base",
+    "Pair": "midblock.checkpoints",
+    "load_pair": "midblock.checkpoints",
+    "load_dataset": "midblock.data",
+    "METRICS": "midblock.metrics",
+    "analyze": "midblock.metrics",
+    "compare_weights": "midblock.metrics",
+    "write_report": "midblock.report",
+    "demo": "midblock.studies",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'midblock' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,15 @@
+"""The shared nouns: errors, seeds, the LayerTable, the LayerPlan and the run folder."""
+
+from midblock.base.errors import MidblockError as MidblockError
+from midblock.base.errors import nearest as nearest
+from midblock.base.errors import unknown as unknown
+from midblock.base.files import replace_atomically as replace_atomically
+from midblock.base.files import write_json as write_json
+from midblock.base.layer_plan import LayerPlan as LayerPlan
+from midblock.base.layer_table import LayerRow as LayerRow
+from midblock.base.layer_table import LayerTable as LayerTable
+from midblock.base.run_folder import RunFolder as RunFolder
+from midblock.base.run_folder import peak_memory as peak_memory
+from midblock.base.run_folder import read_record as read_record
+from midblock.base.seeds import derive as derive
+from midblock.base.seeds import generator as generator

@@ -1,0 +1,40 @@
+"""The one exception a user is meant to read, and the nearest-name suggestion it often carries."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MidblockError(Exception):
+    """A problem the user can fix: what is wrong, where, and what to try, on one line.
+
+    The command line prints the message and exits with code 2; any other exception is a bug of ours.
+    """
+
+    def __init__(self, what: str, *, hint: str | None = None) -> None:
+        self.what = what
+        self.hint = hint
+        super().__init__(f"{what} ({hint})" if hint else what)
+
+
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """Return the option spelled most like `name`, or None when nothing comes close."""
+    by_lower = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[close[0]] if close else None
+
+
+def unknown(kind: str, name: str, options: Iterable[str]) -> MidblockError:
+    """Build the error for a name that is not among `options`.
+
+    Args:
+        kind: what is being named, as the user would call it ("metric", "option", "column").
+        name: what the user wrote.
+        options: everything that would have been accepted.
+
+    Returns:
+        The error, to be raised by the caller; it names the nearest option, or all of them.
+    """
+    options = sorted(options)
+    close = nearest(name, options)
+    hint = f"did you mean {close!r}?" if close else "one of: " + ", ".join(options)
+    return MidblockError(f"unknown {kind} {name!r}", hint=hint)

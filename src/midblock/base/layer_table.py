@@ -1,0 +1,151 @@
+"""LayerTable: every number midblock measures, one a row, the noun that all later rooms read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from midblock.base.errors import MidblockError, unknown
+from midblock.base.files import replace_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS: Mapping[str, str] = {
+    "model": "string",
+    "dataset": "string",
+    "layer": "int64",
+    "depth": "float64",
+    "module": "string",
+    "metric": "string",
+    "value": "float64",
+    "low": "float64",
+    "high": "float64",
+    "n": "int64",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One estimate.
+
+    Attributes:
+        model: variant the value is about: "base", or a tuned model's name (for pair metrics, the tuned one).
+        layer: -1 the embedding, 0…L-1 the decoder blocks, L the final norm's output or the head's weight.
+        blocks: L, the number of decoder blocks; it turns `layer` into the column `depth` = (layer + 1) / L.
+        metric: a name of `midblock.metrics.METRICS`, or one of them with a suffix (".null", ".precision_floor", …).
+        value: the estimate; `low` and `high` bound its 95 % interval where one is defined.
+        n: number of samples it rests on (prompts, not tokens; tensors' entries for weights).
+        dataset: dataset reference, empty for weight metrics.
+        module: "residual", or the weight's role in its block.
+    """
+
+    model: str
+    layer: int
+    blocks: int
+    metric: str
+    value: float
+    n: int
+    low: float = float("nan")
+    high: float = float("nan")
+    dataset: str = ""
+    module: str = "residual"
+
+    def as_record(self) -> dict[str, Any]:
+        record = {name: getattr(self, name) for name in COLUMNS if name != "depth"}
+        return record | {"depth": (self.layer + 1) / self.blocks}
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """A tidy table with the columns of `COLUMNS`, kept in the order it was measured."""
+
+    frame: pd.DataFrame
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[LayerRow]) -> LayerTable:
+        import pandas as pd
+
+        return cls._typed(pd.DataFrame.from_records([row.as_record() for row in rows], columns=list(COLUMNS)))
+
+    @classmethod
+    def read(cls, path: Path | str) -> LayerTable:
+        """Read a table from a run folder, a `layers.parquet` or a `layers.csv`.
+
+        Raises:
+            MidblockError: when nothing is there, or a column of the contract is missing.
+        """
+        import pandas as pd
+
+        path = Path(path)
+        file = path / "layers.parquet" if path.is_dir() else path
+        if not file.exists():
+            raise MidblockError(f"no layer table at {file}", hint="give a run folder written by `midblock analyze`")
+        frame = pd.read_csv(file, keep_default_na=True) if file.suffix == ".csv" else pd.read_parquet(file)
+        missing = [name for name in COLUMNS if name not in frame]
+        if missing:
+            raise MidblockError(f"{file} is no layer table: it lacks {', '.join(missing)}")
+        return cls._typed(frame.fillna({"dataset": ""}))
+
+    @classmethod
+    def concatenate(cls, tables: Iterable[LayerTable]) -> LayerTable:
+        import pandas as pd
+
+        frames = [table.frame for table in tables if len(table)]
+        return cls._typed(pd.concat(frames, ignore_index=True)) if frames else cls.from_rows([])
+
+    @classmethod
+    def _typed(cls, frame: pd.DataFrame) -> LayerTable:
+        return cls(frame[list(COLUMNS)].astype(dict(COLUMNS)).reset_index(drop=True))
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.frame.itertuples(index=False)
+
+    @property
+    def blocks(self) -> int:
+        """L, the number of decoder blocks (recovered from layer and depth)."""
+        below = self.frame[self.frame.layer >= 0]
+        if below.empty:
+            raise MidblockError("the table has no decoder block")
+        row = below.iloc[0]
+        return round((row.layer + 1) / row.depth)
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(dict.fromkeys(self.frame.metric))
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the variants, "base" first if it is there."""
+        names = list(dict.fromkeys(self.frame.model))
+        return sorted(names, key=lambda name: name != "base")
+
+    def select(self, **equal: str | int | Iterable[str | int]) -> LayerTable:
+        """Keep the rows whose columns equal the given values (or are among them)."""
+        keep = self.frame
+        for column, wanted in equal.items():
+            if column not in COLUMNS:
+                raise unknown("column", column, COLUMNS)
+            values = [wanted] if isinstance(wanted, str | int) else list(wanted)
+            keep = keep[keep[column].isin(values)]
+        return LayerTable(keep.reset_index(drop=True))
+
+    def curve(self, metric: str, model: str, module: str = "residual") -> pd.DataFrame:
+        """One metric of one model by depth, sorted by layer; empty if it was not measured."""
+        return self.select(metric=metric, model=model, module=module).frame.sort_values("layer", ignore_index=True)
+
+    def to_pandas(self) -> pd.DataFrame:
+        return self.frame.copy()
+
+    def write(self, folder: Path | str) -> None:
+        """Write `layers.parquet` and the same rows as `layers.csv`."""
+        folder = Path(folder)
+        with replace_atomically(folder / "layers.parquet") as path:
+            self.frame.to_parquet(path, index=False)
+        with replace_atomically(folder / "layers.csv") as path:
+            self.frame.to_csv(path, index=False, float_format="%.17g")

@@ -1,0 +1,164 @@
+"""The run folder: where a verb writes, how it is resumed, and what is recorded about how it was made."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from midblock.base.errors import MidblockError
+from midblock.base.files import replace_atomically, write_json
+
+RECORDED_PACKAGES = ("midblock", "torch", "transformers", "peft", "safetensors", "numpy", "scipy")
+
+
+@dataclass
+class RunFolder:
+    """A folder being filled by one run; `run.json` inside says how far it got.
+
+    Attributes:
+        path: the folder.
+        record: what `run.json` holds; `save` writes it.
+    """
+
+    path: Path
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        verb: str,
+        config: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> RunFolder:
+        """Create the folder, or take up the one that is there.
+
+        Args:
+            path: the folder; it may exist only with `resume` or `overwrite`.
+            verb: the command that fills it, recorded.
+            config: every setting that decides the numbers, as plain YAML values.
+            resume: continue a run of the same verb and config.
+            overwrite: remove what an earlier run left there first.
+
+        Raises:
+            MidblockError: when the folder exists and neither is asked for, is not a run of ours, or was made with
+                other settings (the message names them).
+        """
+        path = Path(path)
+        if resume and overwrite:
+            raise MidblockError("--resume and --overwrite exclude each other")
+        if path.exists() and not path.is_dir():
+            raise MidblockError(f"{path} is a file", hint="--output-dir wants a folder")
+        if path.is_dir() and any(path.iterdir()):
+            if resume:
+                return cls._resumed(path, verb, config)
+            if not overwrite:
+                hint = "--resume continues it, --overwrite replaces it, or choose another --output-dir"
+                raise MidblockError(f"{path} exists already", hint=hint)
+            cls._clear(path)
+        run = cls(path, {"verb": verb, "status": "running", **_surroundings()})
+        with replace_atomically(path / "config.yaml") as temporary:
+            temporary.write_text(_as_yaml(config), encoding="utf-8")
+        run.save()
+        return run
+
+    @classmethod
+    def _resumed(cls, path: Path, verb: str, config: Mapping[str, Any]) -> RunFolder:
+        record = read_record(path)
+        if record.get("verb") != verb:
+            raise MidblockError(f"{path} holds a run of `midblock {record.get('verb')}`, not of `{verb}`")
+        before = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        now = yaml.safe_load(_as_yaml(config))
+        other = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        if other:
+            changes = ", ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in other)
+            hint = "--resume wants the same settings; choose another --output-dir"
+            raise MidblockError(f"{path} was made with other settings: {changes}", hint=hint)
+        return cls(path, record)
+
+    @staticmethod
+    def _clear(path: Path) -> None:
+        if not (path / "run.json").exists():
+            hint = "it holds no run.json; remove it yourself or choose another --output-dir"
+            raise MidblockError(f"{path} was not written by midblock, so it is not overwritten", hint=hint)
+        shutil.rmtree(path)
+
+    @property
+    def done(self) -> bool:
+        return self.record.get("status") == "done"
+
+    @property
+    def partial(self) -> Path:
+        """Folder for the state of an unfinished run; `finish` removes it."""
+        return self.path / "partial"
+
+    def save(self) -> None:
+        write_json(self.path / "run.json", self.record)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Record wall time and peak memory of a phase; a resumed phase adds to its earlier time."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            phases = self.record.setdefault("phases", {})
+            seconds = phases.get(name, {}).get("seconds", 0.0) + time.perf_counter() - start
+            phases[name] = {"seconds": round(seconds, 3), "peak_memory_mb": round(peak_memory() / 2**20)}
+
+    def finish(self) -> None:
+        """Mark the run as whole and drop its partial state."""
+        self.record["status"] = "done"
+        self.save()
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def read_record(path: Path | str) -> dict[str, Any]:
+    """Read `run.json` of a run folder.
+
+    Raises:
+        MidblockError: when it is not there or cannot be read.
+    """
+    file = Path(path) / "run.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MidblockError(f"{path} is no run folder: {file.name} is missing or broken") from error
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _surroundings() -> dict[str, Any]:
+    versions = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions,
+        "platform": {"python": platform.python_version(), "system": platform.platform()},
+    }
+
+
+def _as_yaml(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
