@@ -8,6 +8,9 @@ from midblock.base.files import write_json as write_json
 from midblock.base.layer_plan import LayerPlan as LayerPlan
 from midblock.base.layer_table import LayerRow as LayerRow
 from midblock.base.layer_table import LayerTable as LayerTable
+from midblock.base.progress import Progress as Progress
+from midblock.base.progress import Silent as Silent
+from midblock.base.progress import watched as watched
 from midblock.base.run_folder import RunFolder as RunFolder
 from midblock.base.run_folder import peak_memory as peak_memory
 from midblock.base.run_folder import read_record as read_record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from midblock.base.errors import MidblockError
 
@@ -45,9 +46,8 @@ class LayerPlan:
             raise MidblockError(f"{text!r}: plans from an analysis are not there yet", hint=f"write one: {NOTATIONS}")
         if re.fullmatch(r"[01]{2,}", text):
             return cls._from_segments([int(digit) for digit in text], total, text, ranked=False)
-        if match := re.fullmatch(r"(\d*\.\d+|\d)\s*-\s*(\d*\.\d+|1)", text):
-            if "." in text:
-                return cls._from_fractions(float(match[1]), float(match[2]), total, text)
+        if "." in text and (match := re.fullmatch(r"(\d*\.\d+|0)\s*-\s*(\d*\.\d+|1)", text)):
+            return cls._from_fractions(float(match[1]), float(match[2]), total, text)
         kind, _, body = text.rpartition(":")
         if kind not in ("", "ranks", "blocks") or not re.fullmatch(
             r"\s*\d+(\s*-\s*\d+)?(\s*,\s*\d+(\s*-\s*\d+)?)*\s*", body
@@ -55,7 +55,7 @@ class LayerPlan:
             raise MidblockError(f"cannot read the layer plan {text!r}", hint=f"write it like {NOTATIONS}")
         numbers = [part.strip() for part in body.split(",")]
         plain = [int(part) for part in numbers if part.isdigit()]
-        falls = len(plain) == len(numbers) > 1 and any(b <= a for a, b in zip(plain, plain[1:], strict=False))
+        falls = len(plain) == len(numbers) > 1 and any(b <= a for a, b in pairwise(plain))
         if kind == "ranks" or (kind == "" and falls):
             if len(plain) != len(numbers):
                 raise MidblockError(f"cannot read the layer plan {text!r}", hint="ranks are single numbers")
