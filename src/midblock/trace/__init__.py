@@ -1,1 +1,10 @@
-""""""
+"""One streaming pass over batches: hooks, reductions and the rows they leave."""
+
+from midblock.trace.residual import run_backbone as run_backbone
+from midblock.trace.residual import watch as watch
+from midblock.trace.rows import Rows as Rows
+from midblock.trace.rows import RowStatistic as RowStatistic
+from midblock.trace.rows import RowStore as RowStore
+from midblock.trace.stream import Reduced as Reduced
+from midblock.trace.stream import Reduction as Reduction
+from midblock.trace.stream import reduce_batch as reduce_batch
