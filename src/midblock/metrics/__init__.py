@@ -1,4 +1,12 @@
 """Pure functions of finished statistics; `analyze` is the one function that takes models."""
 
+from midblock.metrics.analysis import analyze as analyze
 from midblock.metrics.catalogue import METRICS as METRICS
+from midblock.metrics.catalogue import NULL as NULL
+from midblock.metrics.catalogue import PRECISION_FLOOR as PRECISION_FLOOR
+from midblock.metrics.catalogue import SPLIT_FLOOR as SPLIT_FLOOR
 from midblock.metrics.catalogue import Metric as Metric
+from midblock.metrics.geometry import geometry as geometry
+from midblock.metrics.settings import AnalysisSettings as AnalysisSettings
+from midblock.metrics.similarity import similarity as similarity
+from midblock.metrics.summary import summarize as summarize

@@ -65,7 +65,7 @@ METRICS: dict[str, Metric] = {
     ),
     "effective_rank": Metric(
         "Effective rank", "directions", "pooled", False, "jackknife",
-        "Exponential of the spectrum's entropy: how many directions the prompts' mean states really use.", (1, None), P1,
+        "Exponential of the spectrum's entropy: how many directions the prompts' means really use.", (1, None), P1,
     ),
     "effective_rank_normalized": Metric(
         "Effective rank, share", "0–1", "pooled", False, "jackknife",
@@ -101,7 +101,7 @@ METRICS: dict[str, Metric] = {
     ),
     "lidar": Metric(
         "LiDAR", "nats", "views", False, "jackknife",
-        "Entropy of the directions that tell prompts apart, whitened by how views of one prompt differ.", (0, None), EXTRA,
+        "Entropy of what tells prompts apart, whitened by how one prompt's views differ.", (0, None), EXTRA,
     ),
     "dime": Metric(
         "DiME", "nats", "views", False, "jackknife",
@@ -137,7 +137,7 @@ METRICS: dict[str, Metric] = {
     ),
     "change_increment": Metric(
         "Change added here", "of base norm", "pooled", True, "jackknife",
-        "Distance that this block alone adds to the change it received, over the mean base norm of its output.", (0, None),
+        "What this block alone adds to the change it received, over the mean base norm of its output.", (0, None),
     ),
     "mean_shift": Metric(
         "Mean shift", "activation", "pooled", True, "jackknife",

@@ -1,0 +1,213 @@
+"""From measured rows to the LayerTable's rows: every metric with its interval, null and noise floor."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from midblock.base import LayerRow, MidblockError
+from midblock.checkpoints import BASE
+from midblock.metrics.catalogue import METRICS, NULL, PRECISION_FLOOR, SPLIT_FLOOR
+from midblock.metrics.geometry import GEOMETRY_METRICS, geometry
+from midblock.metrics.lens import LENS_METRICS
+from midblock.metrics.measure import ROUNDED, Measured
+from midblock.metrics.similarity import SIMILARITY_METRICS, cka_permuted, cosine_permuted, per_prompt, similarity
+from midblock.metrics.tokens import TOKEN_METRICS
+from midblock.metrics.uncertainty import Estimate, Folds, bootstrap_means, halves, jackknife, permutations
+from midblock.metrics.views import VIEWS, infonce, view_metrics
+
+PER_PROMPT = ("cosine_similarity", "change_intensity")
+
+
+@dataclass
+class Evaluation:
+    """Turns the rows of one measuring pass into estimates.
+
+    Attributes:
+        models: the tuned models' names.
+        wanted: metric names.
+        layers: measured layers, ascending.
+        blocks: L.
+        reference: the dataset, for the table.
+    """
+
+    measured: Measured
+    models: Sequence[str]
+    wanted: frozenset[str]
+    layers: Sequence[int]
+    blocks: int
+    reference: str
+    seed: int
+    means: dict[int, list[tuple[LayerKey, Tensor]]] = field(default_factory=lambda: defaultdict(list))
+
+    def rows(self, advance: Callable[[float], None] = lambda layers: None) -> Iterator[LayerRow]:
+        """All rows, layer by layer, then the means, whose intervals are drawn in one go."""
+        for layer in self.layers:
+            for model in (BASE, *self.models):
+                yield from self._describe(model, layer)
+                self._collect_tokens(model, layer)
+            for model in self.models:
+                yield from self._compare(model, layer)
+            yield from self._precision_floor(layer)
+            advance(1)
+        yield from self._means()
+
+    def _describe(self, model: str, layer: int) -> Iterator[LayerRow]:
+        """Unpaired metrics of one model at one layer."""
+        X = self._pooled(model, layer)
+        if X is None:
+            return
+        wanted = self.wanted & GEOMETRY_METRICS
+        if wanted:
+            estimates = jackknife(lambda keep: geometry(X, keep, wanted), Folds.of(len(X), self.seed))
+            yield from self._estimates(model, layer, estimates)
+            if model == BASE:
+                yield from self._split_floor(layer, X, wanted)
+        if "l2_norm" in self.wanted:
+            self._collect(model, layer, "l2_norm", X.norm(dim=1))
+        yield from self._views(model, layer)
+
+    def _split_floor(self, layer: int, X: Tensor, wanted: frozenset[str]) -> Iterator[LayerRow]:
+        """Mean absolute difference between the metrics of two random halves of the prompts."""
+        gaps = defaultdict(list)
+        for first, second in halves(len(X), self.seed):
+            ours, theirs = geometry(X, first, wanted), geometry(X, second, wanted)
+            for name in ours:
+                gaps[name].append(abs(float(ours[name] - theirs[name])))
+        for name, gap in gaps.items():
+            yield self._row(BASE, layer, name + SPLIT_FLOOR, Estimate(sum(gap) / len(gap), *_NONE, len(X)))
+
+    def _compare(self, model: str, layer: int) -> Iterator[LayerRow]:
+        """Paired metrics of one tuned model at one layer."""
+        base, tuned = self._pooled(BASE, layer), self._pooled(model, layer)
+        if base is not None and tuned is not None:
+            wanted = self.wanted & SIMILARITY_METRICS
+            received = self._received(model, layer)
+            folds = Folds.of(len(base), self.seed)
+            if wanted:
+                estimates = jackknife(lambda keep: similarity(base, tuned, keep, received, wanted), folds)
+                yield from self._estimates(model, layer, estimates)
+            yield from self._null(model, layer, base, tuned)
+            for name, values in per_prompt(base, tuned).items():
+                if name in self.wanted:
+                    self._collect(model, layer, name, values)
+        for place, name in enumerate(LENS_METRICS):
+            lens = self.measured.get(model, "lens", layer)
+            if lens is not None and name in self.wanted:
+                self._collect(model, layer, name, lens.values[:, place])
+
+    def _received(self, model: str, layer: int) -> Tensor | None:
+        """The change that reached this layer from below; the final norm changes the space, so it has none."""
+        if layer == self.blocks:
+            return None
+        base, tuned = self._pooled(BASE, layer - 1), self._pooled(model, layer - 1)
+        if layer == -1:
+            here = self._pooled(BASE, layer)
+            return None if here is None else torch.zeros_like(here)
+        return None if base is None or tuned is None else tuned - base
+
+    def _null(self, model: str, layer: int, base: Tensor, tuned: Tensor) -> Iterator[LayerRow]:
+        orders = permutations(len(base), self.seed)
+        nulls: dict[str, Tensor] = {}
+        if not {"cka", "cka_debiased"}.isdisjoint(self.wanted):
+            nulls |= cka_permuted(base, tuned, orders)
+        if "cosine_similarity" in self.wanted:
+            nulls["cosine_similarity"] = cosine_permuted(base, tuned, orders)
+        for name, values in nulls.items():
+            if name in self.wanted:
+                low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+                yield self._row(model, layer, name + NULL, Estimate(float(values.mean()), low, high, len(base)))
+
+    def _precision_floor(self, layer: int) -> Iterator[LayerRow]:
+        rounded = self.measured.get(ROUNDED, "pooled", layer)
+        whole = self.measured.get(BASE, "pooled", layer)
+        if rounded is None or whole is None:
+            return
+        base = whole.values[torch.isin(whole.index, rounded.index)]
+        values = similarity(base, rounded.values, wanted=self.wanted & SIMILARITY_METRICS)
+        values |= {
+            name: each.mean()[None] for name, each in per_prompt(base, rounded.values).items() if name in self.wanted
+        }
+        lens = self.measured.get(ROUNDED, "lens", layer)
+        if lens is not None:
+            values |= {
+                name: lens.values[:, place].mean()[None]
+                for place, name in enumerate(LENS_METRICS)
+                if name in self.wanted
+            }
+        for name, value in values.items():
+            yield self._row(BASE, layer, name + PRECISION_FLOOR, Estimate(float(value), *_NONE, len(base)))
+
+    def _views(self, model: str, layer: int) -> Iterator[LayerRow]:
+        found = [self.measured.get(model, f"view{view}", layer) for view in range(VIEWS)]
+        if any(view is None for view in found):
+            return
+        views = torch.stack([view.values for view in found if view is not None])
+        if not {"lidar", "dime"}.isdisjoint(self.wanted):
+            estimates = jackknife(lambda keep: view_metrics(views, keep), Folds.of(views.shape[1], self.seed))
+            yield from self._estimates(model, layer, estimates)
+        if "infonce" in self.wanted:
+            self._collect(model, layer, "infonce", infonce(views))
+
+    def _collect_tokens(self, model: str, layer: int) -> None:
+        tokens = self.measured.get(model, "tokens", layer)
+        for place, name in enumerate(TOKEN_METRICS):
+            if tokens is not None and name in self.wanted:
+                self._collect(model, layer, name, tokens.values[:, place])
+
+    def _collect(self, model: str, layer: int, metric: str, values: Tensor) -> None:
+        self.means[len(values)].append(((model, layer, metric), values))
+
+    def _means(self) -> Iterator[LayerRow]:
+        for collected in self.means.values():
+            keys, columns = zip(*collected, strict=True)
+            table = torch.stack(columns, dim=1).double()
+            for (model, layer, metric), estimate in zip(keys, bootstrap_means(table, self.seed), strict=True):
+                yield self._row(model, layer, metric, estimate)
+            for (model, layer, metric), values in zip(keys, table.T, strict=True):
+                if model == BASE:
+                    splits = halves(len(values), self.seed)
+                    gaps = [(values[a[0]].nanmean() - values[b[0]].nanmean()).abs() for a, b in splits]
+                    floor = Estimate(float(torch.stack(gaps).mean()), *_NONE, len(values))
+                    yield self._row(model, layer, metric + SPLIT_FLOOR, floor)
+
+    def _pooled(self, model: str, layer: int) -> Tensor | None:
+        found = self.measured.get(model, "pooled", layer)
+        return None if found is None else found.values
+
+    def _estimates(self, model: str, layer: int, estimates: dict[str, Estimate]) -> Iterator[LayerRow]:
+        for name, estimate in estimates.items():
+            if name in self.wanted:
+                yield self._row(model, layer, name, estimate)
+
+    def _row(self, model: str, layer: int, metric: str, estimate: Estimate) -> LayerRow:
+        name, _, suffix = metric.partition(".")
+        if suffix == "":
+            estimate = estimate.within(METRICS[name].bounds)
+            _check_defined(model, layer, name, estimate)
+        return LayerRow(
+            model=model,
+            layer=layer,
+            blocks=self.blocks,
+            metric=metric,
+            value=estimate.value,
+            low=estimate.low,
+            high=estimate.high,
+            n=estimate.n,
+            dataset=self.reference,
+        )
+
+
+LayerKey = tuple[str, int, str]
+_NONE = (float("nan"), float("nan"))
+
+
+def _check_defined(model: str, layer: int, metric: str, estimate: Estimate) -> None:
+    """A number that could not be computed is said aloud, unless no prompt has what the metric needs (n = 0)."""
+    if estimate.n > 0 and not torch.isfinite(torch.tensor(estimate.value)):
+        what = f"{metric} of {model} at layer {layer} is {estimate.value}"
+        raise MidblockError(what, hint=f"leave it out of --metrics, or use more prompts (n = {estimate.n})")

@@ -1,0 +1,210 @@
+"""The measuring pass: batches through all models, layer by layer, to one row per prompt; it survives being killed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from midblock.base import MidblockError, replace_atomically
+from midblock.checkpoints import Anatomy, Pair
+from midblock.data import Batch
+from midblock.metrics.lens import compare_predictions, gather_positions, lens_positions, log_probabilities
+from midblock.metrics.prompts import Prompts
+from midblock.metrics.settings import AnalysisSettings
+from midblock.metrics.tokens import pooled_mean, token_statistics
+from midblock.trace import RowStatistic, RowStore, reduce_batch
+
+ROUNDED = "base, rounded"  # the base in the other precision, for the precision floor
+SAVE_SECONDS = 30.0
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Finished rows by model, kind ("pooled", "tokens", "lens", "view0", …) and layer."""
+
+    rows: Mapping[str, RowStatistic]
+
+    def get(self, model: str, kind: str, layer: int) -> RowStatistic | None:
+        return self.rows.get(_key(model, kind, layer))
+
+
+def _key(model: str, kind: str, layer: int) -> str:
+    return f"{kind}|{layer}|{model}"
+
+
+@dataclass
+class Measurement:
+    """One pass over all prompts.
+
+    Attributes:
+        kinds: what is wanted: any of "pooled", "tokens", "lens", "views", "floor".
+        layers: the layers to measure.
+        partial: folder for pieces of an unfinished pass, None to keep them in memory only.
+        save_seconds: least time between two pieces.
+    """
+
+    pair: Pair
+    prompts: Prompts
+    settings: AnalysisSettings
+    kinds: frozenset[str]
+    layers: tuple[int, ...]
+    partial: Path | None = None
+    save_seconds: float = SAVE_SECONDS
+    store: RowStore = field(default_factory=RowStore)
+
+    def run(self, advance: Advance = lambda tokens: None) -> Measured:
+        """Run what is left to run; `advance` hears how many tokens each batch held.
+
+        Raises:
+            MidblockError: activations that are not finite, or a piece of an earlier pass that cannot be read.
+        """
+        anatomies = {variant.name: Anatomy.of(variant.model) for variant in self.pair}
+        done = self._restore()
+        steps = list(self._steps())
+        for _, batch in steps[:done]:
+            advance(batch.input_ids.numel())
+        saved = time.monotonic()
+        with self._rounded_base(anatomies) as rounded:
+            for number, (kind, batch) in enumerate(steps[done:], start=done + 1):
+                self._step(kind, batch, anatomies, rounded)
+                advance(batch.input_ids.numel())
+                if time.monotonic() - saved >= self.save_seconds:
+                    self._save(number)
+                    saved = time.monotonic()
+        if self.partial and done < len(steps):
+            self._save(len(steps))
+        return Measured(self.store.finish())
+
+    def _steps(self) -> Iterator[tuple[str, Batch]]:
+        yield from (("deep", batch) for batch in self.prompts.deep)
+        yield from (("pooled", batch) for batch in self.prompts.pooled)
+        for view, batches in enumerate(self.prompts.views):
+            yield from ((f"view{view}", batch) for batch in batches)
+
+    def _step(self, kind: str, batch: Batch, anatomies: Mapping[str, Anatomy], rounded: RoundedBase | None) -> None:
+        mask = batch.region(self.settings.region)  # type: ignore[arg-type]
+        reductions = {"pooled": pooled_mean}
+        deep = kind == "deep"
+        if deep and "tokens" in self.kinds:
+            reductions["tokens"] = token_statistics
+        if deep and "lens" in self.kinds:
+            positions = lens_positions(mask, self.settings.lens_positions)
+            reductions["lens"] = lambda states, mask: gather_positions(states, positions)
+        reduced = {}
+        for name, anatomy in anatomies.items():
+            reduced[name] = reduce_batch(name, anatomy, batch, mask, self.layers, reductions).rows
+        if deep and rounded is not None:
+            reductions.pop("tokens", None)
+            with rounded.in_place():
+                rows = reduce_batch(ROUNDED, anatomies["base"], batch, mask, self.layers, reductions).rows
+            reduced[ROUNDED] = rows
+        states = {name: self._keep(name, kind, batch, rows) for name, rows in reduced.items()}
+        if "lens" in reductions:
+            self._compare_predictions(batch, states, anatomies)
+
+    def _keep(self, name: str, kind: str, batch: Batch, rows: Mapping[tuple[str, int], Tensor]) -> dict[int, Tensor]:
+        """Put rows into the store; the lens's states are only handed back, they are compared and forgotten."""
+        states = {}
+        for (reduction, layer), values in rows.items():
+            if reduction == "lens":
+                states[layer] = values
+            else:
+                label = kind if kind.startswith("view") else reduction
+                self.store.update(_key(name, label, layer), batch.index, values)
+        return states
+
+    def _compare_predictions(
+        self, batch: Batch, states: Mapping[str, Mapping[int, Tensor]], anatomies: Mapping[str, Anatomy]
+    ) -> None:
+        top = self.pair.blocks
+        compared: dict[str, Tensor] = {}
+        for layer in self.layers:
+            # The final norm's output is what the last block's state becomes: the same prediction, computed once.
+            if layer < top or top - 1 not in self.layers:
+                compared = self._compare_layer(
+                    {name: by[layer] for name, by in states.items()}, anatomies, layer == top
+                )
+            for name, values in compared.items():
+                self.store.update(_key(name, "lens", layer), batch.index, values)
+
+    def _compare_layer(
+        self, states: Mapping[str, Tensor], anatomies: Mapping[str, Anatomy], normed: bool
+    ) -> dict[str, Tensor]:
+        read = partial(log_probabilities, normed=normed, vocabulary=self.pair.vocabulary)
+        base = read(anatomies["base"], states["base"])
+        return {
+            # The rounded base is read with the base's own head: only its states are rounded.
+            name: compare_predictions(base, read(anatomies.get(name, anatomies["base"]), at).to(base.device))
+            for name, at in states.items()
+            if name != "base"
+        }
+
+    @contextmanager
+    def _rounded_base(self, anatomies: Mapping[str, Anatomy]) -> Iterator[RoundedBase | None]:
+        wanted = "floor" in self.kinds and self.prompts.deep
+        yield RoundedBase.of(anatomies["base"].backbone) if wanted else None
+
+    def _save(self, done: int) -> None:
+        if self.partial is None:
+            return
+        piece = self.store.take_unsaved()
+        with replace_atomically(self.partial / f"{done:06d}.safetensors") as path:
+            save_file({name: values.contiguous() for name, values in piece.items()}, path)
+
+    def _restore(self) -> int:
+        """Take in the pieces of an earlier pass; return the number of steps they cover."""
+        files = sorted(self.partial.glob("*.safetensors")) if self.partial else []
+        for file in files:
+            try:
+                self.store.restore(load_file(file))
+            except (SafetensorError, OSError) as error:
+                raise MidblockError(f"cannot read {file}: {error}", hint="start again with --overwrite") from error
+        return int(files[-1].stem) if files else 0
+
+
+@dataclass(frozen=True)
+class RoundedBase:
+    """The backbone's weights in the other precision: bfloat16 for a float32 model, float32 for any other."""
+
+    backbone: nn.Module
+    weights: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, backbone: nn.Module) -> RoundedBase:
+        first = next(backbone.parameters()).dtype
+        other = torch.bfloat16 if first in (torch.float32, torch.float64) else torch.float32
+        floating = {name: value for name, value in backbone.named_parameters() if value.is_floating_point()}
+        return cls(backbone, {name: value.to(other) for name, value in floating.items()})
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put these weights into the backbone; on leaving, its own are back, the very same tensors."""
+        own = dict(self.backbone.named_parameters())
+        try:
+            self._assign(self.weights)
+            yield
+        finally:
+            self._assign(own)
+
+    def _assign(self, weights: Mapping[str, Tensor]) -> None:
+        for name, value in weights.items():
+            holder, _, leaf = name.rpartition(".")
+            parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=False)
+            self.backbone.get_submodule(holder)._parameters[leaf] = parameter
+
+
+def total_tokens(prompts: Prompts) -> int:
+    """Padded tokens of all batches, for a progress bar."""
+    groups: Iterable[list[Batch]] = (prompts.deep, prompts.pooled, *prompts.views)
+    return sum(batch.input_ids.numel() for batches in groups for batch in batches)

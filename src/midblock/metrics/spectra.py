@@ -1,0 +1,35 @@
+"""Entropies and ranks of a spectrum, the shared arithmetic of every rank-like metric."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def entropy(weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """Shannon entropy −Σ p ln p in nats of non-negative weights, scaled to sum to one.
+
+    Rounding can push a zero eigenvalue slightly below zero; such values count as zero.
+    """
+    weights = weights.clamp(min=0)
+    p = weights / weights.sum(-1, keepdim=True)
+    return -torch.special.xlogy(p, p).sum(-1)
+
+
+def renyi2(gram: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
+    """Rényi entropy of order 2, −ln Σ p², of a positive matrix's eigenvalues, without computing them."""
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return 2 * trace.log() - (gram * gram).sum((-2, -1)).log()
+
+
+def subset_spectra(X: Float[Tensor, "N D"], keep: Tensor) -> Float[Tensor, "G n"]:
+    """Squared singular values of X restricted to each of G equally large sets of rows (G×n indices), ascending.
+
+    One Gram matrix serves all sets: the N×N one, of which a set is a submatrix, or where rows outnumber columns the
+    D×D one, from which the rows left out are subtracted.
+    """
+    if keep.shape[1] <= X.shape[1]:
+        gram = X @ X.T
+        return torch.linalg.eigvalsh(gram[keep[:, :, None], keep[:, None, :]])
+    return torch.stack([torch.linalg.eigvalsh(X[rows].T @ X[rows]) for rows in keep])

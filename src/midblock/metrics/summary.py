@@ -1,0 +1,137 @@
+"""The reading of a LayerTable: where in depth the change sits, in numbers and in one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from midblock.base import LayerTable
+from midblock.metrics.catalogue import METRICS, PRECISION_FLOOR
+
+THIRDS = ("lower", "middle", "upper")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How an amount is spread over the decoder blocks.
+
+    Attributes:
+        center: depth (0–1) of its centre of mass.
+        thirds: shares of the lower, middle and upper third of the blocks; they sum to 1.
+        peak_block: the block that holds most.
+    """
+
+    center: float
+    thirds: tuple[float, float, float]
+    peak_block: int
+
+    @classmethod
+    def of(cls, curve: pd.DataFrame, amount: np.ndarray, blocks: int) -> Spread | None:
+        """Spread of `amount`, one non-negative number per row of `curve`; None if there is nothing to spread."""
+        inside = ((curve.layer >= 0) & (curve.layer < blocks)).to_numpy()
+        layers, amount = curve.layer.to_numpy()[inside], amount[inside]
+        if not len(amount) or not np.isfinite(amount).all() or amount.sum() <= 0:
+            return None
+        share = amount / amount.sum()
+        third = np.minimum(layers * 3 // blocks, 2)
+        shares = tuple(float(share[third == which].sum()) for which in range(3))
+        middle = (layers + 0.5) / blocks
+        return cls(float((share * middle).sum()), shares, int(layers[share.argmax()]))  # type: ignore[arg-type]
+
+
+def summarize(table: LayerTable) -> dict[str, Any]:
+    """Read a table: the spread of weight change and of representation change by depth, and the headline.
+
+    Returns:
+        What `summary.json` holds: `headline`, and for each tuned model its `reading`, `weight_depth`,
+        `representation_depth`, `half_depth` (depth at which half of the last block's change is reached), and
+        `last_block` (similarity there).
+    """
+    paired = table.frame[table.frame.metric.isin([name for name, metric in METRICS.items() if metric.paired])]
+    models = [_read_model(table, str(model)) for model in dict.fromkeys(paired.model)]
+    if not models:
+        return {"headline": "Nothing was compared.", "models": []}
+    return {"headline": models[0]["reading"] if len(models) == 1 else _together(models), "models": models}
+
+
+def _read_model(table: LayerTable, model: str) -> dict[str, Any]:
+    blocks = table.blocks
+    weights = table.curve("delta_fro", model, "block")
+    weight_depth = Spread.of(weights, weights.value.to_numpy() ** 2, blocks)
+    added = table.curve("change_increment", model)
+    representation_depth = Spread.of(added, added.value.to_numpy(), blocks)
+    facts = {
+        "name": model,
+        "weight_depth": asdict(weight_depth) if weight_depth else None,
+        "representation_depth": asdict(representation_depth) if representation_depth else None,
+        "half_depth": _half_depth(table, model, blocks),
+        "last_block": _last_block(table, model, blocks),
+    }
+    main = representation_depth or weight_depth
+    facts["peak_block"] = main.peak_block if main else None
+    facts["reading"] = _sentence(facts, _is_rounding(table, model, blocks))
+    return facts
+
+
+def _half_depth(table: LayerTable, model: str, blocks: int) -> float | None:
+    """Depth of the first block whose relative change reaches half of the last measured block's."""
+    curve = table.curve("change_intensity_relative", model)
+    curve = curve[(curve.layer >= 0) & (curve.layer < blocks)]
+    if curve.empty or curve.value.iloc[-1] <= 0:
+        return None
+    return float(curve.depth[curve.value >= curve.value.iloc[-1] / 2].iloc[0])
+
+
+def _last_block(table: LayerTable, model: str, blocks: int) -> dict[str, float]:
+    found = {}
+    for metric in ("cka_debiased", "cosine_similarity", "change_intensity_relative", "logit_agreement"):
+        curve = table.curve(metric, model)
+        curve = curve[curve.layer < blocks]
+        if not curve.empty:
+            found[metric] = float(curve.value.iloc[-1])
+    return found
+
+
+def _is_rounding(table: LayerTable, model: str, blocks: int) -> bool:
+    """True when the change at the last block is no larger than what rounding to the other precision makes."""
+    change = table.curve("change_intensity_relative", model)
+    floor = table.curve("change_intensity_relative" + PRECISION_FLOOR, "base")
+    change, floor = change[change.layer < blocks], floor[floor.layer < blocks]
+    return not change.empty and not floor.empty and change.value.iloc[-1] <= floor.value.iloc[-1]
+
+
+def _sentence(facts: dict[str, Any], rounding: bool) -> str:
+    name, weights, states = facts["name"], facts["weight_depth"], facts["representation_depth"]
+    if not weights and not states:
+        return f"{name} does not differ from the base."
+    parts = []
+    if states:
+        third = int(np.argmax(states["thirds"]))
+        percent = round(100 * states["thirds"][third])
+        parts.append(
+            f"{name} changes what the model represents most in its {THIRDS[third]} third: "
+            f"{percent} % of the change is added there, most of all by block {states['peak_block']}"
+        )
+    if weights:
+        third = int(np.argmax(weights["thirds"]))
+        percent = round(100 * weights["thirds"][third])
+        lead = "its weights moved" if parts else f"{name}'s weights moved"
+        where = "evenly over depth" if percent < 40 else f"most in the {THIRDS[third]} third ({percent} %)"
+        parts.append(f"{lead} {where}, most in block {weights['peak_block']}")
+    sentence = "; ".join(parts) + "."
+    return sentence + " This is no more than rounding to bfloat16 changes." if rounding else sentence
+
+
+def _together(models: list[dict[str, Any]]) -> str:
+    parts = []
+    for facts in models:
+        depth = facts["representation_depth"] or facts["weight_depth"]
+        if depth:
+            third = int(np.argmax(depth["thirds"]))
+            parts.append(f"{facts['name']} {THIRDS[third]} ({round(100 * depth['thirds'][third])} %)")
+        else:
+            parts.append(f"{facts['name']} nowhere")
+    return "Third of the depth that adds most of the change: " + ", ".join(parts) + "."

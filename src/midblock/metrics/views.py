@@ -1,0 +1,76 @@
+"""Metrics that need K ≥ 2 augmented views of each prompt: LiDAR, DiME, InfoNCE.
+
+A view is the prompt with tokens dropped at random; the first token stays. Sources: LiDAR, Thilak et al. 2024; DiME,
+Skean et al. 2023 (published by P1 as |S(view 1) − S(view 2)|); InfoNCE, van den Oord et al. 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from midblock.base import generator
+from midblock.data import TokenizedPrompt
+from midblock.metrics.spectra import entropy, subset_spectra
+
+VIEW_METRICS = ("lidar", "dime", "infonce")
+VIEWS = 2
+RIDGE = 1e-4
+
+
+def drop_tokens(prompts: Sequence[TokenizedPrompt], rate: float, view: int, seed: int) -> list[TokenizedPrompt]:
+    """One view of each prompt: every token but the first is left out with probability `rate`; three stay at least."""
+    dropped = []
+    for prompt in prompts:
+        stream = generator(seed, "view", view, prompt.index)
+        keep = stream.random(len(prompt.input_ids)) >= rate
+        keep[:3] = True
+        ids = tuple(token for token, kept in zip(prompt.input_ids, keep, strict=True) if kept)
+        dropped.append(replace(prompt, input_ids=ids, answer_start=int(keep[: prompt.answer_start].sum())))
+    return dropped
+
+
+def view_metrics(
+    views: Float[Tensor, "K N D"], keep: Int[Tensor, "G n"] | None = None
+) -> dict[str, Float[Tensor, " G"]]:
+    """LiDAR and DiME of one layer's pooled views."""
+    keep = torch.arange(views.shape[1])[None] if keep is None else keep
+    views = views.double()
+    return {"lidar": lidar(views, keep), "dime": dime(views, keep)}
+
+
+def lidar(views: Float[Tensor, "K N D"], keep: Int[Tensor, "G n"], ridge: float = RIDGE) -> Float[Tensor, " G"]:
+    """Entropy of eig(S_w^{-1/2} S_b S_w^{-1/2}), S_w within and S_b between prompts, S_w + δI, δ = 1e-4.
+
+    With B the centred prompt means (n×D) the same non-zero eigenvalues are those of B S_w^{-1} Bᵀ/n, n×n, and by
+    Woodbury's identity S_w^{-1} needs only the Gram matrix of the deviations, so no D×D matrix is formed.
+    """
+    K = len(views)
+    values = []
+    for rows in keep:
+        chosen = views[:, rows]
+        means = chosen.mean(0)
+        between = means - means.mean(0)
+        within = (chosen - means).flatten(0, 1) / (K * len(rows)) ** 0.5
+        inner = torch.eye(len(within), dtype=views.dtype) * ridge + within @ within.T
+        cross = between @ within.T
+        whitened = (between @ between.T - cross @ torch.linalg.solve(inner, cross.T)) / ridge
+        values.append(entropy(torch.linalg.eigvalsh((whitened + whitened.T) / 2)))
+    return torch.stack(values)
+
+
+def dime(views: Float[Tensor, "K N D"], keep: Int[Tensor, "G n"]) -> Float[Tensor, " G"]:
+    """|S(view 1) − S(view 2)|, S the matrix entropy (nats) of the rows scaled to unit length; as published by P1."""
+    first, second = (entropy(subset_spectra(view / view.norm(dim=1, keepdim=True), keep)) for view in views[:2])
+    return (first - second).abs()
+
+
+def infonce(views: Float[Tensor, "K N D"], temperature: float = 0.1) -> Float[Tensor, " N"]:
+    """InfoNCE loss of each prompt: −ln of the share its own second view gets among all second views, nats."""
+    first, second = (torch.nn.functional.normalize(view.double(), dim=1) for view in views[:2])
+    scores = first @ second.T / temperature
+    return -torch.log_softmax(scores, dim=1).diagonal()
