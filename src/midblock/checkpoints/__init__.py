@@ -1,1 +1,22 @@
-""""""
+"""From a string to a model's parts: config, tokenizer, weights tensor by tensor, and the decoder's anatomy."""
+
+from midblock.checkpoints.adapter import Adapter as Adapter
+from midblock.checkpoints.anatomy import Anatomy as Anatomy
+from midblock.checkpoints.checkpoint import Checkpoint as Checkpoint
+from midblock.checkpoints.checkpoint import open_checkpoint as open_checkpoint
+from midblock.checkpoints.low_rank import LowRankDelta as LowRankDelta
+from midblock.checkpoints.models import load_model as load_model
+from midblock.checkpoints.models import quiet_transformers as quiet_transformers
+from midblock.checkpoints.pair import BASE as BASE
+from midblock.checkpoints.pair import Pair as Pair
+from midblock.checkpoints.pair import Variant as Variant
+from midblock.checkpoints.pair import load_pair as load_pair
+from midblock.checkpoints.reference import ModelReference as ModelReference
+from midblock.checkpoints.roles import ATTENTION as ATTENTION
+from midblock.checkpoints.roles import MLP as MLP
+from midblock.checkpoints.roles import Place as Place
+from midblock.checkpoints.roles import block_of as block_of
+from midblock.checkpoints.roles import place as place
+from midblock.checkpoints.roles import split_fused as split_fused
+from midblock.checkpoints.settings import LoadSettings as LoadSettings
+from midblock.checkpoints.tensors import TensorReader as TensorReader

@@ -1,0 +1,181 @@
+"""Adapter: a PEFT LoRA folder read as low-rank changes of its base's tensors; no model is built, nothing is merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from midblock.base import MidblockError
+from midblock.checkpoints.lora_config import LoraSettings
+from midblock.checkpoints.low_rank import LowRankDelta
+from midblock.checkpoints.reference import ModelReference
+from midblock.checkpoints.tensors import TensorReader
+
+CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+PREFIX = "base_model.model."
+FACTORS = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter folder.
+
+    Attributes:
+        folder: holds adapter_config.json and adapter_model.safetensors.
+        base: the model it changes.
+        settings: ranks, scales and what else decides the change.
+    """
+
+    folder: Path
+    base: ModelReference
+    settings: LoraSettings
+
+    @classmethod
+    def open(cls, folder: Path | str, base: str | None = None) -> Adapter:
+        """Read an adapter's settings and find its base; the weights wait.
+
+        Args:
+            base: a model reference to use instead of the one the adapter names.
+
+        Raises:
+            MidblockError: the config is missing or broken, the weights are missing or pickled, the base is not to be
+                found or is an adapter itself.
+        """
+        folder = Path(folder)
+        settings = LoraSettings.read(folder / CONFIG)
+        if not (folder / WEIGHTS).exists():
+            if (folder / PICKLED).exists():
+                hint = "a pickle can run code; load it with PEFT and save it again as safetensors"
+                raise MidblockError(f"{folder / PICKLED} holds pickled weights, which are not read", hint=hint)
+            raise MidblockError(f"{folder} has no {WEIGHTS}", hint="fetch the adapter again")
+        return cls(folder, _find_base(folder, settings, base), settings)
+
+    def tensors(self) -> TensorReader:
+        """The adapter's own tensors, under PEFT's names."""
+        return TensorReader.open(self.folder / WEIGHTS)
+
+    def check_expressible(self) -> None:
+        """Do nothing if the adapter is low-rank changes plus whole replaced tensors.
+
+        Raises:
+            MidblockError: naming what makes it something else (DoRA, IA3, an init that alters the base, …).
+        """
+        if reason := self.settings.inexpressible:
+            hint = "merge it with PEFT (merge_and_unload) and give the merged folder"
+            raise MidblockError(f"{self.folder}: {reason} is no low-rank change of the weights", hint=hint)
+
+    def deltas(self, base: TensorReader) -> Iterator[tuple[str, LowRankDelta]]:
+        """Give each changed tensor's name in the base, and its change, scaled as PEFT scales it.
+
+        Args:
+            base: the base's tensors; their names and shapes decide the prefix and, for Conv1D, the orientation.
+
+        Raises:
+            MidblockError: as `check_expressible`; a factor without its partner; a rank that is not the config's; a
+                tensor that the base has not, or has in another shape.
+        """
+        self.check_expressible()
+        with self.tensors() as own:
+            for module, left, right in _factor_pairs(own, self.folder):
+                B, A = own.read(left), own.read(right)
+                scale = self.settings.scale(module, rank=B.shape[1])
+                name = _base_name(f"{module}.weight", base, self.folder)
+                turn_square = self.settings.fan_in_fan_out
+                if "lora_embedding" in left:
+                    B, A, turn_square = A.T, B.T, False
+                yield name, _oriented(LowRankDelta(B, A, scale), name, base, self.folder, turn_square)
+
+    def replaced(self, base: TensorReader) -> Iterator[tuple[str, Float[Tensor, "*shape"]]]:
+        """Give each tensor that the adapter replaces as a whole (modules_to_save, trained biases, resized embeddings).
+
+        A name may come here and in `deltas` too: the delta is then on top of the replacement. `lm_head.weight` may come
+        though the base, with tied embeddings, has no such tensor.
+
+        Raises:
+            MidblockError: as `check_expressible`; a tensor that the base has not.
+        """
+        self.check_expressible()
+        with self.tensors() as own:
+            for name in own.names:
+                if not name.endswith(FACTORS):
+                    yield self._replaced_name(name, base), own.read(name)
+
+    def _replaced_name(self, name: str, base: TensorReader) -> str:
+        if "lora_" in name or "trainable_tokens" in name:
+            raise MidblockError(f"{self.folder}: the tensor {name} is neither a LoRA factor nor a whole weight")
+        return _base_name(_plain(name).replace(".base_layer.", "."), base, self.folder)
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix(PREFIX)
+
+
+def _factor_pairs(own: TensorReader, folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Module name in the base, name of B, name of A, for every adapted module."""
+    for name in own.names:
+        if not name.endswith(FACTORS):
+            continue
+        partner = name.replace(".lora_A.", ".lora_B.") if ".lora_A." in name else name.replace(".lora_B.", ".lora_A.")
+        if "lora_embedding" in name:
+            a, b = "lora_embedding_A", "lora_embedding_B"
+            partner = name.replace(a, b) if name.endswith(a) else name.replace(b, a)
+        if partner not in own:
+            raise MidblockError(f"{folder / WEIGHTS} has {name} without {partner}")
+        if "_B" in name:
+            yield _plain(name).rpartition(".lora_")[0].replace(".base_layer", ""), name, partner
+
+
+def _base_name(name: str, base: TensorReader, folder: Path) -> str:
+    """Find a module's tensor in the base, whose file may have one prefix more or less than the model that was tuned."""
+    if name in base or name == "lm_head.weight":
+        return name  # a tied head is not in the file, the embedding stands for it
+    close = [other for other in base.names if other.endswith(f".{name}") or name.endswith(f".{other}")]
+    if len(close) != 1:
+        hint = "another base was tuned, or the tensor is stored in another form there; --base names the right one"
+        raise MidblockError(f"the adapter {folder} changes {name}, which its base has not", hint=hint)
+    return close[0]
+
+
+def _oriented(delta: LowRankDelta, name: str, base: TensorReader, folder: Path, turn_square: bool) -> LowRankDelta:
+    """Turn the delta if the base stores the weight in × out, as GPT-2's Conv1D does.
+
+    The shapes decide; the config's fan_in_fan_out only where the weight is square, since PEFT sets it by module.
+    """
+    if name not in base:
+        return delta
+    shape, turned = base.shape(name), LowRankDelta(delta.A.T, delta.B.T, delta.scale)
+    if shape not in (delta.shape, turned.shape):
+        what = f"the adapter {folder} changes {name} in the shape {list(delta.shape)}, its base has {list(shape)}"
+        raise MidblockError(what, hint="another base was tuned; --base names the right one")
+    if delta.shape == turned.shape:
+        return turned if turn_square else delta
+    return delta if shape == delta.shape else turned
+
+
+def _find_base(folder: Path, settings: LoraSettings, given: str | None) -> ModelReference:
+    named = given or settings.base
+    if not named:
+        raise MidblockError(f"the adapter {folder} does not say what its base is", hint="give it with --base")
+    beside = folder / Path(named).expanduser()
+    try:
+        if not given and not Path(named).expanduser().exists() and beside.exists():
+            return _no_adapter(ModelReference.parse(str(beside)), folder)
+        base = ModelReference.parse(named)
+    except MidblockError as error:
+        what = f"the base of the adapter {folder} was not found: {error.what}"
+        raise MidblockError(what, hint="give it with --base (a folder, a hub name, builtin:…)") from error
+    if base.kind == "hub" and base.revision is None and settings.revision and not given:
+        base = ModelReference(f"{base.text}@{settings.revision}", "hub", base.location, settings.revision)
+    return _no_adapter(base, folder)
+
+
+def _no_adapter(base: ModelReference, folder: Path) -> ModelReference:
+    if base.kind == "adapter":
+        raise MidblockError(
+            f"the base of the adapter {folder} is an adapter itself: {base}", hint="merge that one first"
+        )
+    return base

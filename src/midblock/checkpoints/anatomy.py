@@ -1,0 +1,109 @@
+"""Anatomy of a decoder: its blocks, embedding, final norm and head, found from the model itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from midblock.base import MidblockError
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a causal language model that layer-wise work needs.
+
+    Attributes:
+        backbone: the model without its head; called with `input_ids` it runs embedding, blocks and final norm.
+        blocks: the L decoder blocks, bottom first.
+        embedding: the token embedding.
+        final_norm: the norm between the last block and the head.
+        head: the output projection to the vocabulary.
+        names: the dotted path of each of these parts in the model.
+        width: D, the residual stream's width.
+    """
+
+    config: Any
+    backbone: nn.Module
+    blocks: nn.ModuleList
+    embedding: nn.Module
+    final_norm: nn.Module
+    head: nn.Module
+    names: dict[str, str]
+    width: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Anatomy:
+        """Find the parts of `model`, a transformers causal language model.
+
+        Raises:
+            MidblockError: a part was not found; the message names it.
+        """
+        kind = type(model).__name__
+        config = _text_config(model)
+        paths = {id(module): name for name, module in model.named_modules()}
+        holder, blocks = _find_blocks(model, config, kind)
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
+        if embedding is None:
+            raise MidblockError(f"no token embedding found in {kind}")
+        if head is None:
+            raise MidblockError(f"no output head found in {kind}", hint="midblock works on causal language models")
+        final_norm = _find_final_norm(holder, blocks, kind)
+        parts = {"blocks": blocks, "embedding": embedding, "final_norm": final_norm, "head": head, "backbone": holder}
+        names = {part: paths[id(module)] for part, module in parts.items()}
+        return cls(config, holder, blocks, embedding, final_norm, head, names, config.hidden_size)
+
+    def __len__(self) -> int:
+        """L, the number of decoder blocks."""
+        return len(self.blocks)
+
+    def logits(self, normed: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch V"]:
+        """Apply the head, and what the family does to logits after it (soft cap, scale)."""
+        logits = self.head(normed)
+        if scale := getattr(self.config, "logit_scale", None):
+            logits = logits * scale
+        if divisor := getattr(self.config, "logits_scaling", None):
+            logits = logits / divisor
+        if cap := getattr(self.config, "final_logit_softcapping", None):
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+
+def _text_config(model: nn.Module) -> Any:
+    config: Any = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _find_blocks(model: nn.Module, config: Any, kind: str) -> tuple[nn.Module, nn.ModuleList]:
+    depth = getattr(config, "num_hidden_layers", None)
+    found = [
+        (holder, child)
+        for holder in model.modules()
+        for child in holder.children()
+        if isinstance(child, nn.ModuleList) and len(child) == depth and any(True for _ in child[0].parameters())
+    ]
+    if not found:
+        raise MidblockError(f"no list of {depth} decoder blocks found in {kind}")
+    # The outermost one: lists inside a block (experts) come later in the walk.
+    return found[0]
+
+
+def _find_final_norm(holder: nn.Module, blocks: nn.ModuleList, kind: str) -> nn.Module:
+    children = list(holder.named_children())
+    start = [module for _, module in children].index(blocks) + 1
+    # OPT declares its final norm before its blocks, so a name with "final" counts wherever it stands.
+    norms = [
+        module
+        for position, (name, module) in enumerate(children)
+        if _is_norm(name, module) and (position >= start or "final" in name)
+    ]
+    if not norms:
+        raise MidblockError(f"no final norm found in {kind}", hint="looked beside its list of blocks")
+    return norms[0]
+
+
+def _is_norm(name: str, module: nn.Module) -> bool:
+    return "norm" in f"{name} {type(module).__name__}".lower()

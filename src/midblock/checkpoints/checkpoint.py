@@ -1,0 +1,128 @@
+"""Checkpoint: a model reference resolved to files on this machine; nothing heavy is loaded until it is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from midblock.base import MidblockError
+from midblock.checkpoints.adapter import CONFIG, Adapter
+from midblock.checkpoints.builtin import builtin_folder
+from midblock.checkpoints.config import has_tokenizer, load_config, load_tokenizer
+from midblock.checkpoints.gguf import gguf_folder
+from midblock.checkpoints.hub import hub_folder
+from midblock.checkpoints.reference import ModelReference
+from midblock.checkpoints.tensors import TensorReader, content_hash
+from midblock.checkpoints.weight_files import find_weight_files
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk.
+
+    Attributes:
+        reference: as the user named it.
+        folder: holds config, tokenizer and weights: the hub's snapshot, a cache folder, or the user's own; of an
+            adapter, its base's.
+        adapter: the change on top of `folder`, or None.
+        allow_pickle, trust_remote_code: what the user consented to.
+    """
+
+    reference: ModelReference
+    folder: Path
+    adapter: Adapter | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+    @property
+    def name(self) -> str:
+        """Short name for tables and figures."""
+        return self.reference.label
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the weights are pickled (only ever so with the user's consent)."""
+        return find_weight_files(self.folder, allow_pickle=self.allow_pickle).pickled
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """A fresh copy of the model's config."""
+        return load_config(self.folder, trust_remote_code=self.trust_remote_code)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer: the adapter's own if it ships one, else the folder's.
+
+        Raises:
+            MidblockError: there is none, or it is broken.
+        """
+        own = self.adapter.folder if self.adapter and has_tokenizer(self.adapter.folder) else self.folder
+        return load_tokenizer(own, trust_remote_code=self.trust_remote_code)
+
+    def tensors(self) -> TensorReader:
+        """Open the weights in `folder`, of an adapter the base's.
+
+        Raises:
+            MidblockError: as `TensorReader.open`.
+        """
+        return TensorReader.open(self.folder, allow_pickle=self.allow_pickle)
+
+    def weight_hash(self) -> str:
+        """SHA-256 that changes with any weight: of the tensors, and of the adapter's and its scales if there is one."""
+        with self.tensors() as tensors:
+            base = content_hash(tensors)
+        if self.adapter is None:
+            return base
+        with self.adapter.tensors() as tensors:
+            parts = (base, content_hash(tensors), *self.adapter.settings.scaling)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def open_checkpoint(
+    reference: str | ModelReference,
+    *,
+    base: str | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Checkpoint:
+    """Resolve a model reference to files, downloading or converting if need be, and check that they can be used.
+
+    Args:
+        base: of an adapter, the base to use instead of the one it names.
+        allow_pickle: read pickled weights where there are no safetensors.
+        trust_remote_code: let transformers run code that the checkpoint ships.
+
+    Raises:
+        MidblockError: the reference leads nowhere, config or weights are missing, broken, or need a consent.
+    """
+    if isinstance(reference, str):
+        reference = ModelReference.parse(reference)
+    folder = _local_folder(reference, allow_pickle, trust_remote_code)
+    if reference.kind == "adapter" or ((folder / CONFIG).exists() and not (folder / "config.json").exists()):
+        adapter = Adapter.open(folder, base)
+        below = open_checkpoint(adapter.base, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+        if below.adapter is not None:
+            raise MidblockError(
+                f"the base of the adapter {reference} is an adapter itself", hint="merge that one first"
+            )
+        return Checkpoint(reference, below.folder, adapter, allow_pickle, trust_remote_code)
+    if base is not None:
+        raise MidblockError(f"{reference} is no adapter, so it has no base", hint="leave out --base")
+    checkpoint = Checkpoint(reference, folder, None, allow_pickle, trust_remote_code)
+    load_config(folder, trust_remote_code=trust_remote_code)
+    find_weight_files(folder, allow_pickle=allow_pickle)
+    return checkpoint
+
+
+def _local_folder(reference: ModelReference, allow_pickle: bool, trust_remote_code: bool) -> Path:
+    if reference.kind == "builtin":
+        return builtin_folder(reference.location)
+    if reference.kind == "gguf":
+        return gguf_folder(reference.path)
+    if reference.kind == "hub":
+        return hub_folder(reference, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    return reference.path

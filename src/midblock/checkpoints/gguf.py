@@ -1,0 +1,126 @@
+"""GGUF files, dequantised once into a safetensors folder that everything else can read tensor by tensor."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import io
+import logging
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from midblock.base import MidblockError
+from midblock.checkpoints.cache import folder_once
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+MAGIC = b"GGUF"
+CONVERSION = 1  # raised when `convert_gguf` would write something else, so that old cache folders are not taken
+
+# whatever gguf and transformers raise on bytes or architectures they do not know
+BROKEN_GGUF = (ValueError, LookupError, TypeError, OverflowError, RuntimeError, OSError, struct.error)
+
+
+def gguf_folder(file: Path) -> Path:
+    """Return a .gguf as a safetensors folder in the cache, found there by the file's content.
+
+    Raises:
+        MidblockError: as `convert_gguf` does.
+    """
+    _check_readable(file)
+    return folder_once(converted_name(sha256(file)), lambda folder: convert_gguf(file, folder))
+
+
+def converted_name(digest: str) -> str:
+    """Name, below the cache's root, of the folder converted from the .gguf with this SHA-256."""
+    return f"gguf/{digest[:16]}-v{CONVERSION}"
+
+
+def sha256(file: Path) -> str:
+    """Hash a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def convert_gguf(file: Path, folder: Path) -> None:
+    """Dequantise `file` to float32 and write config, generation config, tokenizer and weights into `folder`.
+
+    Raises:
+        MidblockError: when the extra `demo` is not installed, or the file is broken or of an unsupported architecture.
+    """
+    _check_readable(file)
+    logger.info("dequantising %s (once)", file.name)
+    with _silence():
+        model, tokenizer = _load(file)
+        _rebuilt(model).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _check_readable(file: Path) -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise MidblockError(f"reading {file.name} needs the package gguf", hint='pip install "midblock[demo]"')
+    try:
+        with file.open("rb") as stream:
+            magic = stream.read(len(MAGIC))
+    except OSError as error:
+        raise MidblockError(f"cannot read {file}: {error.strerror}") from error
+    if magic != MAGIC:
+        raise MidblockError(f"{file} is no GGUF file", hint="it does not begin with the letters GGUF")
+
+
+def _load(file: Path) -> tuple[PreTrainedModel, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except ImportError as error:
+        raise MidblockError(f"cannot convert {file.name}: {error}", hint='pip install "midblock[demo]"') from error
+    except BROKEN_GGUF as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        hint = "the file is truncated or corrupt, or transformers does not know its architecture or tokenizer"
+        raise MidblockError(f"cannot convert {file}: {lines[0]}", hint=hint) from error
+    return model, tokenizer
+
+
+def _rebuilt(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the same weights in a model that does not call itself quantised, sharing their memory.
+
+    transformers keeps the GGUF flag after dequantising: `.float()` raises, and a saved config would carry it on.
+    """
+    import torch
+
+    config = copy.deepcopy(model.config)
+    for flag in ("quantization_config", "_pre_quantization_dtype", "_model_name_or_path"):
+        if hasattr(config, flag):
+            delattr(config, flag)
+    config.architectures = [type(model).__name__]
+    with torch.device("meta"):
+        plain = type(model)(config)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    return plain
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep transformers' bars off the screen (the one of the dequantiser obeys no switch, hence the redirection)."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

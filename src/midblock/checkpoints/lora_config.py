@@ -1,0 +1,131 @@
+"""LoraSettings: what adapter_config.json says, as far as it decides the change of the weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from midblock.base import MidblockError
+
+# config fields that, when set, make the change something else than scale · B A
+NOT_LOW_RANK: Mapping[str, str] = {
+    "use_dora": "DoRA",
+    "alora_invocation_tokens": "activated LoRA",
+    "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
+    "layer_replication": "layer replication",
+    "lora_bias": "LoRA with a bias",
+    "target_parameters": "LoRA on stacked parameters (target_parameters)",
+    "trainable_token_indices": "training of single tokens (trainable_token_indices)",
+    "use_bdlora": "block-diagonal LoRA",
+    "use_qalora": "QA-LoRA",
+    "monteclora_config": "MonteCLoRA",
+    "megatron_config": "Megatron's sharded LoRA",
+}
+
+# initialisations that take something out of the base's weights, so that the file is no change of the published base
+ALTERING_INITS = ("pissa", "olora", "corda", "lora_ga", "loftq")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """The part of an adapter's config that matters for its weights; names as in PEFT.
+
+    Attributes:
+        peft_type: "LORA" or another of PEFT's.
+        base: `base_model_name_or_path`, and `revision` of it on the hub.
+        r, lora_alpha: rank and alpha where no pattern says otherwise.
+        rank_pattern, alpha_pattern: regular expression of module names to rank, to alpha.
+        inexpressible: why the change is not scale · B A for every tensor; None if it is.
+    """
+
+    peft_type: str
+    base: str | None
+    revision: str | None
+    r: int
+    lora_alpha: float
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    use_rslora: bool = False
+    fan_in_fan_out: bool = False
+    target_modules: tuple[str, ...] = ()
+    modules_to_save: tuple[str, ...] = ()
+    inexpressible: str | None = None
+
+    @classmethod
+    def read(cls, file: Path) -> LoraSettings:
+        """Read an adapter_config.json.
+
+        Raises:
+            MidblockError: when it is missing, no JSON, or lacks the type, the rank or the alpha.
+        """
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+            return cls._from_config(config)
+        except OSError as error:
+            raise MidblockError(f"cannot read {file}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            hint = "it must be JSON as PEFT writes it, with peft_type, r and lora_alpha"
+            raise MidblockError(f"{file} is no adapter config", hint=hint) from error
+
+    @classmethod
+    def _from_config(cls, config: Mapping[str, Any]) -> LoraSettings:
+        kind = str(config["peft_type"]).upper()
+        is_lora = kind == "LORA"
+        targets = config.get("target_modules") or ()
+        return cls(
+            peft_type=kind,
+            base=config.get("base_model_name_or_path"),
+            revision=config.get("revision"),
+            r=int(config["r"]) if is_lora else 0,
+            lora_alpha=float(config["lora_alpha"]) if is_lora else 0.0,
+            rank_pattern={name: int(rank) for name, rank in (config.get("rank_pattern") or {}).items()},
+            alpha_pattern={name: float(alpha) for name, alpha in (config.get("alpha_pattern") or {}).items()},
+            use_rslora=bool(config.get("use_rslora")),
+            fan_in_fan_out=bool(config.get("fan_in_fan_out")),
+            target_modules=(targets,) if isinstance(targets, str) else tuple(targets),
+            modules_to_save=tuple(config.get("modules_to_save") or ()),
+            inexpressible=_inexpressible(kind, config),
+        )
+
+    @property
+    def scaling(self) -> tuple[object, ...]:
+        """Everything besides the factors that decides the change."""
+        patterns = (tuple(self.rank_pattern.items()), tuple(self.alpha_pattern.items()))
+        return (self.r, self.lora_alpha, *patterns, self.use_rslora, self.fan_in_fan_out)
+
+    def scale(self, module: str, rank: int) -> float:
+        """What PEFT multiplies B A by in this module: alpha/r, or alpha/√r with rslora.
+
+        Args:
+            module: its name in the base, without `.weight`.
+            rank: of the factors found, checked against the config's.
+
+        Raises:
+            MidblockError: when the config gives another rank.
+        """
+        expected = _matching(self.rank_pattern, module, self.r)
+        if rank != expected:
+            raise MidblockError(f"the adapter's factors for {module} have rank {rank}, its config says {expected}")
+        alpha = _matching(self.alpha_pattern, module, self.lora_alpha)
+        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+
+def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    # as peft.utils.other.get_pattern_key: the first pattern that fits the end of the name wins
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+
+
+def _inexpressible(kind: str, config: Mapping[str, Any]) -> str | None:
+    if kind != "LORA":
+        return f"an adapter of type {kind}"
+    for name, title in NOT_LOW_RANK.items():
+        if config.get(name):
+            return title
+    init = str(config.get("init_lora_weights", "")).lower()
+    return f"LoRA with init_lora_weights={init!r}, which alters the base," if init.startswith(ALTERING_INITS) else None

@@ -1,0 +1,97 @@
+"""From a checkpoint to a model that can run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from midblock.base import MidblockError
+from midblock.checkpoints.adapter import Adapter
+from midblock.checkpoints.checkpoint import Checkpoint
+from midblock.checkpoints.settings import LoadSettings
+
+
+def pick_device(device: str) -> torch.device:
+    """Turn `auto` into the accelerator if there is one, else the CPU.
+
+    Raises:
+        MidblockError: a device that torch does not know or that is not here.
+    """
+    if device == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise MidblockError(f"device {device!r} is not available", hint="--device auto takes what is there") from error
+    return chosen
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+    """Turn `auto` into float32 on the CPU and the checkpoint's own type on an accelerator."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    return getattr(torch, dtype)  # type: ignore[no-any-return]
+
+
+def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
+    """Load a causal language model for reading: evaluation mode, no gradients, adapter merged in.
+
+    Raises:
+        MidblockError: the checkpoint is no causal language model, a tensor is missing, or the device is not there.
+    """
+    from transformers import AutoModelForCausalLM
+
+    place = pick_device(settings.device)
+    try:
+        with quiet_transformers():
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder,
+                dtype=pick_dtype(settings.dtype, place),
+                device_map=settings.device_map,
+                attn_implementation=settings.attn_implementation,
+                trust_remote_code=settings.trust_remote_code,
+                use_safetensors=not checkpoint.pickled,
+                output_loading_info=True,
+            )
+    except (ValueError, ImportError) as error:
+        raise MidblockError(f"cannot load {checkpoint.name}: {_first_line(error)}") from error
+    if lost := sorted(loading["missing_keys"]):
+        raise MidblockError(f"{checkpoint.name} lacks the tensor {lost[0]} ({len(lost)} missing in all)")
+    if checkpoint.adapter is not None:
+        model = _merge_adapter(model, checkpoint.adapter)
+    if settings.device_map is None:
+        model = model.to(place)
+    return model.eval().requires_grad_(False)
+
+
+def _merge_adapter(model: nn.Module, adapter: Adapter) -> nn.Module:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise MidblockError("peft is needed to read an adapter", hint='pip install "midblock[train]"') from error
+    return PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hold back transformers' progress bars and notices, ours say it shorter."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

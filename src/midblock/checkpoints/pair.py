@@ -1,0 +1,144 @@
+"""Pair: a base model and one or several models tuned from it, checked to be comparable layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from midblock.base import MidblockError
+from midblock.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from midblock.checkpoints.models import load_model
+from midblock.checkpoints.settings import LoadSettings
+
+BASE = "base"
+
+
+@dataclass
+class Variant:
+    """One model of a pair: a checkpoint, a model in memory, or both.
+
+    Attributes:
+        name: what tables and figures call it; "base" for the base.
+        checkpoint: where its weights lie, None for a model that exists in memory only.
+        loading: how the model is loaded when it is first needed.
+    """
+
+    name: str
+    checkpoint: Checkpoint | None
+    loading: LoadSettings = field(default_factory=LoadSettings)
+    loaded: nn.Module | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, loaded on first use."""
+        if self.loaded is None:
+            if self.checkpoint is None:
+                raise MidblockError(f"{self.name} has neither a model nor a checkpoint")
+            self.loaded = load_model(self.checkpoint, self.loading)
+        return self.loaded
+
+    @property
+    def config(self) -> Any:
+        config: Any = self.loaded.config if self.loaded is not None else self.checkpoint.config  # type: ignore[union-attr]
+        return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+    @property
+    def reference(self) -> str:
+        return self.checkpoint.reference.text if self.checkpoint else "in memory"
+
+
+@dataclass
+class Pair:
+    """A base and its tuned models.
+
+    Attributes:
+        base: the model before tuning, named "base".
+        tuned: the models after it, names unique.
+        tokenizer: the base's tokenizer, whose ids every model is fed.
+        other_tokenizers: those of the tuned models, by name; compared with the base's, and searched for a template.
+    """
+
+    base: Variant
+    tuned: tuple[Variant, ...]
+    tokenizer: Any
+    other_tokenizers: Mapping[str, Any]
+
+    @classmethod
+    def of_models(cls, base: nn.Module, tuned: Mapping[str, nn.Module], tokenizer: Any) -> Pair:
+        """Build a pair from models in memory; `tuned` maps a name to each tuned model."""
+        variants = [Variant(name, None, loaded=model) for name, model in tuned.items()]
+        return cls(Variant(BASE, None, loaded=base), tuple(variants), tokenizer, {}).checked()
+
+    def __iter__(self) -> Iterator[Variant]:
+        yield self.base
+        yield from self.tuned
+
+    @property
+    def blocks(self) -> int:
+        """L, the number of decoder blocks, the same for all."""
+        return int(self.base.config.num_hidden_layers)
+
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of token ids that every model knows (the smallest vocabulary)."""
+        return min(int(variant.config.vocab_size) for variant in self)
+
+    def checked(self) -> Pair:
+        """Return self if every tuned model has the base's depth and width.
+
+        Raises:
+            MidblockError: the first difference, with both numbers.
+        """
+        for variant in self.tuned:
+            for field, title in (("num_hidden_layers", "decoder blocks"), ("hidden_size", "channels")):
+                ours, theirs = getattr(self.base.config, field), getattr(variant.config, field)
+                if ours != theirs:
+                    what = f"{variant.name} has {theirs} {title}, the base {ours}"
+                    raise MidblockError(what, hint="compare models tuned from the same base")
+        return self
+
+    def notes(self) -> list[str]:
+        """What a reader of the results must know about this pair."""
+        sizes = {variant.name: int(variant.config.vocab_size) for variant in self}
+        if len(set(sizes.values())) == 1:
+            return []
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        return [f"Vocabularies differ in size ({listed}): the {self.vocabulary} shared rows are compared."]
+
+
+def load_pair(base: str, *tuned: str, **options: Any) -> Pair:
+    """Open a base and the models tuned from it; weights are loaded when they are first needed.
+
+    Args:
+        base, tuned: model references (`org/name[@rev]`, a folder, a PEFT adapter, a `.gguf` file, `builtin:NAME`).
+        **options: fields of `LoadSettings` (`dtype`, `device`, `device_map`, `attn_implementation`, …).
+
+    Raises:
+        MidblockError: no tuned model, a reference that leads nowhere, or models that differ in depth or width.
+    """
+    if not tuned:
+        raise MidblockError("no tuned model given", hint="midblock analyze BASE TUNED [TUNED…]")
+    settings = LoadSettings.of(options)
+    consent = {"allow_pickle": settings.allow_pickle, "trust_remote_code": settings.trust_remote_code}
+    checkpoints = [open_checkpoint(reference, **consent) for reference in (base, *tuned)]
+    names = [BASE, *_unique_names(checkpoints[1:])]
+    variants = [Variant(name, checkpoint, settings) for name, checkpoint in zip(names, checkpoints, strict=True)]
+    pair = Pair(variants[0], tuple(variants[1:]), None, {}).checked()
+    tokenizers = {name: checkpoint.tokenizer() for name, checkpoint in zip(names, checkpoints, strict=True)}
+    pair.tokenizer = tokenizers.pop(BASE)
+    pair.other_tokenizers = tokenizers
+    return pair
+
+
+def _unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Short names for the tuned models; the whole reference where two would share one, or be called "base"."""
+    short = [checkpoint.name for checkpoint in checkpoints]
+    clash = {name for name in short if short.count(name) > 1 or name == BASE}
+    names = [
+        checkpoint.reference.text if name in clash else name
+        for name, checkpoint in zip(short, checkpoints, strict=True)
+    ]
+    return [name if names.index(name) == i else f"{name} ({i + 1})" for i, name in enumerate(names)]

@@ -1,0 +1,221 @@
+import json
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from midblock.base import MidblockError
+from midblock.checkpoints.adapter import Adapter
+from midblock.checkpoints.tensors import TensorReader
+
+PROJECTIONS = ["q_proj", "v_proj", "down_proj"]
+
+
+def pico_llama():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=100,
+    )
+    return LlamaForCausalLM(config)
+
+
+def pico_gpt2():
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=100, n_positions=16))
+
+
+def save_pair(tmp_path, model, config):
+    """Save a base and an adapter with random factors; return both folders and the merged weights by PEFT."""
+    model.save_pretrained(tmp_path / "base")
+    model.name_or_path = str(tmp_path / "base")
+    tuned = get_peft_model(model, config)
+    torch.manual_seed(1)
+    for name, parameter in tuned.named_parameters():
+        if "lora_" in name or "modules_to_save" in name or (parameter.requires_grad and "bias" in name):
+            parameter.data.normal_()
+    tuned.save_pretrained(tmp_path / "adapter")
+    merged = tuned.merge_and_unload().state_dict()
+    return tmp_path / "base", tmp_path / "adapter", merged
+
+
+def check_against_peft(tmp_path, model, config):
+    base_folder, folder, merged = save_pair(tmp_path, model, config)
+    adapter = Adapter.open(folder)
+    assert adapter.base.path == base_folder
+    with TensorReader.open(base_folder) as base:
+        ours = {name: base.read(name).double() for name in base}
+        changed = {name for name in ours if not torch.equal(ours[name], merged[name].double())}
+        for name, tensor in adapter.replaced(base):
+            ours[name] = tensor.double()
+        deltas = dict(adapter.deltas(base))
+        for name, delta in deltas.items():
+            ours[name] = ours[name] + delta.dense()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor.float(), merged[name], rtol=1e-5, atol=1e-5)
+    assert changed == deltas.keys() | dict(adapter.replaced(TensorReader.open(base_folder))).keys()
+    return deltas
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_rslora": True},
+        {"rank_pattern": {"q_proj": 2, "layers.1.self_attn.v_proj": 7}},
+        {"rank_pattern": {r"layers\.[01]\..*": 3}, "alpha_pattern": {"v_proj": 9}, "use_rslora": True},
+        {"rank_pattern": {"^model.layers.2.mlp.down_proj$": 6}},
+        {"layers_to_transform": [1]},
+        {"modules_to_save": ["lm_head", "norm"]},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"target_modules": "all-linear"},
+        {"use_dora": False, "init_lora_weights": "gaussian"},
+    ],
+    ids=str,
+)
+def test_llama_equals_pefts_merge(tmp_path, options):
+    options = {"r": 4, "lora_alpha": 6, "target_modules": PROJECTIONS, "task_type": "CAUSAL_LM"} | options
+    check_against_peft(tmp_path, pico_llama(), LoraConfig(**options))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("fan_in_fan_out", [True, False])
+@pytest.mark.parametrize("bias", ["none", "lora_only"])
+def test_gpt2_equals_pefts_merge(tmp_path, fan_in_fan_out, bias):
+    # attn.c_proj is square: only the config can tell its orientation
+    targets = ["c_attn", "attn.c_proj", "c_fc"]
+    config = LoraConfig(r=4, target_modules=targets, fan_in_fan_out=fan_in_fan_out, bias=bias, task_type="CAUSAL_LM")
+    deltas = check_against_peft(tmp_path, pico_gpt2(), config)
+    assert len(deltas) == 6
+
+
+def test_base_file_with_a_prefix_less(tmp_path):
+    base, folder, _ = save_pair(tmp_path, pico_gpt2(), LoraConfig(r=2, target_modules=["c_fc"], fan_in_fan_out=True))
+    state = load_file(base / "model.safetensors")
+    save_file({name.removeprefix("transformer."): tensor for name, tensor in state.items()}, base / "model.safetensors")
+    with TensorReader.open(base) as reader:
+        assert {name for name, _ in Adapter.open(folder).deltas(reader)} == {
+            "h.0.mlp.c_fc.weight",
+            "h.1.mlp.c_fc.weight",
+        }
+
+
+@pytest.fixture
+def pair(tmp_path):
+    base, folder, _ = save_pair(tmp_path, pico_llama(), LoraConfig(r=4, target_modules=PROJECTIONS))
+    return base, folder
+
+
+def edit(folder, **changes):
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def deltas(base, folder):
+    with TensorReader.open(base) as reader:
+        return list(Adapter.open(folder).deltas(reader))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"peft_type": "LOHA"}, "type LOHA"),
+        ({"init_lora_weights": "pissa_niter_4"}, "pissa"),
+        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters"),
+        ({"trainable_token_indices": [1]}, "single tokens"),
+        ({"lora_bias": True}, "bias"),
+    ],
+)
+def test_what_is_no_low_rank_change_says_so(pair, changes, message):
+    base, folder = pair
+    edit(folder, **changes)
+    with pytest.raises(MidblockError, match=message):
+        deltas(base, folder)
+
+
+def test_ia3_says_so(tmp_path):
+    config = IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
+    base, folder, _ = save_pair(tmp_path, pico_llama(), config)
+    with pytest.raises(MidblockError, match=r"type IA3 is no low-rank change.*merge"):
+        deltas(base, folder)
+
+
+def test_rank_against_config(pair):
+    edit(pair[1], r=8)
+    with pytest.raises(MidblockError, match="have rank 4, its config says 8"):
+        deltas(*pair)
+
+
+def test_another_base(pair, tmp_path):
+    torch.manual_seed(0)
+    config = LlamaConfig(hidden_size=16, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, vocab_size=9)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "other")
+    with pytest.raises(MidblockError, match="in the shape"):
+        deltas(tmp_path / "other", pair[1])
+    pico_gpt2().save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(MidblockError, match="which its base has not"):
+        deltas(tmp_path / "gpt2", pair[1])
+
+
+def test_lost_factor(pair):
+    file = pair[1] / "adapter_model.safetensors"
+    state = load_file(file)
+    del state[next(name for name in state if "lora_B" in name)]
+    save_file(state, file)
+    with pytest.raises(MidblockError, match=r"has .*lora_A.weight without .*lora_B.weight"):
+        deltas(*pair)
+
+
+def test_no_weights_or_pickled_ones(pair):
+    folder = pair[1]
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(MidblockError, match="has no adapter_model"):
+        Adapter.open(folder)
+    torch.save({}, folder / "adapter_model.bin")
+    with pytest.raises(MidblockError, match="pickled"):
+        Adapter.open(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"peft_type": "LORA"}'])
+def test_broken_config(pair, content):
+    (pair[1] / "adapter_config.json").write_text(content)
+    with pytest.raises(MidblockError, match=r"adapter_config\.json is no adapter config"):
+        Adapter.open(pair[1])
+
+
+def test_base_is_found_or_asked_for(pair):
+    base, folder = pair
+    edit(folder, base_model_name_or_path="../base")
+    assert Adapter.open(folder).base.path.resolve() == base.resolve()
+    edit(folder, base_model_name_or_path="builtin:smollm2-135m-instruct")
+    assert Adapter.open(folder).base.kind == "builtin"
+    edit(folder, base_model_name_or_path="org/name", revision="v2")
+    assert Adapter.open(folder).base.label == "name@v2"
+    edit(folder, base_model_name_or_path="/gone/away/base")
+    with pytest.raises(
+        MidblockError, match=r"base of the adapter .* was not found: no model at /gone/away/base.*--base"
+    ):
+        Adapter.open(folder)
+    assert Adapter.open(folder, base=str(base)).base.path == base
+    edit(folder, base_model_name_or_path=None)
+    with pytest.raises(MidblockError, match=r"does not say what its base is.*--base"):
+        Adapter.open(folder)
+    with pytest.raises(MidblockError, match="is an adapter itself"):
+        Adapter.open(folder, base=str(folder))
+
+
+def test_peft_loads_what_we_read(pair):
+    base, folder = pair
+    model = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base), folder).merge_and_unload()
+    with TensorReader.open(base) as reader:
+        for name, delta in Adapter.open(folder).deltas(reader):
+            merged = reader.read(name).double() + delta.dense()
+            torch.testing.assert_close(model.state_dict()[name], merged.float(), rtol=1e-5, atol=1e-5)

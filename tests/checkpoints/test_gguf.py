@@ -1,0 +1,144 @@
+import json
+import struct
+import sys
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from midblock.base import MidblockError
+from midblock.checkpoints.builtin import BUILTIN, _gguf_of, builtin_folder
+from midblock.checkpoints.gguf import convert_gguf, gguf_folder
+from midblock.checkpoints.tensors import TensorReader
+
+WIDTH, INNER, HEADS, VOCABULARY = 32, 64, 2, ["<s>", "</s>", *"abcdefgh", "ab", "cd"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch, request):
+    if "embedded" not in request.keywords:
+        monkeypatch.setenv("MIDBLOCK_CACHE", str(tmp_path / "cache"))
+
+
+def write_pico(file, architecture="llama", template=None):
+    writer = gguf.GGUFWriter(file, architecture)
+    writer.add_name("pico")
+    writer.add_context_length(64)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(len(VOCABULARY))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(VOCABULARY)
+    writer.add_token_types([gguf.TokenType.CONTROL] * 2 + [gguf.TokenType.NORMAL] * (len(VOCABULARY) - 2))
+    writer.add_token_merges(["a b", "c d"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    if template:
+        writer.add_chat_template(template)
+    for name, shape in tensor_shapes().items():
+        writer.add_tensor(name, np.random.default_rng(len(name)).normal(size=shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def tensor_shapes():
+    shapes = {"token_embd.weight": (len(VOCABULARY), WIDTH), "output_norm.weight": (WIDTH,)}
+    for block in range(2):
+        for name, shape in {
+            "attn_norm": (WIDTH,),
+            "attn_q": (WIDTH, WIDTH),
+            "attn_k": (WIDTH // HEADS, WIDTH),
+            "attn_v": (WIDTH // HEADS, WIDTH),
+            "attn_output": (WIDTH, WIDTH),
+            "ffn_norm": (WIDTH,),
+            "ffn_gate": (INNER, WIDTH),
+            "ffn_up": (INNER, WIDTH),
+            "ffn_down": (WIDTH, INNER),
+        }.items():
+            shapes[f"blk.{block}.{name}.weight"] = shape
+    return shapes
+
+
+def check_same_model(file, folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert config["dtype"] == "float32"
+    ids = torch.arange(10)[None]
+    direct = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    ours = AutoModelForCausalLM.from_pretrained(folder)
+    assert not getattr(ours, "is_quantized", False)
+    ours.float()  # raises on a model that calls itself quantised
+    with torch.no_grad():
+        assert torch.equal(ours(ids).logits, direct(ids).logits)
+
+
+def test_pico_converts(tmp_path, capfd):
+    file = write_pico(tmp_path / "pico.gguf", template="{{ messages[0].content }}!")
+    folder = gguf_folder(file)
+    assert capfd.readouterr().err == ""
+    check_same_model(file, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.encode("abcda", add_special_tokens=False) == [10, 11, 2]
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "a!"
+    with TensorReader.open(folder) as reader:
+        assert all(reader.dtype(name) == torch.float32 for name in reader)
+    for written in folder.glob("*.json"):
+        assert str(tmp_path) not in written.read_text()
+
+
+def test_cached_by_content(tmp_path):
+    first = gguf_folder(write_pico(tmp_path / "one.gguf"))
+    assert gguf_folder((tmp_path / "one.gguf").rename(tmp_path / "two.gguf")) == first
+    assert gguf_folder(write_pico(tmp_path / "three.gguf", template="x")) != first
+
+
+def test_unsupported_architecture(tmp_path):
+    with pytest.raises(MidblockError, match=r"cannot convert .*rwkv6 is not supported"):
+        gguf_folder(write_pico(tmp_path / "pico.gguf", architecture="rwkv6"))
+    assert not list((tmp_path / "cache" / "gguf").glob("[!.]*"))
+
+
+@pytest.mark.parametrize("keep", [4, 7, 20, 200, 700, 1500, -100])
+def test_truncated(tmp_path, keep):
+    file = write_pico(tmp_path / "pico.gguf")
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(MidblockError, match=r"cannot convert .*pico\.gguf"):
+        gguf_folder(file)
+
+
+def test_garbage(tmp_path):
+    file = tmp_path / "x.gguf"
+    file.write_bytes(b"hello")
+    with pytest.raises(MidblockError, match=r"x\.gguf is no GGUF file"):
+        gguf_folder(file)
+    file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60) + bytes(100))
+    with pytest.raises(MidblockError, match="cannot convert"):
+        gguf_folder(file)
+
+
+def test_package_missing(tmp_path, monkeypatch):
+    file = write_pico(tmp_path / "pico.gguf")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MidblockError, match=r"pip install \"midblock\[demo\]\""):
+        convert_gguf(file, tmp_path)
+
+
+@pytest.mark.embedded
+def test_embedded_model_is_the_ggufs():
+    folder = builtin_folder("smollm2-135m-instruct")
+    with _gguf_of(BUILTIN["smollm2-135m-instruct"]) as file:
+        check_same_model(file, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert "<|im_start|>user\nHi<|im_end|>" in tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False
+    )
