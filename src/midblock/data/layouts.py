@@ -1,0 +1,188 @@
+"""LAYOUTS: the column layouts of the ecosystem, and how a row of each becomes an Example."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from midblock.base import MidblockError, nearest
+from midblock.data.examples import Example, Message
+from midblock.data.rows import Row, Rows
+
+ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's words for them
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to write a dataset.
+
+    Attributes:
+        columns: a row has this layout when it has all of them.
+        read: turns a row into an Example; raises MidblockError about the row's content.
+        keep: which rows count as samples at all; None for every row.
+    """
+
+    columns: tuple[str, ...]
+    read: Callable[[Row], Example]
+    keep: Callable[[Row], bool] | None = None
+
+
+def detect_layout(rows: Rows) -> str:
+    """Return the name of the first layout of `LAYOUTS` whose columns are all there.
+
+    Raises:
+        MidblockError: when none fits; it names the columns seen, the layouts accepted and a near miss.
+    """
+    for name, layout in LAYOUTS.items():
+        if set(layout.columns) <= set(rows.columns) and name not in NEVER_GUESSED:
+            return name
+    known = {column for layout in LAYOUTS.values() for column in layout.columns}
+    close = [(column, nearest(column, known)) for column in rows.columns if column not in known]
+    meant = "".join(f"rename {column!r} to {near!r}? " for column, near in close[:3] if near)
+    accepted = " · ".join(", ".join(layout.columns) for name, layout in LAYOUTS.items() if name not in NEVER_GUESSED)
+    seen = ", ".join(repr(column) for column in rows.columns) or "no columns"
+    raise MidblockError(f"{rows.name}: no known column layout in {seen}", hint=f"{meant}accepted: {accepted}")
+
+
+def read_examples(rows: Rows, layout: str, chosen: Sequence[int]) -> tuple[Example, ...]:
+    """Read the chosen rows.
+
+    Raises:
+        MidblockError: when a cell is missing, null, empty or no text; it names the row, counted from 1.
+    """
+    read = LAYOUTS[layout].read
+    examples = []
+    for index, row in zip(chosen, rows.take(chosen), strict=True):
+        try:
+            examples.append(read(row))
+        except MidblockError as error:
+            raise MidblockError(f"{rows.name}, row {index + 1}: {error.what}", hint=error.hint) from error
+    return tuple(examples)
+
+
+def _text(row: Row, column: str) -> str:
+    """The text in a column, refused when a model could not be given it."""
+    value = row.get(column)
+    if not isinstance(value, str):
+        found = "null or missing" if value is None else f"{type(value).__name__}, not text"
+        raise MidblockError(f"column {column!r} is {found}")
+    if not value.strip():
+        raise MidblockError(f"column {column!r} is empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise MidblockError(f"column {column!r} is no valid Unicode (half a surrogate pair)")
+    return value
+
+
+def _answered(prompt: str, completion: str, *, separator: str = "\n", **extra: str) -> Example:
+    turns = (Message("user", prompt), Message("assistant", completion))
+    return Example(prompt, completion, turns, separator, extra)
+
+
+def _turns(value: Any, column: str) -> tuple[Message, ...]:
+    """Read a list of {role, content}, or ShareGPT's {from, value}."""
+    if not isinstance(value, list | tuple) or not value:
+        raise MidblockError(f"column {column!r} holds no list of messages")
+    messages = []
+    for number, turn in enumerate(value, start=1):
+        if not isinstance(turn, Mapping):
+            raise MidblockError(f"column {column!r}, message {number} has no role and content")
+        role, content = ("role", "content") if "role" in turn else ("from", "value")
+        try:
+            speaker = _text(turn, role)
+            messages.append(Message(ROLES.get(speaker, speaker), _text(turn, content)))
+        except MidblockError as error:
+            raise MidblockError(f"column {column!r}, message {number}: {error.what}") from error
+    return tuple(messages)
+
+
+def _conversation(messages: tuple[Message, ...]) -> Example:
+    """The last turn is the completion if it is the assistant's and something came before it."""
+    ends = len(messages) > 1 and messages[-1].role == "assistant"
+    before = messages[:-1] if ends else messages
+    return Example("\n".join(turn.content for turn in before), messages[-1].content if ends else "", messages)
+
+
+def _read_messages(column: str) -> Callable[[Row], Example]:
+    return lambda row: _conversation(_turns(row.get(column), column))
+
+
+def _read_pair(prompt: str, completion: str) -> Callable[[Row], Example]:
+    """Two texts, or two lists of messages as TRL writes them."""
+
+    def read(row: Row) -> Example:
+        if isinstance(row.get(prompt), list):
+            return _conversation(_turns(row[prompt], prompt) + _turns(row.get(completion), completion))
+        return _answered(_text(row, prompt), _text(row, completion))
+
+    return read
+
+
+def _read_prompt(row: Row) -> Example:
+    """A prompt without an answer: a text, a conversation, or a list of user turns of which the first is asked."""
+    value = row.get("prompt")
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        row = {"prompt": value[0]}
+    elif isinstance(value, list):
+        return _conversation(_turns(value, "prompt"))
+    prompt = _text(row, "prompt")
+    return Example(prompt, messages=(Message("user", prompt),))
+
+
+def _read_question(row: Row) -> Example:
+    answer = _text(row, "answer")
+    # GSM8K puts the number to score behind ####; elsewhere the whole answer is it.
+    return _answered(_text(row, "question"), answer, answer=answer.rpartition("####")[2].strip())
+
+
+def _read_instruction(row: Row) -> Example:
+    instruction = _text(row, "instruction")
+    context = row.get("input")
+    prompt = f"{instruction}\n{_text(row, 'input')}" if context not in (None, "") else instruction
+    return _answered(prompt, _text(row, "output"))
+
+
+def _read_choices(row: Row) -> Example:
+    """MMLU: the choices lettered below the question, the right letter as completion."""
+    choices, right = row.get("choices"), row.get("answer")
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        raise MidblockError("column 'choices' is no list of texts")
+    if isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(choices):
+        raise MidblockError(f"column 'answer' is {right!r}, not the position of one of {len(choices)} choices")
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    lettered = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=False)]
+    prompt = "\n".join([_text(row, "question"), *lettered, "Answer:"])
+    extra = {"answer": letters[right], "choices": json.dumps(choices)}
+    return _answered(prompt, letters[right], separator=" ", **extra)
+
+
+def _read_code(row: Row) -> Example:
+    """HumanEval: the solution continues the prompt, with nothing between."""
+    scoring = {name: row[name] for name in ("task_id", "entry_point", "test") if isinstance(row.get(name), str)}
+    return _answered(_text(row, "prompt"), _text(row, "canonical_solution"), separator="", **scoring)
+
+
+def _read_text(row: Row) -> Example:
+    return Example(_text(row, "text"))
+
+
+def _is_paragraph(row: Row) -> bool:
+    """WikiText keeps blank lines and ` = Headings = ` as rows of their own."""
+    text = _text(row, "text").strip() if row.get("text") else ""
+    return bool(text) and not (text.startswith("=") and text.endswith("="))
+
+
+# Tried from the top: a layout stands above those whose columns it contains.
+LAYOUTS: Mapping[str, Layout] = {
+    "humaneval": Layout(("prompt", "canonical_solution"), _read_code),
+    "mmlu": Layout(("question", "choices", "answer"), _read_choices),
+    "messages": Layout(("messages",), _read_messages("messages")),
+    "conversations": Layout(("conversations",), _read_messages("conversations")),
+    "prompt/completion": Layout(("prompt", "completion"), _read_pair("prompt", "completion")),
+    "prompt/response": Layout(("prompt", "response"), _read_pair("prompt", "response")),
+    "question/answer": Layout(("question", "answer"), _read_question),
+    "instruction/input/output": Layout(("instruction", "output"), _read_instruction),
+    "text": Layout(("text",), _read_text),
+    "prompt": Layout(("prompt",), _read_prompt),
+    "wikitext": Layout(("text",), _read_text, keep=_is_paragraph),
+}
+NEVER_GUESSED = frozenset({"wikitext"})  # a file of texts with an empty row is a mistake, unless it is WikiText

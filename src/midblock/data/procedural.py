@@ -1,0 +1,84 @@
+"""Builtin datasets: endless, made by reasoning-gym from a seed, with no network and nothing to memorise."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count, islice
+from typing import Any
+
+from midblock.base import MidblockError, derive, unknown
+from midblock.data.rows import Row, Rows
+
+DEFAULT_SPLIT = "test"
+DEFAULT_SAMPLES = 1000
+PART = 1000  # questions made by one generator
+PATIENCE = 1000  # draws in a row without a new question before the set counts as used up
+
+
+def _worked_solution(item: Mapping[str, Any]) -> str:
+    """The steps, and behind #### exactly the answer that is scored (the generator writes some as 18.0 there)."""
+    steps = item["metadata"]["answer_cot"].rpartition("####")[0].rstrip()
+    return f"{steps}\n#### {item['answer']}"
+
+
+# Each builtin set, and the answer it is taught with.
+BUILTIN_SETS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "gsm_symbolic": _worked_solution,
+    "chain_sum": lambda item: item["answer"],
+}
+
+
+def make_rows(name: str, *, split: str | None, num_samples: int | None, seed: int, skip: int) -> Rows:
+    """Make questions of a builtin set.
+
+    A question belongs to "test" or "train" by a hash of its own words, so the two never share one, whatever the seeds
+    and however many are drawn; within a split no question comes twice. Both are made from the same hundred or so
+    templates: "test" asks whether the kind of question was learned, not whether a new kind is understood.
+
+    Args:
+        name: a name of `BUILTIN_SETS`.
+        split: "train" or "test" (the default).
+        num_samples: how many; 1000 when None.
+        seed: another seed gives other questions; with the same seed a longer draw begins with the shorter one.
+        skip: how many to pass over first.
+
+    Raises:
+        MidblockError: for an unknown name or split, when reasoning-gym is not installed, or no new question comes.
+    """
+    split = split or DEFAULT_SPLIT
+    if name not in BUILTIN_SETS:
+        raise unknown("builtin dataset", name, BUILTIN_SETS)
+    if split not in ("train", "test"):
+        raise unknown("split", split, ("train", "test"))
+    size = DEFAULT_SAMPLES if num_samples is None else num_samples
+    records = list(islice(_questions(name, split, seed), skip, skip + size))
+    return Rows.from_records(f"builtin:{name}", records, split=split, layout="question/answer")
+
+
+def _questions(name: str, split: str, seed: int) -> Iterator[Row]:
+    seen: set[str] = set()
+    last = 0
+    for draw, item in enumerate(_items(name, split, seed)):
+        question = item["question"]
+        if question not in seen and split_of(question) == split:
+            seen.add(question)
+            last = draw
+            yield {"question": question, "answer": BUILTIN_SETS[name](item)}
+        elif draw - last > PATIENCE:
+            raise MidblockError(f"builtin:{name} has no more than {len(seen)} different questions to give")
+
+
+def split_of(question: str) -> str:
+    """Say which split a question belongs to: one in five is held out as "test"."""
+    words = " ".join(question.lower().split())
+    return "test" if hashlib.sha256(words.encode()).digest()[0] % 5 == 0 else "train"
+
+
+def _items(name: str, split: str, seed: int) -> Iterator[Mapping[str, Any]]:
+    try:
+        import reasoning_gym
+    except ImportError as error:
+        what = f"builtin:{name} needs the package reasoning-gym"
+        raise MidblockError(what, hint='pip install "midblock[demo]"') from error
+    # The generator wants its size beforehand; endless means one after another, each from its own seed.
+    for part in count():
+        yield from islice(reasoning_gym.create_dataset(name, size=PART, seed=derive(seed, name, split, part)), PART)

@@ -1,0 +1,34 @@
+"""Rows: a finite table of records from anywhere, read only where it is asked for."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Records with named columns, before anything is known about their meaning.
+
+    Attributes:
+        name: what an error calls them (a file's path, a dataset reference).
+        split: which part of the dataset they are; empty for a single file.
+        columns: column names, in the source's order.
+        count: number of records.
+        take: returns the records at the given positions (0…count-1), in that order.
+        layout: the name in `LAYOUTS` where the source is known to have it; None to recognise it by its columns.
+    """
+
+    name: str
+    split: str
+    columns: tuple[str, ...]
+    count: int
+    take: Callable[[Sequence[int]], list[Row]]
+    layout: str | None = None
+
+    @classmethod
+    def from_records(cls, name: str, records: Sequence[Row], *, split: str = "", layout: str | None = None) -> "Rows":
+        """Wrap records that are in memory already; the first one's keys are the columns."""
+        columns = tuple(records[0]) if records else ()
+        return cls(name, split, columns, len(records), lambda at: [records[index] for index in at], layout)

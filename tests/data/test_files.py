@@ -1,0 +1,123 @@
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from midblock.base import MidblockError
+from midblock.data.files import read_file
+
+RECORDS = [{"text": f"row {number}"} for number in range(5)]
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(RECORDS), path)
+    return path
+
+
+def test_jsonl(write_jsonl):
+    rows = read_file(write_jsonl(RECORDS))
+    assert (rows.count, rows.columns) == (5, ("text",))
+    assert rows.take([3, 1]) == [RECORDS[3], RECORDS[1]]
+
+
+def test_parquet(parquet):
+    rows = read_file(parquet)
+    assert (rows.count, rows.columns) == (5, ("text",))
+    assert rows.take([3, 1]) == [RECORDS[3], RECORDS[1]]
+    assert rows.take([]) == []
+
+
+def test_parquet_with_nested_messages(tmp_path):
+    records = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "chat.parquet")
+    assert read_file(tmp_path / "chat.parquet").take([0]) == records
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_list(tmp_path, indent):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(RECORDS, indent=indent))
+    assert read_file(path).take([4]) == [RECORDS[4]]
+
+
+def test_json_lines_by_the_name_json(write_jsonl):
+    assert read_file(write_jsonl(RECORDS, "rows.json")).count == 5
+
+
+def test_blank_lines_crlf_byte_order_mark_and_unicode_line_separators(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('\ufeff{"text": "a\u2028b"}\r\n\r\n{"text": "c"}'.encode())
+    assert read_file(path).take([0, 1]) == [{"text": "a\u2028b"}, {"text": "c"}]
+
+
+@pytest.mark.parametrize("line", ['{"text": "cut', '{"text": "a"} {"text": "b"}', "\x00", "{'text': 'a'}"])
+def test_a_broken_line_is_named(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "fine"}\n\n' + line + "\n")
+    with pytest.raises(MidblockError, match=r"rows\.jsonl, line 3 is no valid JSON"):
+        read_file(path)
+
+
+def test_another_encoding_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('{"text": "Grüße"}\n'.encode("latin-1"))
+    with pytest.raises(MidblockError, match=r"line 1 is no valid JSON: 'utf-8' codec"):
+        read_file(path)
+
+
+@pytest.mark.parametrize("line", ['"text"', "[1, 2]", "null"])
+def test_a_record_that_is_no_object(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "fine"}\n' + line + "\n")
+    with pytest.raises(MidblockError, match=r"row 2 is a JSON .*, not an object"):
+        read_file(path)
+
+
+@pytest.mark.parametrize(("name", "content"), [("rows.jsonl", ""), ("rows.jsonl", "\n\n"), ("rows.json", "[]")])
+def test_an_empty_file(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(MidblockError, match="holds no rows"):
+        read_file(tmp_path / name)
+
+
+def test_an_empty_table(tmp_path):
+    schema = pyarrow.schema({"text": pyarrow.string()})
+    pyarrow.parquet.write_table(schema.empty_table(), tmp_path / "rows.parquet")
+    with pytest.raises(MidblockError, match="holds no rows"):
+        read_file(tmp_path / "rows.parquet")
+
+
+def test_a_truncated_parquet(parquet):
+    whole = parquet.read_bytes()
+    for size in (0, 3, len(whole) // 2, len(whole) - 1):
+        parquet.write_bytes(whole[:size])
+        with pytest.raises(MidblockError, match=r"rows\.parquet is broken or no Parquet file: "):
+            read_file(parquet)
+
+
+def test_a_parquet_with_damaged_pages(parquet):
+    whole = bytearray(parquet.read_bytes())
+    whole[4:60] = bytes(56)
+    parquet.write_bytes(whole)
+    with pytest.raises(MidblockError, match="is broken or no Parquet file"):
+        read_file(parquet)
+
+
+def test_a_missing_file_names_the_nearest(write_jsonl):
+    path = write_jsonl(RECORDS, "train.jsonl")
+    with pytest.raises(MidblockError, match=r"no dataset at .*trian\.jsonl \(did you mean .*train\.jsonl\?\)"):
+        read_file(path.with_name("trian.jsonl"))
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(MidblockError, match=r"there is no folder .*nowhere"):
+        read_file(tmp_path / "nowhere" / "rows.jsonl")
+
+
+def test_another_kind_of_file(tmp_path):
+    (tmp_path / "rows.csv").write_text("text\na\n")
+    with pytest.raises(MidblockError, match=r"is no dataset file \(convert it to one of .jsonl, .json, .parquet\)"):
+        read_file(tmp_path / "rows.csv")
