@@ -1,0 +1,82 @@
+"""The door: `midblock VERB [ARGS] [--config FILE.yaml]`. Parsing and printing only; each verb is a Python function."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cyclopts
+
+from midblock import __version__
+from midblock.base.errors import MidblockError, unknown
+
+DONE, OUR_BUG, USER_CAN_FIX = 0, 1, 2
+
+app = cyclopts.App(
+    name="midblock",
+    help="See, layer by layer, what supervised fine-tuning does to a language model.",
+    version=__version__,
+    help_format="plaintext",
+)
+# Verbs are imported when called: torch alone takes longer than `--help` should.
+VERBS = {
+    "demo": "Tune the embedded model a little and show what that changed.",
+    "analyze": "Compare a base with models tuned from it, layer by layer.",
+    "report": "Draw the page of a run folder again.",
+}
+for verb, purpose in VERBS.items():
+    app.command(f"midblock.cli.{verb}:{verb}", name=verb, help=purpose)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; return 0 when done, 1 for a bug of ours, 2 for what the user can fix."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        arguments, config = _take_config(arguments)
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in VERBS:
+            raise unknown("verb", arguments[0], VERBS)
+        app.config = () if config is None else (_yaml(config),)
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except MidblockError as error:
+        return _fail(str(error))
+    except cyclopts.CycloptsError as error:
+        return _fail(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        return _fail("stopped; `--resume` goes on from here", code=130)
+    return DONE
+
+
+def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
+    """Take `--config FILE` out of the command line: it decides how the rest is read."""
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            return arguments[:position] + arguments[position + 1 :], Path(argument.partition("=")[2])
+        if argument == "--config":
+            if position + 1 == len(arguments):
+                raise MidblockError("--config wants a YAML file")
+            return arguments[:position] + arguments[position + 2 :], Path(arguments[position + 1])
+    return arguments, None
+
+
+def _yaml(path: Path) -> cyclopts.config.Yaml:
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MidblockError(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise MidblockError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise MidblockError(f"{path} holds no settings", hint="a line each, like `num_samples: 200`")
+    return cyclopts.config.Yaml(path, use_commands_as_keys=False, allow_unknown=False, must_exist=True)
+
+
+def _fail(message: str, code: int = USER_CAN_FIX) -> int:
+    print(f"midblock: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
