@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TextIO
+from typing import Protocol, TextIO, runtime_checkable
 
 Advance = Callable[[float], None]
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Something that is told what is being done and how far it got."""
 

@@ -93,8 +93,8 @@ class Pair:
             MidblockError: the first difference, with both numbers.
         """
         for variant in self.tuned:
-            for field, title in (("num_hidden_layers", "decoder blocks"), ("hidden_size", "channels")):
-                ours, theirs = getattr(self.base.config, field), getattr(variant.config, field)
+            for size, title in (("num_hidden_layers", "decoder blocks"), ("hidden_size", "channels")):
+                ours, theirs = getattr(self.base.config, size), getattr(variant.config, size)
                 if ours != theirs:
                     what = f"{variant.name} has {theirs} {title}, the base {ours}"
                     raise MidblockError(what, hint="compare models tuned from the same base")

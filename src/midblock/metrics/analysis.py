@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import LayerPlan, LayerRow, LayerTable, MidblockError, Progress, RunFolder, Silent, write_json
-from midblock.checkpoints import Pair, Variant
+from midblock.checkpoints import Pair, Variant, quiet_transformers
 from midblock.data import ExampleSet
 from midblock.metrics.catalogue import METRICS, choose
 from midblock.metrics.evaluate import Evaluation
@@ -83,9 +83,7 @@ class _Analysis:
     def config(self) -> dict[str, Any]:
         """Everything that decides the numbers, as the YAML of the run folder."""
         data = self.data if isinstance(self.data, str) else f"{self.data.reference} ({self.data.content_hash[:12]})"
-        loading = {
-            name: self.pair.base.loading.get(name) for name in ("dtype", "device", "device_map", "attn_implementation")
-        }
+        loading = asdict(self.pair.base.loading)
         models = {"base": self.pair.base.reference, "tuned": [variant.reference for variant in self.pair.tuned]}
         return {**models, "data": None if self.settings.weights_only else data, **asdict(self.settings), **loading}
 
@@ -122,7 +120,7 @@ class _Analysis:
         measurement = Measurement(
             self.pair, prompts, self.settings, kinds, self.layers, partial=run.partial if run else None
         )
-        with _phase(run, "measure"):
+        with _phase(run, "measure"), quiet_transformers():
             measured = measurement.run(self.progress.phase("measuring", total_tokens(prompts)))
         with _phase(run, "evaluate"):
             models = [variant.name for variant in self.pair.tuned]

@@ -49,7 +49,7 @@ METRICS: dict[str, Metric] = {
     ),
     "prompt_entropy_renyi2": Metric(
         "Prompt entropy, Rényi 2", "0–1", "tokens", False, "bootstrap",
-        "The same, with weight on the strongest directions.", (0, 1),
+        "How many directions one prompt's tokens spread over, with more weight on the strongest.", (0, 1),
     ),
     "curvature": Metric(
         "Curvature", "0–1", "tokens", False, "bootstrap",
@@ -125,7 +125,7 @@ METRICS: dict[str, Metric] = {
     ),
     "cosine_centered": Metric(
         "Cosine, centred", "−1–1", "pooled", True, "jackknife",
-        "The same after each model's mean over prompts is taken out.", (-1, 1),
+        "Mean cosine between a prompt's mean states in the two models, once each model's mean is taken out.", (-1, 1),
     ),
     "change_intensity": Metric(
         "Change", "activation", "pooled", True, "bootstrap",
@@ -133,7 +133,7 @@ METRICS: dict[str, Metric] = {
     ),
     "change_intensity_relative": Metric(
         "Change, relative", "of base norm", "pooled", True, "jackknife",
-        "The same over the mean base norm at that layer, because norms grow with depth.", (0, None),
+        "Mean distance between a prompt's states in the two models, over the base's mean norm.", (0, None),
     ),
     "change_increment": Metric(
         "Change added here", "of base norm", "pooled", True, "jackknife",
@@ -145,7 +145,7 @@ METRICS: dict[str, Metric] = {
     ),
     "mean_shift_relative": Metric(
         "Mean shift, relative", "of base norm", "pooled", True, "jackknife",
-        "The same over the mean base norm at that layer.", (0, None),
+        "Distance between the two models' mean states over all prompts, over the base's mean norm.", (0, None),
     ),
     "procrustes": Metric(
         "Procrustes distance", "0–2", "pooled", True, "jackknife",

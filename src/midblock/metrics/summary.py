@@ -59,8 +59,8 @@ def summarize(table: LayerTable) -> dict[str, Any]:
 
 def _read_model(table: LayerTable, model: str) -> dict[str, Any]:
     blocks = table.blocks
-    weights = table.curve("delta_fro", model, "block")
-    weight_depth = Spread.of(weights, weights.value.to_numpy() ** 2, blocks)
+    weights = table.curve("delta_rel", model, "block")
+    weight_depth = Spread.of(weights, weights.value.to_numpy(), blocks)
     added = table.curve("change_increment", model)
     representation_depth = Spread.of(added, added.value.to_numpy(), blocks)
     facts = {

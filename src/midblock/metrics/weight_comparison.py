@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,15 +42,6 @@ BUFFERS = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
 LARGEST = {"delta_spectral", "subspace_rotation_max"}
 
 
-class Tensors(Protocol):
-    """Named tensors, read one at a time."""
-
-    names: Sequence[str]
-
-    def shape(self, name: str) -> tuple[int, ...]: ...
-    def read(self, name: str) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class ModelTensors:
     """The parameters of a model in memory, tied ones once."""
@@ -71,6 +61,9 @@ class ModelTensors:
 
     def read(self, name: str) -> Tensor:
         return self.parameters[name].cpu()
+
+
+Tensors = TensorReader | ModelTensors
 
 
 @dataclass

@@ -1,0 +1,140 @@
+"""Shared by all tests: shape checking of the whole package, pico models of every family, a real small tokenizer."""
+
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+
+# Before anything of midblock is imported: every annotated shape and type is checked at run time. PEP 484 lets an int
+# stand for a float; beartype wants to be told so, and jaxtyping wants its checker as an importable name.
+checker = ModuleType("midblock_typechecker")
+checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
+sys.modules[checker.__name__] = checker
+install_import_hook("midblock", "midblock_typechecker.check")
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from torch import nn  # noqa: E402
+
+VOCABULARY, WIDTH, BLOCKS = 300, 32, 3
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+LLAMA_LIKE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": BLOCKS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    **SPECIAL,
+}
+FALCON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": BLOCKS,
+    "num_attention_heads": 4,
+    **SPECIAL,
+}
+GPT2 = {"vocab_size": VOCABULARY, "n_embd": WIDTH, "n_layer": BLOCKS, "n_head": 4, "n_positions": 256, **SPECIAL}
+
+FAMILIES = {
+    "llama": ("LlamaConfig", LLAMA_LIKE),
+    "llama_tied": ("LlamaConfig", {**LLAMA_LIKE, "tie_word_embeddings": True}),
+    "olmo2": ("Olmo2Config", LLAMA_LIKE),
+    "qwen2": ("Qwen2Config", LLAMA_LIKE),
+    "qwen3": ("Qwen3Config", {**LLAMA_LIKE, "head_dim": 8}),
+    "mistral": ("MistralConfig", LLAMA_LIKE),
+    "gemma2": ("Gemma2Config", {**LLAMA_LIKE, "head_dim": 8}),
+    "gemma3": ("Gemma3TextConfig", {**LLAMA_LIKE, "head_dim": 8}),
+    "phi3": ("Phi3Config", LLAMA_LIKE),
+    "gpt2": ("GPT2Config", GPT2),
+    "gpt_neox": ("GPTNeoXConfig", {key: value for key, value in LLAMA_LIKE.items() if key != "num_key_value_heads"}),
+    "falcon": ("FalconConfig", {**FALCON, "num_kv_heads": 2, "new_decoder_architecture": True}),
+    "falcon_7b": ("FalconConfig", {**FALCON, "multi_query": True}),
+    "falcon_rw": ("FalconConfig", {**FALCON, "multi_query": False, "alibi": True}),
+    "mixtral": ("MixtralConfig", {**LLAMA_LIKE, "num_local_experts": 4}),
+    "olmoe": ("OlmoeConfig", {**LLAMA_LIKE, "num_experts": 4, "num_experts_per_tok": 2}),
+    # Not promised, but other decoders work too.
+    "bloom": ("BloomConfig", {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "n_layer": BLOCKS, "n_head": 4}),
+    "opt": (
+        "OPTConfig",
+        {
+            **FALCON,
+            "ffn_dim": 48,
+            "word_embed_proj_dim": WIDTH,
+            "max_position_embeddings": 256,
+        },
+    ),
+    "granite": ("GraniteConfig", {**LLAMA_LIKE, "logits_scaling": 2.0}),
+    "cohere": ("CohereConfig", LLAMA_LIKE),
+}
+
+
+def make_pico(family: str, seed: int = 0, **changes: object) -> nn.Module:
+    """A real model of the family, a few thousand weights, in float32 and evaluation mode."""
+    name, settings = FAMILIES[family]
+    config = getattr(transformers, name)(**{**settings, **changes})
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # The usual initialisation is so small that attention is flat and every layer looks alike.
+            if parameter.ndim >= 2:
+                parameter.copy_(torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
+    return model
+
+
+def make_tuned(base: nn.Module, amount: float = 0.05, seed: int = 1) -> nn.Module:
+    """A copy of `base` whose weights all moved a little."""
+    import copy
+
+    tuned = copy.deepcopy(base)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.add_(amount * parameter.std().nan_to_num(1.0).clamp(min=0.1) * torch.randn_like(parameter))
+    return tuned
+
+
+def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer, trained here, that encodes any text with ids below `VOCABULARY`."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<pad>", "<bos>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["How many apples does she have in the end? She has 3 + 4 = 7 apples."], trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def pico() -> Callable[..., nn.Module]:
+    return make_pico
+
+
+@pytest.fixture(scope="session")
+def tuned_from() -> Callable[..., nn.Module]:
+    return make_tuned

@@ -1,0 +1,246 @@
+"""The page in a real browser: it draws, asks nobody for anything, and runs no text that came with the data."""
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from midblock.report.page import page_of
+from midblock.report.reading import Run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
+SWITCHES = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--remote-debugging-port=0",
+    "--remote-allow-origins=*",
+)
+
+
+class Tab:
+    """One headless page, spoken to over the DevTools protocol."""
+
+    def __init__(self, profile: str) -> None:
+        import websocket
+
+        command = [str(CHROMIUM), *SWITCHES, f"--user-data-dir={profile}", "about:blank"]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        watchdog = threading.Timer(20, self.process.kill)
+        watchdog.start()
+        try:
+            found = (re.search(r"ws://([^/]+)/", line) for line in self.process.stderr or ())
+            host = next(match[1] for match in found if match)
+            with urllib.request.urlopen(f"http://{host}/json", timeout=10) as answer:
+                target = next(entry for entry in json.load(answer) if entry["type"] == "page")
+        except Exception:
+            self.close()
+            raise
+        finally:
+            watchdog.cancel()
+        self.socket = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=20)
+        self.numbers = itertools.count(1)
+        self.events: list[dict[str, Any]] = []
+
+    def __call__(self, method: str, **parameters: Any) -> dict[str, Any]:
+        number = next(self.numbers)
+        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self.socket.recv())
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+            self.events.append(message)
+
+    def run(self, expression: str) -> Any:
+        answer = self("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def until(self, expression: str, seconds: float = 8) -> None:
+        end = time.monotonic() + seconds
+        while not self.run(expression):
+            assert time.monotonic() < end, f"never true: {expression}"
+            time.sleep(0.05)
+
+    def named(self, *methods: str) -> list[dict[str, Any]]:
+        return [event["params"] for event in self.events if event["method"] in methods]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+        if self.process.stderr:
+            self.process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        tab = Tab(profile)
+        try:
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                tab(f"{domain}.enable")
+            yield tab
+        finally:
+            tab.close()
+
+
+@pytest.fixture
+def view(browser, make_run):
+    """Open a run's page; whatever it did wrong meanwhile fails the test."""
+
+    def open_page(folder: Path | None = None, width: int = 1280) -> Tab:
+        page = (folder or make_run()) / "report.html"
+        page.write_text(page_of(Run.read(page.parent)), encoding="utf-8")
+        browser.events.clear()
+        browser("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+        browser("Emulation.setDeviceMetricsOverride", width=width, height=2000, deviceScaleFactor=1, mobile=width < 600)
+        browser("Page.navigate", url=page.as_uri())
+        browser.until("document.readyState === 'complete' && document.querySelectorAll('.plot svg').length > 0")
+        return browser
+
+    yield open_page
+    browser.run("1")  # collects events still on their way
+    errors = browser.named("Runtime.exceptionThrown", "Log.entryAdded")
+    errors += [event for event in browser.named("Runtime.consoleAPICalled") if event["type"] in ("error", "warning")]
+    assert errors == []
+    asked = [event["request"]["url"] for event in browser.named("Network.requestWillBeSent")]
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert len([url for url in asked if url.startswith("file:")]) == 1
+    assert browser.run("typeof window.hacked") == "undefined"
+
+
+DRAW_ALL = "document.querySelectorAll('details').forEach(d => d.open = true); window.scrollTo(0, 1e6)"
+
+
+def test_all_figures_are_drawn_and_hostile_text_is_not_run(view):
+    tab = view()
+    tab("Emulation.setDeviceMetricsOverride", width=1280, height=12000, deviceScaleFactor=1, mobile=False)
+    tab.run(DRAW_ALL)
+    tab.until("[...document.querySelectorAll('[data-figure]')].every(f => f.querySelector('svg'))")
+    drawn = "s.querySelector('path.line, rect.bar, rect.cell')"
+    assert tab.run(f"[...document.querySelectorAll('.plot svg')].filter(s => !{drawn}).length") == 0
+    written = "[...document.querySelectorAll('.plot svg *')].flatMap(n => [...n.attributes].map(a => a.name + a.value))"
+    assert tab.run(f"{written}.filter(text => /NaN|undefined|Infinity/.test(text))") == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_sideways_scrolling(view, width):
+    tab = view(width=width)
+    tab("Emulation.setDeviceMetricsOverride", width=width, height=20000, deviceScaleFactor=1, mobile=width < 600)
+    tab.run(DRAW_ALL)
+    tab.until("document.querySelector('.numbers td') !== null")
+    assert tab.run("document.documentElement.scrollWidth") <= width
+
+
+def test_dark_and_light(view):
+    tab = view()
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = tab.run(ground)
+    tab("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    dark = tab.run(ground)
+    assert dark != light
+    tab.run("document.getElementById('theme').click()")
+    assert tab.run(ground) == light
+    tab.run("document.getElementById('theme').click()")
+    assert tab.run(ground) == dark
+
+
+def test_pointing_and_arrow_keys_tell_values(view):
+    tab = view()
+    for step in range(20):  # the figure may still be moving while the page settles
+        left, top, width, height = tab.run(
+            "(r => [r.left, r.top, r.width, r.height])"
+            "(document.querySelector('#figure-change_by_depth .overlay').getBoundingClientRect())"
+        )
+        tab("Input.dispatchMouseEvent", type="mouseMoved", x=left + width / 2 + step % 2, y=top + height / 2)
+        if not tab.run("document.getElementById('tip').hidden"):
+            break
+        time.sleep(0.1)
+    assert re.match(r"Block 5|Block 6", tab.run("document.getElementById('tip').textContent"))
+    for figure, word in (("cka_debiased", "Block 0"), ("weights_heatmap", "q_proj")):
+        tab.run(f"document.querySelector('#figure-{figure}').scrollIntoView()")
+        tab.until(f"document.querySelector('#figure-{figure} .overlay') !== null")
+        key = "new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true})"
+        text = tab.run(
+            f"(() => {{ const a = document.querySelector('#figure-{figure} .overlay');"
+            f"a.focus(); a.dispatchEvent({key}); return a.getAttribute('aria-valuetext'); }})()"
+        )
+        assert word in text
+
+
+def test_the_table_filters_and_sorts(view):
+    tab = view()
+    tab.run("document.getElementById('numbers').scrollIntoView()")
+    tab.until("document.querySelector('.numbers td') !== null")
+    tab.run(
+        "(() => { const s = document.querySelector('.filters select'); s.value = 'cka_debiased';"
+        "s.dispatchEvent(new Event('change')); })()"
+    )
+    assert tab.run("document.querySelector('.count').textContent") == "28 rows"
+    values = "[...document.querySelectorAll('.numbers td:nth-child(6)')].map(c => parseFloat(c.textContent))"
+    click = "document.querySelector('th[data-column=value] button').click()"
+    tab.run(click)
+    rising = tab.run(values)
+    assert rising == sorted(rising)
+    tab.run(click)
+    assert tab.run(values) == rising[::-1]
+    assert tab.run("document.querySelector('th[data-column=value]').getAttribute('aria-sort')") == "descending"
+    assert tab.run("csv(allRows()).split('\\n')[0]") == "model,dataset,layer,depth,module,metric,value,low,high,n"
+
+
+def test_figures_can_be_saved(view, tmp_path):
+    tab = view()
+    tab("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path / "saved"))
+    for kind in ("svg", "png"):
+        tab.run(f"document.querySelector('#figure-change_by_depth [data-save={kind}]').click()")
+    end = time.monotonic() + 8
+    saved = {tmp_path / "saved" / f"change_by_depth.{kind}" for kind in ("svg", "png")}
+    while not all(file.exists() and file.stat().st_size for file in saved):
+        assert time.monotonic() < end, list((tmp_path / "saved").glob("*"))
+        time.sleep(0.05)
+    drawing = (tmp_path / "saved" / "change_by_depth.svg").read_text(encoding="utf-8")
+    assert drawing.startswith("<svg")
+    assert not re.search(r"var\(|color-mix|light-dark|color\(srgb|class=", drawing)
+    assert (tmp_path / "saved" / "change_by_depth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_switching_scale_model_and_metric(view):
+    tab = view()
+    tab.until("document.querySelector('#figure-cka_debiased svg') !== null")
+    for place in (1, 2):
+        tab.run(f"document.querySelectorAll('#figure-cka_debiased .modes button')[{place}].click()")
+        assert tab.run("document.querySelectorAll('#figure-cka_debiased path.line').length") >= 2
+    tab.run("document.querySelector('.chips button').click()")
+    assert tab.run("document.querySelectorAll('#figure-cka_debiased path.m1.line').length") == 0
+    tab.run("document.querySelector('#figure-weights_heatmap').scrollIntoView()")
+    tab.until("document.querySelectorAll('#figure-weights_heatmap select').length === 2")
+    before = tab.run("document.querySelector('#figure-weights_heatmap .cell').style.fill")
+    tab.run(
+        "(() => { const s = document.querySelectorAll('#figure-weights_heatmap select')[1]; s.selectedIndex = 1;"
+        "s.dispatchEvent(new Event('change')); })()"
+    )
+    assert tab.run("document.querySelector('#figure-weights_heatmap .cell').style.fill") != before
+
+
+def test_weights_only_and_sparse_layers(view, make_run, residual, weights):
+    tab = view(make_run(weights, name="weights"))
+    tab.until("document.querySelectorAll('.plot svg').length === 2")
+    tab = view(make_run([row for row in residual if row.layer in (0, 4, 5, 11)], name="sparse"))
+    tab.until("document.querySelector('#figure-cka_debiased .bridge') !== null")

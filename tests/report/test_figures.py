@@ -1,0 +1,59 @@
+"""Figures for papers: both formats, only those with data, readable whatever the names."""
+
+import numpy as np
+import pytest
+
+from midblock.base import LayerRow
+from midblock.report.facts import Number, Thirds, facts_of, number
+from midblock.report.figures import FIGURES, write_figures
+from midblock.report.modules import heat_rows
+from midblock.report.reading import Run
+
+
+def test_each_figure_as_png_and_pdf(make_run):
+    folder = make_run()
+    written = write_figures(Run.read(folder), folder / "figures")
+    assert set(written) == set(FIGURES)
+    for name in FIGURES:
+        assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert sum(file.stat().st_size for file in (folder / "figures").iterdir()) < 5e6
+
+
+def test_only_figures_with_data(make_run, weights):
+    folder = make_run(weights)
+    assert set(write_figures(Run.read(folder), folder / "figures")) == {"change_by_depth", "weights_heatmap"}
+
+
+def test_identical_models_can_be_drawn(make_run, residual, weights):
+    """Similarity 1, change 0 everywhere: nothing for a logarithm, nothing for a colour scale."""
+    rows = [
+        LayerRow(
+            row.model, row.layer, row.blocks, row.metric, 1.0 if "cka" in row.metric else 0.0, row.n, module=row.module
+        )
+        for row in residual + weights
+    ]
+    folder = make_run(rows)
+    assert set(write_figures(Run.read(folder), folder / "figures")) == set(FIGURES)
+
+
+def test_facts_quote_the_table(make_run):
+    run = Run.read(make_run())
+    facts = {fact.label: dict(fact.answers) for fact in facts_of(run)}
+    assert facts["Weights moved most in"]["sft"] == Number("block 6", "0.0015 of base norm")
+    assert facts["Weight change by third"]["sft"] == Thirds((0.2, 0.5, 0.3), 0.5)
+    assert len(facts["Similarity after the last block"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.97234, "0.972"), (0.99971, "0.9997"), (-0.5, "−0.5"), (1.25e-7, "1.2×10^−7"), (np.nan, "–")],
+)
+def test_numbers_for_people(value, text):
+    assert number(value) == text
+
+
+def test_heat_rows_follow_the_data_through_a_block():
+    rows = heat_rows(["block", "router", "head", "q_proj", "residual", "embedding", "down_proj"])
+    assert [label for label, _ in rows] == ["q_proj", "down_proj", "router", "block", "embed / head"]
+    assert heat_rows(["embedding"]) == [("embedding", ("embedding",))]
