@@ -147,7 +147,7 @@ def peak_memory() -> int:
 
 
 def _surroundings() -> dict[str, Any]:
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in RECORDED_PACKAGES:
         try:
             versions[package] = metadata.version(package)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,7 +36,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     """Turn `auto` into float32 on the CPU and the checkpoint's own type on an accelerator."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
-    return getattr(torch, dtype)  # type: ignore[no-any-return]
+    return getattr(torch, dtype)
 
 
 def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
@@ -49,7 +50,7 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
     place = pick_device(settings.device)
     try:
         with quiet_transformers():
-            model, loading = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
                 dtype=pick_dtype(settings.dtype, place),
                 device_map=settings.device_map,
@@ -60,6 +61,7 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
             )
     except (ValueError, ImportError) as error:
         raise MidblockError(f"cannot load {checkpoint.name}: {_first_line(error)}") from error
+    model, loading = loaded
     if lost := sorted(loading["missing_keys"]):
         raise MidblockError(f"{checkpoint.name} lacks the tensor {lost[0]} ({len(lost)} missing in all)")
     if checkpoint.adapter is not None:

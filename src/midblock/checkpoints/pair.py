@@ -11,6 +11,7 @@ from torch import nn
 from midblock.base import MidblockError
 from midblock.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from midblock.checkpoints.models import load_model
+from midblock.checkpoints.reference import ModelReference
 from midblock.checkpoints.settings import LoadSettings
 
 BASE = "base"
@@ -102,11 +103,20 @@ class Pair:
 
     def notes(self) -> list[str]:
         """What a reader of the results must know about this pair."""
+        found = [note for variant in self.tuned if (note := self._other_base(variant))]
         sizes = {variant.name: int(variant.config.vocab_size) for variant in self}
-        if len(set(sizes.values())) == 1:
-            return []
-        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        return [f"Vocabularies differ in size ({listed}): the {self.vocabulary} shared rows are compared."]
+        if len(set(sizes.values())) > 1:
+            listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            found.append(f"Vocabularies differ in size ({listed}): the {self.vocabulary} shared rows are compared.")
+        return found
+
+    def _other_base(self, variant: Variant) -> str | None:
+        if variant.checkpoint is None or variant.checkpoint.adapter is None:
+            return None
+        named = variant.checkpoint.adapter.settings.base
+        if not named or named == self.base.reference:
+            return None
+        return f"The adapter {variant.name} names {named} as its base; it was put on {self.base.reference}, as asked."
 
 
 def load_pair(base: str, *tuned: str, **options: Any) -> Pair:
@@ -122,8 +132,13 @@ def load_pair(base: str, *tuned: str, **options: Any) -> Pair:
     if not tuned:
         raise MidblockError("no tuned model given", hint="midblock analyze BASE TUNED [TUNED…]")
     settings = LoadSettings.of(options)
-    consent = {"allow_pickle": settings.allow_pickle, "trust_remote_code": settings.trust_remote_code}
-    checkpoints = [open_checkpoint(reference, **consent) for reference in (base, *tuned)]
+    consent: dict[str, Any] = {
+        "allow_pickle": settings.allow_pickle,
+        "trust_remote_code": settings.trust_remote_code,
+    }
+    first = open_checkpoint(base, **consent)
+    below = None if first.adapter else base
+    checkpoints = [first, *(_open_tuned(reference, below, consent) for reference in tuned)]
     names = [BASE, *_unique_names(checkpoints[1:])]
     variants = [Variant(name, checkpoint, settings) for name, checkpoint in zip(names, checkpoints, strict=True)]
     pair = Pair(variants[0], tuple(variants[1:]), None, {}).checked()
@@ -131,6 +146,12 @@ def load_pair(base: str, *tuned: str, **options: Any) -> Pair:
     pair.tokenizer = tokenizers.pop(BASE)
     pair.other_tokenizers = tokenizers
     return pair
+
+
+def _open_tuned(reference: str, base: str | None, consent: dict[str, Any]) -> Checkpoint:
+    """Open a tuned model; an adapter goes on the base it is compared with, wherever its config says that lies."""
+    on_base = base if ModelReference.parse(reference).kind == "adapter" else None
+    return open_checkpoint(reference, base=on_base, **consent)
 
 
 def _unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:

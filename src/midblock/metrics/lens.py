@@ -42,7 +42,7 @@ def log_probabilities(
         normed: True for the final norm's output, which must not be normed again.
         vocabulary: number of token ids to compare, the first ones; the distribution is over these.
     """
-    weight = anatomy.head.weight
+    weight = next(anatomy.head.parameters())
     with torch.inference_mode():
         states = states.to(weight.device, weight.dtype)
         logits = anatomy.logits(states if normed else anatomy.final_norm(states))[..., :vocabulary]

@@ -93,7 +93,7 @@ class Measurement:
             yield from ((f"view{view}", batch) for batch in batches)
 
     def _step(self, kind: str, batch: Batch, anatomies: Mapping[str, Anatomy], rounded: RoundedBase | None) -> None:
-        mask = batch.region(self.settings.region)  # type: ignore[arg-type]
+        mask = batch.region(self.settings.region)
         reductions = {"pooled": pooled_mean}
         deep = kind == "deep"
         if deep and "tokens" in self.kinds:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from midblock.base import MidblockError, generator
 from midblock.checkpoints import Pair
@@ -37,9 +36,6 @@ class Prompts:
     views: tuple[list[Batch], ...]
     facts: Mapping[str, Any]
     samples: list[str]
-
-    def mask(self, batch: Batch, region: str) -> Tensor:
-        return batch.region(region)  # type: ignore[arg-type]
 
 
 def prepare_prompts(pair: Pair, data: str | ExampleSet, settings: AnalysisSettings, *, views: bool) -> Prompts:

@@ -108,7 +108,7 @@ class WeightComparison:
     def _read(self, advance: Callable[[float], None]) -> None:
         ours = tensors_of(self.base)
         adapter = self._low_rank_adapter()
-        if adapter is not None:
+        if adapter is not None and isinstance(ours, TensorReader):
             self._read_adapter(ours, adapter, advance)
             return
         theirs = tensors_of(self.tuned)

@@ -73,4 +73,4 @@ def run_backbone(anatomy: Anatomy, input_ids: Int[Tensor, "B T"]) -> None:
     causal kernel serves every batch.
     """
     with torch.inference_mode():
-        anatomy.backbone(input_ids=input_ids.to(anatomy.embedding.weight.device), use_cache=False)
+        anatomy.backbone(input_ids=input_ids.to(next(anatomy.embedding.parameters()).device), use_cache=False)

@@ -84,7 +84,7 @@ def tune_fully(
             remove_unused_columns=False,
             use_cpu=settings.device == "cpu",
         )
-        trainer = Trainer(model, arguments, train_dataset=prompts, data_collator=_collate, callbacks=[watcher])  # type: ignore[arg-type]
+        trainer = Trainer(model, arguments, train_dataset=prompts, data_collator=_collate, callbacks=[watcher])
         _without_printing(trainer)
         trainer.train()
         _save(model, tokenizer, folder, settings, data, watcher.losses)
