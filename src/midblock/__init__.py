@@ -15,7 +15,6 @@ _HOMES = {
     "load_dataset": "midblock.data",
     "METRICS": "midblock.metrics",
     "analyze": "midblock.metrics",
-    "compare_weights": "midblock.metrics",
     "write_report": "midblock.report",
     "demo": "midblock.studies",
 }

@@ -9,6 +9,7 @@ from itertools import pairwise
 from midblock.base.errors import MidblockError
 
 NOTATIONS = "01100 · 0,42,42,0,0 · 6-17 · 6,7,9-12 · 0.2-0.8 · all"
+SEGMENTS = re.compile(r"[01]{2,}")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class LayerPlan:
             return cls(total, tuple(range(total)))
         if text.startswith("auto:"):
             raise MidblockError(f"{text!r}: plans from an analysis are not there yet", hint=f"write one: {NOTATIONS}")
-        if re.fullmatch(r"[01]{2,}", text):
+        if SEGMENTS.fullmatch(text):
             return cls._from_segments([int(digit) for digit in text], total, text, ranked=False)
         if "." in text and (match := re.fullmatch(r"(\d*\.\d+|0)\s*-\s*(\d*\.\d+|1)", text)):
             return cls._from_fractions(float(match[1]), float(match[2]), total, text)
@@ -94,11 +95,12 @@ class LayerPlan:
         return cls(total, blocks, ranks)
 
     def __str__(self) -> str:
-        """The block indices, runs shortened: `6-17` or `0,2,5-7`."""
+        """The block indices, runs shortened: `6-17` or `0,2,5-7`; a lone 10 is `10-10`, for `10` reads as segments."""
         runs: list[list[int]] = []
         for block in self.blocks:
             if runs and block == runs[-1][-1] + 1:
                 runs[-1].append(block)
             else:
                 runs.append([block])
-        return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+        text = ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+        return f"{text}-{text}" if SEGMENTS.fullmatch(text) else text

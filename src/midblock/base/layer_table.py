@@ -75,7 +75,7 @@ class LayerTable:
         """Read a table from a run folder, a `layers.parquet` or a `layers.csv`.
 
         Raises:
-            MidblockError: when nothing is there, or a column of the contract is missing.
+            MidblockError: when nothing is there, it is broken, or a column of the contract is missing.
         """
         import pandas as pd
 
@@ -83,7 +83,10 @@ class LayerTable:
         file = path / "layers.parquet" if path.is_dir() else path
         if not file.exists():
             raise MidblockError(f"no layer table at {file}", hint="give a run folder written by `midblock analyze`")
-        frame = pd.read_csv(file, keep_default_na=True) if file.suffix == ".csv" else pd.read_parquet(file)
+        try:
+            frame = _read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
+        except (ValueError, OSError) as error:
+            raise MidblockError(f"{file} is broken or no layer table: {' '.join(str(error).split())}") from error
         missing = [name for name in COLUMNS if name not in frame]
         if missing:
             raise MidblockError(f"{file} is no layer table: it lacks {', '.join(missing)}")
@@ -149,3 +152,12 @@ class LayerTable:
             self.frame.to_parquet(path, index=False)
         with replace_atomically(folder / "layers.csv") as path:
             self.frame.to_csv(path, index=False, float_format="%.17g")
+
+
+def _read_csv(file: Path) -> pd.DataFrame:
+    """Read what `write` wrote, bit for bit; a model may be called "NA", so only numbers may be missing."""
+    import pandas as pd
+
+    texts = {name: str for name, kind in COLUMNS.items() if kind == "string"}
+    missing = {name: [""] for name in COLUMNS if name not in texts}
+    return pd.read_csv(file, dtype=texts, na_values=missing, keep_default_na=False, float_precision="round_trip")

@@ -81,7 +81,7 @@ class RunFolder:
         record = read_record(path)
         if record.get("verb") != verb:
             raise MidblockError(f"{path} holds a run of `midblock {record.get('verb')}`, not of `{verb}`")
-        before = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        before = _read_config(path / "config.yaml")
         now = yaml.safe_load(_as_yaml(config))
         other = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         if other:
@@ -135,9 +135,12 @@ def read_record(path: Path | str) -> dict[str, Any]:
     """
     file = Path(path) / "run.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MidblockError(f"{path} is no run folder: {file.name} is missing or broken") from error
+    if not isinstance(record, dict):
+        raise MidblockError(f"{path} is no run folder: {file.name} is missing or broken")
+    return record
 
 
 def peak_memory() -> int:
@@ -158,6 +161,16 @@ def _surroundings() -> dict[str, Any]:
         "versions": versions,
         "platform": {"python": platform.python_version(), "system": platform.platform()},
     }
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        config = None
+    if not isinstance(config, dict):
+        raise MidblockError(f"{file} is missing or broken", hint="--overwrite begins again")
+    return config
 
 
 def _as_yaml(config: Mapping[str, Any]) -> str:

@@ -43,7 +43,8 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
     """Load a causal language model for reading: evaluation mode, no gradients, adapter merged in.
 
     Raises:
-        MidblockError: the checkpoint is no causal language model, a tensor is missing, or the device is not there.
+        MidblockError: the checkpoint is no causal language model, a tensor is missing or misshapen, or the device
+            is not there.
     """
     from transformers import AutoModelForCausalLM
 
@@ -57,6 +58,7 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
                 attn_implementation=settings.attn_implementation,
                 trust_remote_code=settings.trust_remote_code,
                 use_safetensors=not checkpoint.pickled,
+                ignore_mismatched_sizes=True,  # so that the tensor can be named below
                 output_loading_info=True,
             )
     except (ValueError, ImportError) as error:
@@ -64,6 +66,9 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
     model, loading = loaded
     if lost := sorted(loading["missing_keys"]):
         raise MidblockError(f"{checkpoint.name} lacks the tensor {lost[0]} ({len(lost)} missing in all)")
+    if misfits := sorted(loading["mismatched_keys"]):
+        name, found, expected = misfits[0]
+        raise MidblockError(f"{checkpoint.name}: {name} is {list(found)}, its config wants {list(expected)}")
     if checkpoint.adapter is not None:
         model = _merge_adapter(model, checkpoint.adapter)
     if settings.device_map is None:

@@ -91,6 +91,7 @@ def _condition(X: Tensor, keep: Tensor, sigma: Tensor) -> Tensor:
 
 def _effective_rank_centered(X: Tensor, keep: Tensor) -> Tensor:
     if keep.shape[1] <= X.shape[1]:
+        X = X - X.mean(0)  # the set's own mean goes below; a large shared one would swallow the digits first
         gram = X @ X.T
         gram = gram[keep[:, :, None], keep[:, None, :]]
         gram = gram - gram.mean(1, keepdim=True) - gram.mean(2, keepdim=True) + gram.mean((1, 2), keepdim=True)

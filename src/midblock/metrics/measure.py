@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from midblock.base import MidblockError, replace_atomically
@@ -160,7 +160,8 @@ class Measurement:
             return
         piece = self.store.take_unsaved()
         with replace_atomically(self.partial / f"{done:06d}.safetensors") as path:
-            save_file({name: values.contiguous() for name, values in piece.items()}, path)
+            # safetensors' own writing hides a full disk in an error of its kind
+            path.write_bytes(save({name: values.contiguous() for name, values in piece.items()}))
 
     def _restore(self) -> int:
         """Take in the pieces of an earlier pass; return the number of steps they cover."""

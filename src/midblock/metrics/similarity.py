@@ -84,9 +84,11 @@ def _cka_of_grams(K: Tensor, L: Tensor, masks: Tensor) -> Values:
     for name, A, B in (("KL", K, L), ("KK", K, K), ("LL", L, L)):
         biased[name] = _hsic(A, B, masks, unbiased=False)
         debiased[name] = _hsic(_hollow(A), _hollow(B), masks, unbiased=True)
+    unbiased = debiased["KL"] / (debiased["KK"] * debiased["LL"]).clamp(min=0).sqrt()
     return {
         "cka": biased["KL"] / (biased["KK"] * biased["LL"]).sqrt(),
-        "cka_debiased": debiased["KL"] / (debiased["KK"] * debiased["LL"]).clamp(min=0).sqrt(),
+        # Of three prompts the unbiased HSIC is 0/0: what is left is rounding.
+        "cka_debiased": unbiased.masked_fill(masks.sum(0) < 4, torch.nan),
     }
 
 

@@ -100,7 +100,7 @@ def _is_rounding(table: LayerTable, model: str, blocks: int) -> bool:
     change = table.curve("change_intensity_relative", model)
     floor = table.curve("change_intensity_relative" + PRECISION_FLOOR, "base")
     change, floor = change[change.layer < blocks], floor[floor.layer < blocks]
-    return not change.empty and not floor.empty and change.value.iloc[-1] <= floor.value.iloc[-1]
+    return not change.empty and not floor.empty and bool(change.value.iloc[-1] <= floor.value.iloc[-1])
 
 
 def _sentence(facts: dict[str, Any], rounding: bool) -> str:

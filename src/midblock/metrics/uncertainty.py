@@ -70,7 +70,7 @@ class Folds:
     """
 
     whole: Int[Tensor, "1 N"]
-    kept: tuple[Int[Tensor, "G n"], ...]
+    kept: tuple[Int[Tensor, "_ _"], ...]
 
     @classmethod
     def of(cls, N: int, seed: int, groups: int = GROUPS) -> Folds:
@@ -86,7 +86,8 @@ class Folds:
 def jackknife(compute: Callable[[Tensor], dict[str, Tensor]], folds: Folds) -> dict[str, Estimate]:
     """Evaluate metrics on the whole sample and on every fold; intervals from the spread over folds.
 
-    SE² = (G−1)/G · Σ(θ_g − θ̄)², and the interval is value ± t_{G−1}·SE: a delete-group jackknife.
+    Of G equal groups SE² = (G−1)/G · Σ(θ_g − θ̄)², and the interval is value ± t_{G−1}·SE. Groups that differ in size
+    are weighted (Busing et al. 1999), or a metric that grows with the number of prompts would seem uncertain.
 
     Args:
         compute: from G×n index sets to {metric: G values}.
@@ -94,13 +95,15 @@ def jackknife(compute: Callable[[Tensor], dict[str, Tensor]], folds: Folds) -> d
     whole = compute(folds.whole)
     parts = [compute(kept) for kept in folds.kept]
     n = folds.whole.shape[1]
+    # n over the number of prompts that a fold leaves out
+    share = torch.cat([torch.full((len(kept),), n / (n - kept.shape[1]), dtype=torch.float64) for kept in folds.kept])
     estimates = {}
     for name, value in whole.items():
-        spread = torch.cat([part[name] for part in parts])
-        G = len(spread)
+        G = len(share)
         half = torch.nan
         if G > 1:
-            error = ((G - 1) / G * (spread - spread.mean()).square().sum()).sqrt()
+            pull = (share - 1) * (value - torch.cat([part[name] for part in parts]))
+            error = ((pull - (pull / share).sum()).square() / (share - 1)).mean().sqrt()
             half = float(stats.t.ppf((1 + LEVEL) / 2, G - 1) * error)
         centre = float(value)
         estimates[name] = Estimate(centre, centre - half, centre + half, n)

@@ -23,12 +23,13 @@ RIDGE = 1e-4
 
 
 def drop_tokens(prompts: Sequence[TokenizedPrompt], rate: float, view: int, seed: int) -> list[TokenizedPrompt]:
-    """One view of each prompt: every token but the first is left out with probability `rate`; three stay at least."""
+    """One view of each prompt: tokens left out with probability `rate`; the first three and the answer's first stay."""
     dropped = []
     for prompt in prompts:
         stream = generator(seed, "view", view, prompt.index)
         keep = stream.random(len(prompt.input_ids)) >= rate
         keep[:3] = True
+        keep[prompt.answer_start : prompt.answer_start + 1] = True
         ids = tuple(token for token, kept in zip(prompt.input_ids, keep, strict=True) if kept)
         dropped.append(replace(prompt, input_ids=ids, answer_start=int(keep[: prompt.answer_start].sum())))
     return dropped

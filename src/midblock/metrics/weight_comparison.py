@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from midblock.base import LayerRow, MidblockError
 from midblock.checkpoints import (
     ATTENTION,
-    BASE,
     MLP,
     Adapter,
     LowRankDelta,
@@ -37,9 +36,11 @@ from midblock.metrics.weights import (
 
 GROUPS: Mapping[str, tuple[str, ...]] = {"attention": ATTENTION, "mlp": MLP}
 NOT_IN_BLOCK = {"embedding", "position_embedding", "head"}
-BUFFERS = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
+BUFFERS = ("inv_freq", "masked_bias", ".attn.bias", ".attention.bias")
 
 LARGEST = {"delta_spectral", "subspace_rotation_max"}
+UNCHANGED = {"delta_spectral": 0.0}  # what the spectral metrics say of a weight that an adapter leaves alone
+UNTURNED = {"subspace_rotation_max": 0.0, "subspace_rotation_mean": 0.0}
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ class WeightComparison:
         checkpoint = self.tuned.checkpoint
         if checkpoint is None or checkpoint.adapter is None or self.base.checkpoint is None:
             return None
+        if self.base.checkpoint.adapter is not None:
+            return None
         same_base = checkpoint.folder.resolve() == self.base.checkpoint.folder.resolve()
         return checkpoint.adapter if same_base and checkpoint.adapter.settings.inexpressible is None else None
 
@@ -186,7 +189,10 @@ class WeightComparison:
             if where.module == "embedding" and "lm_head.weight" in saved and "lm_head.weight" not in ours:
                 self._take(name, Place(self.blocks, "head"), *self._shared(name, before, saved.pop("lm_head.weight")))
             if name in saved:
-                self._take(name, where, *self._shared(name, before, saved.pop(name)))
+                after = saved.pop(name)
+                if name in deltas:
+                    after = after.double() + deltas.pop(name).dense()
+                self._take(name, where, *self._shared(name, before, after))
             elif name in deltas:
                 self._take_low_rank(name, where, before, deltas.pop(name))
             else:
@@ -208,7 +214,10 @@ class WeightComparison:
 
     def _take_unchanged(self, where: Place, before: Tensor) -> None:
         for role, part in split_fused(before, where.module, self.base.config).items():
-            self._sums[Place(where.layer, role)] += sums(part, part, changed=False)
+            here = Place(where.layer, role)
+            self._sums[here] += sums(part, part, changed=False)
+            if part.ndim >= 2 and role not in ("norm", "bias"):
+                self._spectral[here].append(UNCHANGED if role in NOT_IN_BLOCK else UNCHANGED | UNTURNED)
 
     def _rows_of(self, where: Place, total: Sums) -> Iterator[LayerRow]:
         values = total.metrics() | _combine(self._spectral.get(where, []))
@@ -252,7 +261,7 @@ def _combine(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def tensors_of(variant: Variant) -> Tensors:
     """A variant's tensors as it runs: from its checkpoint, or from memory where an adapter was merged in."""
     checkpoint = variant.checkpoint
-    if checkpoint is None or (checkpoint.adapter is not None and variant.name != BASE):
+    if checkpoint is None or checkpoint.adapter is not None:
         return ModelTensors.of(variant.model)
     return checkpoint.tensors()
 

@@ -48,9 +48,11 @@ class Sums:
 
     def metrics(self) -> dict[str, float]:
         fro = self.change**0.5
+        unscaled = float("nan") if fro else 0.0  # the base is all zeros: no change is still none
+        relative = fro / self.base**0.5 if self.base else unscaled
         return {
             "delta_fro": fro,
-            "delta_rel": fro / self.base**0.5 if self.base else float("nan"),
+            "delta_rel": relative,
             "changed_fraction": self.changed / self.count if self.count else float("nan"),
         }
 

@@ -24,21 +24,47 @@ class RowStatistic:
     values: Float[Tensor, N * row]
 
 
-@dataclass
 class Rows:
-    """Rows of one statistic; `update`, `merge` and `finish` commute with any split of the samples."""
+    """Rows of one statistic; `update`, `merge` and `finish` commute with any split of the samples.
 
-    index: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
+    Rows go into one growing buffer: thousands of small tensors that live on would keep the allocator from handing back
+    the large ones that every batch frees.
+    """
 
-    def update(self, index: Int[Tensor, " B"], values: Float[Tensor, B * row]) -> None:
+    def __init__(self) -> None:
+        self._index = torch.empty(0, dtype=torch.long)
+        self._values = torch.empty(0)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def update(self, index: Int[Tensor, " B"], values: Float[Tensor, "B *row"]) -> None:
         """Add the rows of one batch; each sample may come only once."""
-        self.index.append(index)
-        self.values.append(values)
+        stop = self._count + len(index)
+        if stop > len(self._index):
+            self._grow(max(stop, 2 * len(self._index), 64), values)
+        self._index[self._count : stop] = index
+        self._values[self._count : stop] = values
+        self._count = stop
+
+    def _grow(self, capacity: int, like: Tensor) -> None:
+        index, values = torch.empty(capacity, dtype=torch.long), like.new_empty(capacity, *like.shape[1:])
+        if self._count:
+            index[: self._count], values[: self._count] = self.since(0)
+        self._index, self._values = index, values
+
+    def since(self, start: int) -> tuple[Int[Tensor, " n"], Float[Tensor, "n *row"]]:
+        """Indices and rows from the `start`-th that came on, as views."""
+        return self._index[start : self._count], self._values[start : self._count]
 
     def merge(self, other: Rows) -> Rows:
-        """Take over the rows another process or run collected."""
-        return Rows(self.index + other.index, self.values + other.values)
+        """Return these rows and those another process or run collected."""
+        merged = Rows()
+        for rows in (self, other):
+            if len(rows):
+                merged.update(*rows.since(0))
+        return merged
 
     def finish(self) -> RowStatistic:
         """Sort by sample.
@@ -46,15 +72,15 @@ class Rows:
         Raises:
             MidblockError: no rows, or a sample that was counted twice.
         """
-        if not self.index:
+        if not self._count:
             raise MidblockError("no samples were measured")
-        index = torch.cat(self.index)
+        index, values = self.since(0)
         order = torch.argsort(index, stable=True)
         index = index[order]
-        if bool((index[1:] == index[:-1]).any()):
-            twice = int(index[1:][index[1:] == index[:-1]][0])
-            raise MidblockError(f"sample {twice} was counted twice")
-        return RowStatistic(index, torch.cat(self.values)[order])
+        repeated = index[1:][index[1:] == index[:-1]]
+        if len(repeated):
+            raise MidblockError(f"sample {int(repeated[0])} was counted twice")
+        return RowStatistic(index, values[order])
 
 
 @dataclass
@@ -62,28 +88,30 @@ class RowStore:
     """Many accumulators by key, written to disk piece by piece so that a killed run can go on."""
 
     rows: dict[str, Rows] = field(default_factory=dict)
-    unsaved: dict[str, Rows] = field(default_factory=dict)
+    saved: dict[str, int] = field(default_factory=dict)
 
-    def update(self, key: str, index: Int[Tensor, " B"], values: Float[Tensor, B * row]) -> None:
-        self.unsaved.setdefault(key, Rows()).update(index, values)
+    def update(self, key: str, index: Int[Tensor, " B"], values: Float[Tensor, "B *row"]) -> None:
+        """Add the rows of one batch to the accumulator `key`."""
+        self.rows.setdefault(key, Rows()).update(index, values)
 
     def take_unsaved(self) -> dict[str, Tensor]:
-        """Return what came since the last call as a flat dict of tensors, and keep it as saved."""
+        """Return what came since the last call, as a flat dict of tensors, and count it as saved."""
         piece: dict[str, Tensor] = {}
-        for key, rows in self.unsaved.items():
-            piece[f"index/{key}"] = torch.cat(rows.index)
-            piece[f"values/{key}"] = torch.cat(rows.values)
-        self.restore(piece)
-        self.unsaved = {}
+        for key, rows in self.rows.items():
+            start = self.saved.get(key, 0)
+            if start < len(rows):
+                piece[f"index/{key}"], piece[f"values/{key}"] = rows.since(start)
+                self.saved[key] = len(rows)
         return piece
 
     def restore(self, piece: Mapping[str, Tensor]) -> None:
-        """Take in a piece that `take_unsaved` gave, here or in an earlier process."""
+        """Take in a piece that `take_unsaved` gave, here or in an earlier process, and count it as saved."""
         for name, values in piece.items():
             kind, _, key = name.partition("/")
             if kind == "values":
-                self.rows.setdefault(key, Rows()).update(piece[f"index/{key}"], values)
+                self.update(key, piece[f"index/{key}"], values)
+                self.saved[key] = len(self.rows[key])
 
     def finish(self) -> dict[str, RowStatistic]:
-        self.take_unsaved()
+        """Finish every accumulator."""
         return {key: rows.finish() for key, rows in self.rows.items()}

@@ -22,7 +22,7 @@ from midblock.data import ExampleSet, TokenizedPrompt, encode, make_batches
 class FullTuning:
     """A short full-parameter SFT, named as transformers' TrainingArguments name it."""
 
-    max_steps: int = 48
+    max_steps: int = 40
     """Optimizer steps."""
 
     per_device_train_batch_size: int = 4
@@ -31,7 +31,7 @@ class FullTuning:
     learning_rate: float = 2e-5
     """Peak learning rate of AdamW, after 10 % warm-up, falling linearly to zero."""
 
-    max_length: int = 192
+    max_length: int = 160
     """Tokens an example is cut at."""
 
     seed: int = 0
