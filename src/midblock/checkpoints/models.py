@@ -43,12 +43,13 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
     """Load a causal language model for reading: evaluation mode, no gradients, adapter merged in.
 
     Raises:
-        MidblockError: the checkpoint is no causal language model, a tensor is missing or misshapen, or the device
-            is not there.
+        MidblockError: the checkpoint is no causal language model, a file is truncated or corrupt, a tensor is
+            missing or misshapen, or the device is not there.
     """
     from transformers import AutoModelForCausalLM
 
     place = pick_device(settings.device)
+    _check_files(checkpoint)
     try:
         with quiet_transformers():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -74,6 +75,13 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
     if settings.device_map is None:
         model = model.to(place)
     return model.eval().requires_grad_(False)
+
+
+def _check_files(checkpoint: Checkpoint) -> None:
+    """Open every file once, so that a truncated or corrupt one is named before transformers stumbles over it."""
+    checkpoint.tensors().close()
+    if checkpoint.adapter is not None:
+        checkpoint.adapter.tensors().close()
 
 
 def _merge_adapter(model: nn.Module, adapter: Adapter) -> nn.Module:

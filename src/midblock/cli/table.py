@@ -6,22 +6,27 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from midblock.base import LayerTable
-from midblock.metrics import METRICS, summarize
+from midblock.metrics import summarize
 
 SHOWN = (
-    ("cka_debiased", "residual"),
-    ("cosine_similarity", "residual"),
-    ("change_intensity_relative", "residual"),
-    ("change_increment", "residual"),
-    ("logit_agreement", "residual"),
-    ("delta_rel", "attention"),
-    ("delta_rel", "mlp"),
+    ("CKA", "cka_debiased", "residual"),
+    ("cosine", "cosine_similarity", "residual"),
+    ("change", "change_intensity_relative", "residual"),
+    ("added here", "change_increment", "residual"),
+    ("same token", "logit_agreement", "residual"),
+    ("ΔW attn", "delta_rel", "attention"),
+    ("ΔW mlp", "delta_rel", "mlp"),
 )
+WITH_INTERVAL = {"cka_debiased", "change_increment", "logit_agreement"}
+WIDTH_WITH_INTERVALS = 100
 
 
 def print_profile(table: LayerTable, folder: Path, page: Path, *, as_json: bool) -> None:
@@ -31,23 +36,28 @@ def print_profile(table: LayerTable, folder: Path, page: Path, *, as_json: bool)
         print(json.dumps({**summary, "folder": str(folder), "report": str(page)}, indent=2))
         return
     console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = WIDTH_WITH_INTERVALS
     for model in summary["models"]:
-        console.print(_profile(table, model["name"]), markup=False)
+        console.print(_profile(table, model["name"], intervals=console.width >= WIDTH_WITH_INTERVALS))
+    legend = "CKA debiased; change, added here and ΔW relative to the base's norm; ± half of the 95 % interval."
+    console.print(legend, style="dim", markup=False, highlight=False)
+    console.print()
     console.print(summary["headline"], style="bold", markup=False, highlight=False)
     console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _profile(table: LayerTable, model: str) -> Table:
-    shown = [(metric, module) for metric, module in SHOWN if len(table.curve(metric, model, module))]
-    out = Table(title=f"{model} against base", title_justify="left")
-    out.add_column("layer", justify="right")
+def _profile(table: LayerTable, model: str, *, intervals: bool) -> Table:
+    out = Table(title=Text(f"{model} against base"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    out.add_column("layer", justify="right", no_wrap=True, min_width=10)
     columns = []
-    for metric, module in shown:
-        title = METRICS[metric].title + ("" if module == "residual" else f", {module}")
-        out.add_column(title, justify="right")
-        columns.append(table.curve(metric, model, module).set_index("layer"))
-    for layer in sorted({int(layer) for column in columns for layer in column.index}):
-        cells = [_cell(column.loc[layer]) if layer in column.index else "" for column in columns]
+    for title, metric, module in SHOWN:
+        curve = table.curve(metric, model, module)
+        if len(curve):
+            out.add_column(title, justify="right", no_wrap=True)
+            columns.append((curve.set_index("layer"), intervals and metric in WITH_INTERVAL))
+    for layer in sorted({int(layer) for curve, _ in columns for layer in curve.index}):
+        cells = [_cell(curve.loc[layer], interval) if layer in curve.index else "" for curve, interval in columns]
         out.add_row(_layer_name(layer, table.blocks), *cells)
     return out
 
@@ -56,7 +66,7 @@ def _layer_name(layer: int, blocks: int) -> str:
     return {-1: "embedding", blocks: "final norm"}.get(layer, str(layer))
 
 
-def _cell(row: object) -> str:
-    value, low, high = (float(getattr(row, name)) for name in ("value", "low", "high"))
-    text = f"{value:.4g}" if abs(value) < 0.9 else f"{value:.4f}"
-    return text if math.isnan(low) else f"{text} ±{(high - low) / 2:.1g}"
+def _cell(row: Any, interval: bool) -> str:
+    text = f"{row.value:.4f}" if abs(row.value) >= 0.001 or row.value == 0 else f"{row.value:.1e}"
+    half = (row.high - row.low) / 2
+    return f"{text} ±{half:.1g}" if interval and not math.isnan(half) else text

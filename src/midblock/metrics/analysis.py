@@ -85,7 +85,8 @@ class _Analysis:
         data = self.data if isinstance(self.data, str) else f"{self.data.reference} ({self.data.content_hash[:12]})"
         loading = asdict(self.pair.base.loading)
         models = {"base": self.pair.base.reference, "tuned": [variant.reference for variant in self.pair.tuned]}
-        return {**models, "data": None if self.settings.weights_only else data, **asdict(self.settings), **loading}
+        read = {} if self.settings.weights_only else {"data": data}
+        return {**models, **read, **asdict(self.settings), **loading}
 
     def run(self, run: RunFolder | None) -> LayerTable:
         rows: list[LayerRow] = []
