@@ -82,7 +82,10 @@ def measure(tuned: str, options: argparse.Namespace, folder: Path) -> dict[str, 
         "peak_gb": round(peak / 2**30, 3),
         "peak_over_weights_gb": round((peak - weights) / 2**30, 3),
         "folder_mb": round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20, 2),
-        **{f"phase_{name}_s": phase["seconds"] for name, phase in json.loads((folder / "run.json").read_text())["phases"].items()},
+        **{
+            f"phase_{name}_s": phase["seconds"]
+            for name, phase in json.loads((folder / "run.json").read_text())["phases"].items()
+        },
     }
 
 

@@ -30,11 +30,12 @@ def replace_atomically(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def write_failure(path: Path, error: OSError) -> MidblockError:
+def write_failure(path: Path, error: Exception) -> MidblockError:
     """Turn an operating system's refusal to write into one line for the user."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if full or f"(os error {errno.ENOSPC})" in str(error):  # safetensors has the system's number in its text only
         return MidblockError(f"no space left for {path}", hint="free some, then run again with --resume")
-    return MidblockError(f"cannot write {path}: {error.strerror or error}")
+    return MidblockError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")
 
 
 def write_json(path: Path, value: Any) -> None:

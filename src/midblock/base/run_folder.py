@@ -71,9 +71,9 @@ class RunFolder:
                 raise MidblockError(f"{path} exists already", hint=hint)
             cls._clear(path)
         run = cls(path, {"verb": verb, "status": "running", **_surroundings()})
+        run.save()  # first, so that a folder left by a kill is known as ours
         with replace_atomically(path / "config.yaml") as temporary:
             temporary.write_text(_as_yaml(config), encoding="utf-8")
-        run.save()
         return run
 
     @classmethod
@@ -145,6 +145,12 @@ def read_record(path: Path | str) -> dict[str, Any]:
 
 def peak_memory() -> int:
     """Largest resident size of this process so far, in bytes."""
+    # On Linux a child's `ru_maxrss` starts at what its parent had when it forked; the kernel's own mark does not.
+    status = Path("/proc/self/status")
+    if status.exists():
+        mark = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
+        if mark:
+            return int(mark.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from midblock.base import MidblockError
 from midblock.base.files import write_failure
 
@@ -43,7 +45,7 @@ def folder_once(name: str, fill: Callable[[Path], None]) -> Path:
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             if not folder.is_dir():
                 _fill(folder, partial, fill)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         failure = write_failure(folder, error)
         raise MidblockError(failure.what, hint="MIDBLOCK_CACHE names another place for the cache") from error
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -41,7 +42,7 @@ class Variant:
             self.loaded = load_model(self.checkpoint, self.loading)
         return self.loaded
 
-    @property
+    @cached_property
     def config(self) -> Any:
         config: Any = self.loaded.config if self.loaded is not None else self.checkpoint.config  # type: ignore[union-attr]
         return config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -58,20 +59,28 @@ class Pair:
     Attributes:
         base: the model before tuning, named "base".
         tuned: the models after it, names unique.
-        tokenizer: the base's tokenizer, whose ids every model is fed.
-        other_tokenizers: those of the tuned models, by name; compared with the base's, and searched for a template.
+        given_tokenizer: the one tokenizer of models in memory; None where checkpoints bring their own.
     """
 
     base: Variant
     tuned: tuple[Variant, ...]
-    tokenizer: Any
-    other_tokenizers: Mapping[str, Any]
+    given_tokenizer: Any = None
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The base's tokenizer, whose ids every model is fed; loaded on first use."""
+        return self.given_tokenizer or self.base.checkpoint.tokenizer()  # type: ignore[union-attr]
+
+    @cached_property
+    def other_tokenizers(self) -> Mapping[str, Any]:
+        """The tuned models' own, by name; compared with the base's, and searched for a chat template."""
+        return {variant.name: variant.checkpoint.tokenizer() for variant in self.tuned if variant.checkpoint}
 
     @classmethod
     def of_models(cls, base: nn.Module, tuned: Mapping[str, nn.Module], tokenizer: Any) -> Pair:
         """Build a pair from models in memory; `tuned` maps a name to each tuned model."""
         variants = [Variant(name, None, loaded=model) for name, model in tuned.items()]
-        return cls(Variant(BASE, None, loaded=base), tuple(variants), tokenizer, {}).checked()
+        return cls(Variant(BASE, None, loaded=base), tuple(variants), tokenizer).checked()
 
     def __iter__(self) -> Iterator[Variant]:
         yield self.base
@@ -141,11 +150,7 @@ def load_pair(base: str, *tuned: str, **options: Any) -> Pair:
     checkpoints = [first, *(_open_tuned(reference, below, consent) for reference in tuned)]
     names = [BASE, *_unique_names(checkpoints[1:])]
     variants = [Variant(name, checkpoint, settings) for name, checkpoint in zip(names, checkpoints, strict=True)]
-    pair = Pair(variants[0], tuple(variants[1:]), None, {}).checked()
-    tokenizers = {name: checkpoint.tokenizer() for name, checkpoint in zip(names, checkpoints, strict=True)}
-    pair.tokenizer = tokenizers.pop(BASE)
-    pair.other_tokenizers = tokenizers
-    return pair
+    return Pair(variants[0], tuple(variants[1:])).checked()
 
 
 def _open_tuned(reference: str, base: str | None, consent: dict[str, Any]) -> Checkpoint:

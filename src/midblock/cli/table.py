@@ -26,7 +26,7 @@ SHOWN = (
     ("ΔW mlp", "delta_rel", "mlp"),
 )
 WITH_INTERVAL = {"cka_debiased", "change_increment", "logit_agreement"}
-WIDTH_WITH_INTERVALS = 100
+WIDTH_WITH_INTERVALS = 104
 
 
 def print_profile(table: LayerTable, folder: Path, page: Path, *, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from midblock.data import ExampleSet
 from midblock.metrics.catalogue import METRICS, choose
 from midblock.metrics.evaluate import Evaluation
 from midblock.metrics.measure import Measurement, total_tokens
-from midblock.metrics.prompts import prepare_prompts
+from midblock.metrics.prompts import Prompts, prepare_prompts
 from midblock.metrics.settings import AnalysisSettings
 from midblock.metrics.summary import summarize
 from midblock.metrics.views import VIEW_METRICS
@@ -55,6 +55,9 @@ def analyze(
     analysis = _Analysis(pair, data, settings, progress or Silent())
     if output_dir is None:
         return analysis.run(None)
+    if not (resume and (Path(output_dir) / "layers.parquet").exists()):
+        # What can fail on the user's side fails before an older run is overwritten.
+        analysis.prepare()
     run = RunFolder.open(output_dir, "analyze", analysis.config(), resume=resume, overwrite=overwrite)
     if run.done:
         return LayerTable.read(run.path)
@@ -76,6 +79,8 @@ class _Analysis:
         plan = LayerPlan.parse(settings.layers, pair.blocks)
         whole = len(plan.blocks) == pair.blocks
         self.layers = tuple(range(-1, pair.blocks + 1)) if whole else plan.blocks
+        self.kinds = _kinds(self.wanted, settings)
+        self.prompts: Prompts | None = None
         self.notes = list(pair.notes())
         if not whole:
             self.notes.append(f"Only blocks {plan} were measured.")
@@ -103,21 +108,26 @@ class _Analysis:
             run.record["notes"] = self.notes
         return LayerTable.from_rows(rows)
 
+    def prepare(self) -> None:
+        """Draw and tokenise the prompts and load the models, unless that is done or not needed."""
+        if self.settings.weights_only or not self.kinds or self.prompts is not None:
+            return
+        self.prompts = prepare_prompts(self.pair, self.data, self.settings, views="views" in self.kinds)
+        loading = self.progress.phase("loading models", 1 + len(self.pair.tuned))
+        for variant in self.pair:
+            variant.model.eval()
+            loading(1)
+
     def _states(self, run: RunFolder | None) -> list[LayerRow]:
-        kinds = _kinds(self.wanted, self.settings)
-        if not kinds:
-            return []
         with _phase(run, "prepare"):
-            prompts = prepare_prompts(self.pair, self.data, self.settings, views="views" in kinds)
+            self.prepare()
+        kinds, prompts = self.kinds, self.prompts
+        if prompts is None:
+            return []
         if run:
             run.record["data"] = dict(prompts.facts)
             write_json(run.path / "samples.json", [{"prompt": text} for text in prompts.samples])
             run.save()
-        with _phase(run, "load"):
-            loading = self.progress.phase("loading models", 1 + len(self.pair.tuned))
-            for variant in self.pair:
-                variant.model.eval()
-                loading(1)
         measurement = Measurement(
             self.pair, prompts, self.settings, kinds, self.layers, partial=run.partial if run else None
         )

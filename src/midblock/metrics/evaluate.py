@@ -20,8 +20,6 @@ from midblock.metrics.tokens import TOKEN_METRICS
 from midblock.metrics.uncertainty import Estimate, Folds, bootstrap_means, halves, jackknife, permutations
 from midblock.metrics.views import VIEWS, infonce, view_metrics
 
-PER_PROMPT = ("cosine_similarity", "change_intensity")
-
 
 @dataclass
 class Evaluation:

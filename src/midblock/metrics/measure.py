@@ -159,6 +159,8 @@ class Measurement:
         if self.partial is None:
             return
         piece = self.store.take_unsaved()
+        if not piece:  # the last batch's own save came just before: an empty piece must not replace it
+            return
         with replace_atomically(self.partial / f"{done:06d}.safetensors") as path:
             # safetensors' own writing hides a full disk in an error of its kind
             path.write_bytes(save({name: values.contiguous() for name, values in piece.items()}))

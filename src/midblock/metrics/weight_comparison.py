@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +41,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {"attention": ATTENTION, "mlp": MLP}
 NOT_IN_BLOCK = {"embedding", "position_embedding", "head"}
 BUFFERS = ("inv_freq", "masked_bias", ".attn.bias", ".attention.bias")
 
+HEAD = "lm_head.weight"
 LARGEST = {"delta_spectral", "subspace_rotation_max"}
 UNCHANGED = {"delta_spectral": 0.0}  # what the spectral metrics say of a weight that an adapter leaves alone
 UNTURNED = {"subspace_rotation_max": 0.0, "subspace_rotation_mean": 0.0}
@@ -86,6 +90,7 @@ class WeightComparison:
     _sums: dict[Place, Sums] = field(default_factory=lambda: defaultdict(Sums))
     _spectral: dict[Place, list[dict[str, float]]] = field(default_factory=lambda: defaultdict(list))
     _too_wide: int = 0
+    _sum: Callable[..., Sums] = sums
 
     def rows(self, advance: Callable[[float], None] = lambda entries: None) -> Iterator[LayerRow]:
         """Read every tensor once and yield the table's rows.
@@ -96,7 +101,9 @@ class WeightComparison:
         Raises:
             MidblockError: tensors of different shape, NaN or Inf (the tensor is named), or nothing in common.
         """
-        self._read(advance)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            self._sum = partial(sums, each=pool.map)
+            self._read(advance)
         for where, total in self._sums.items():
             yield from self._rows_of(where, total)
         yield from self._group_rows()
@@ -119,18 +126,24 @@ class WeightComparison:
             if where.layer not in self.layers or (tied and where.module == "head") or name.endswith(BUFFERS):
                 continue
             before, after = self._shared(name, ours.read(name), theirs.read(other))
+            if where.module == "embedding" and tied and self._unties(theirs):
+                head = Place(self.blocks, "head")
+                self._take(HEAD, head, *self._shared(HEAD, before, theirs.read(HEAD)))
+                after = theirs.read(other)
             if before.is_floating_point():
                 self._take(name, where, before, after)
             else:
                 self.notes.append(f"{name} holds {before.dtype}, not floating-point weights, and is left out.")
             advance(before.numel())
 
+    def _unties(self, theirs: Tensors) -> bool:
+        """True where tuning gave the model a head of its own: it began as the base's embedding."""
+        return HEAD in theirs.names and not getattr(self.tuned.config, "tie_word_embeddings", False)
+
     def _low_rank_adapter(self) -> Adapter | None:
         """The tuned model's adapter, if its change of this very base can be read off its factors."""
         checkpoint = self.tuned.checkpoint
         if checkpoint is None or checkpoint.adapter is None or self.base.checkpoint is None:
-            return None
-        if self.base.checkpoint.adapter is not None:
             return None
         same_base = checkpoint.folder.resolve() == self.base.checkpoint.folder.resolve()
         return checkpoint.adapter if same_base and checkpoint.adapter.settings.inexpressible is None else None
@@ -152,7 +165,7 @@ class WeightComparison:
         others = split_fused(after, where.module, self.base.config)
         for role, part in parts.items():
             here = Place(where.layer, role)
-            total = sums(part, others[role], changed="changed_fraction" in self.wanted)
+            total = self._sum(part, others[role], changed="changed_fraction" in self.wanted)
             self._check_finite(name, total, part)
             self._sums[here] += total
             if part.ndim >= 2 and role not in ("norm", "bias"):
@@ -198,6 +211,9 @@ class WeightComparison:
             else:
                 self._take_unchanged(where, before)
             advance(before.numel())
+        for name in (*deltas, *saved):
+            if place(name, self.blocks).layer in self.layers:
+                self.notes.append(f"Only {self.tuned.name} has {name}: not compared.")
 
     def _take_low_rank(self, name: str, where: Place, before: Tensor, delta: LowRankDelta) -> None:
         parts = split_fused(before, where.module, self.base.config)
@@ -205,7 +221,7 @@ class WeightComparison:
             self._take(name, where, before, before.double() + delta.dense())
             return
         change = delta.fro() ** 2
-        before_sum = sums(before, before, changed=False)
+        before_sum = self._sum(before, before, changed=False)
         total = Sums(before_sum.base, change, before.numel() if change else 0, before.numel())
         self._check_finite(name, total, before)
         self._sums[where] += total
@@ -215,7 +231,7 @@ class WeightComparison:
     def _take_unchanged(self, where: Place, before: Tensor) -> None:
         for role, part in split_fused(before, where.module, self.base.config).items():
             here = Place(where.layer, role)
-            self._sums[here] += sums(part, part, changed=False)
+            self._sums[here] += self._sum(part, part, changed=False)
             if part.ndim >= 2 and role not in ("norm", "bias"):
                 self._spectral[here].append(UNCHANGED if role in NOT_IN_BLOCK else UNCHANGED | UNTURNED)
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from midblock.base import MidblockError, Progress, Silent, write_json
+from midblock.base.files import write_failure
 from midblock.checkpoints import Checkpoint, LoadSettings, load_model, quiet_transformers
 from midblock.data import ExampleSet, TokenizedPrompt, encode, make_batches
 
@@ -57,7 +59,8 @@ def tune_fully(
         The loss of each step: mean negative log-likelihood per completion token, nats.
 
     Raises:
-        MidblockError: nothing to learn from is left after cutting, or the loss is no longer a number.
+        MidblockError: nothing to learn from is left after cutting, the loss is no longer a number, or the disk
+            is full.
     """
     from transformers import Trainer, TrainingArguments
 
@@ -78,6 +81,7 @@ def tune_fully(
             warmup_steps=max(1, settings.max_steps // 10),
             seed=settings.seed,
             logging_steps=1,
+            logging_nan_inf_filter=False,  # else a loss that is no number is logged as the mean of those before
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
@@ -87,7 +91,10 @@ def tune_fully(
         trainer = Trainer(model, arguments, train_dataset=prompts, data_collator=_collate, callbacks=[watcher])
         _without_printing(trainer)
         trainer.train()
-        _save(model, tokenizer, folder, settings, data, watcher.losses)
+        try:
+            _save(model, tokenizer, folder, settings, data, watcher.losses)
+        except (OSError, SafetensorError) as error:
+            raise write_failure(folder, error) from error
     return watcher.losses
 
 

@@ -1,0 +1,12 @@
+"""All benchmarks, one after the other: `make bench`."""
+
+from benchmarks import analysis, startup, weights
+
+if __name__ == "__main__":
+    for name, benchmark in (
+        ("startup", startup.main),
+        ("weights", lambda: weights.main([])),
+        ("analysis", lambda: analysis.main([])),
+    ):
+        print(f"# {name}")
+        benchmark()

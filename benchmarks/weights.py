@@ -1,0 +1,83 @@
+"""Comparing two checkpoints' weights against reading the same two files with `cat`, both from the page cache."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.partner import BASE, make_partner
+from midblock import load_pair
+from midblock.checkpoints import open_checkpoint
+from midblock.metrics.weight_comparison import WeightComparison
+
+NORMS = frozenset({"delta_fro", "delta_rel"})
+REPEATS = 7
+ALONE = """
+import sys
+from midblock import analyze, load_pair
+from midblock.base import peak_memory
+analyze(load_pair(sys.argv[1], sys.argv[2]), weights_only=True, metrics=sys.argv[3])
+print(peak_memory())
+"""
+
+
+def cat(files: Sequence[Path]) -> float:
+    """Seconds to read the files and throw the bytes away."""
+    start = time.perf_counter()
+    with open("/dev/null", "wb") as nowhere:
+        subprocess.run(["cat", *map(str, files)], stdout=nowhere, check=True)
+    return time.perf_counter() - start
+
+
+def compare(tuned: str, wanted: frozenset[str]) -> float:
+    """Seconds to open both checkpoints' tensors and compare them."""
+    pair = load_pair(BASE, tuned)
+    layers = frozenset(range(-1, pair.blocks + 1))
+    start = time.perf_counter()
+    list(WeightComparison(pair.base, pair.tuned[0], pair.blocks, wanted, layers, rank=64).rows())
+    return time.perf_counter() - start
+
+
+def peak(tuned: str, metrics: str) -> float:
+    """Peak memory in GB of a process that does nothing else."""
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, BASE, tuned, metrics], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout) / 2**30
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
+    """Print the figures of one run and return them."""
+    argparse.ArgumentParser(description=__doc__).parse_args(arguments)
+    checkpoint = open_checkpoint(BASE)
+    with checkpoint.tensors() as tensors, tempfile.TemporaryDirectory() as scratch:
+        largest = max(tensors.nbytes(name) for name in tensors.names)
+        partner = make_partner(Path(scratch) / "partner")
+        files = [*checkpoint.folder.glob("*.safetensors"), *partner.glob("*.safetensors")]
+        cat(files)
+        # One after the other, so that whatever else the machine does falls on both.
+        times = [(cat(files), compare(str(partner), NORMS)) for _ in range(REPEATS)]
+        reading, norms = (min(column) for column in zip(*times, strict=True))
+        found = {
+            "gigabytes": round(sum(file.stat().st_size for file in files) / 1e9, 3),
+            "cat_s": round(reading, 3),
+            "norms_s": round(norms, 3),
+            "share_of_cat": round(reading / norms, 3),
+            "all_metrics_s": round(compare(str(partner), frozenset({"delta_spectral", "block_drift"}) | NORMS), 1),
+            "largest_tensor_gb": round(largest / 2**30, 3),
+            "limit_gb": round((4 * largest + 300e6) / 2**30, 3),
+            "norms_peak_gb": round(peak(str(partner), ",".join(NORMS)), 3),
+            "all_metrics_peak_gb": round(peak(str(partner), "standard"), 3),
+        }
+    print(json.dumps(found, indent=2))
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save
+
+from midblock.base import MidblockError, replace_atomically, write_json
+from midblock.base.files import write_failure
+
+
+def write_half(path, raised):
+    with replace_atomically(path) as temporary:
+        temporary.write_text("half")
+        raise raised
+
+
+def leftovers(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_file_appears_whole_and_alone(tmp_path):
+    path = tmp_path / "deep" / "down" / "x.txt"
+    with replace_atomically(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+    assert leftovers(path.parent) == ["x.txt"]
+
+
+@pytest.mark.parametrize("raised", [ValueError("bug"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
+def test_what_stood_there_survives_a_failed_write(tmp_path, raised):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(MidblockError if isinstance(raised, OSError) else type(raised)):
+        write_half(path, raised)
+    assert path.read_text() == "old"
+    assert leftovers(tmp_path) == ["x.txt"]
+
+
+WRITERS = {
+    "x.json": lambda path: path.write_text("[1, 2]"),
+    "x.csv": lambda path: pd.DataFrame({"a": [1.0]}).to_csv(path),
+    "x.parquet": lambda path: pd.DataFrame({"a": [1.0]}).to_parquet(path),
+    "x.safetensors": lambda path: path.write_bytes(save({"a": torch.ones(9)})),
+}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_says_so_and_keeps_the_old_file(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("old")
+    # The temporary file is a device that has no space left, so the system itself refuses.
+    path.with_name(f".{name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(MidblockError, match=f"no space left for .*{name} .*--resume") as caught:  # noqa: SIM117
+        with replace_atomically(path) as temporary:
+            WRITERS[name](temporary)
+    assert "\n" not in str(caught.value)
+    assert path.read_text() == "old"
+    assert leftovers(tmp_path) == [name]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MidblockError, match=r"cannot write .*file/x\.txt: "):  # noqa: SIM117
+        with replace_atomically(tmp_path / "file" / "x.txt") as temporary:
+            temporary.write_text("never")
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(MidblockError, match=r"cannot write .*: Permission denied"):
+        write_json(tmp_path / "x.json", {})
+    tmp_path.chmod(0o700)
+
+
+def test_json_is_plain_utf8_and_never_nan(tmp_path):
+    write_json(tmp_path / "x.json", {"a": [1, None], "path": tmp_path})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, None], "path": str(tmp_path)}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "x.json").read_text())["a"] == [1, None]
+    assert leftovers(tmp_path) == ["x.json"]
+
+
+def test_a_full_disk_is_known_by_what_safetensors_says():
+    error = Exception("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert str(write_failure(Path("x"), error)) == "no space left for x (free some, then run again with --resume)"

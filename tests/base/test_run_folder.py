@@ -1,0 +1,150 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from midblock.base import MidblockError, RunFolder, peak_memory, read_record
+
+CONFIG = {"base": "a", "tuned": ["b"], "seed": 0, "layers": "all"}
+
+
+def make(path, **changes):
+    return RunFolder.open(path, "analyze", CONFIG | changes)
+
+
+def test_a_new_folder_records_how_it_was_made(tmp_path):
+    run = make(tmp_path / "deep" / "run")
+    record = read_record(run.path)
+    assert (record["verb"], record["status"]) == ("analyze", "running")
+    assert record["versions"]["torch"]
+    assert record["platform"]["python"]
+    assert yaml.safe_load((run.path / "config.yaml").read_text()) == CONFIG
+    assert not run.done
+
+
+def test_an_empty_folder_may_be_filled(tmp_path):
+    assert make(tmp_path).path == tmp_path
+
+
+def test_an_existing_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(MidblockError, match=r"exists already .*--resume .*--overwrite .*--output-dir"):
+        make(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_only_own_folders_are_overwritten(tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(MidblockError, match="was not written by midblock, so it is not overwritten"):
+        RunFolder.open(tmp_path, "analyze", CONFIG, overwrite=True)
+    assert (tmp_path / "mine.txt").exists()
+    run = make(tmp_path / "run")
+    (run.path / "layers.csv").write_text("old")
+    RunFolder.open(run.path, "analyze", CONFIG, overwrite=True)
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "run.json"]
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(MidblockError, match=r"run is a file .*wants a folder"):
+        make(tmp_path / "run")
+
+
+def test_resume_and_overwrite_exclude_each_other(tmp_path):
+    with pytest.raises(MidblockError, match="exclude each other"):
+        RunFolder.open(tmp_path, "analyze", CONFIG, resume=True, overwrite=True)
+
+
+def resume(path, verb="analyze", **changes):
+    return RunFolder.open(path, verb, CONFIG | changes, resume=True)
+
+
+def test_resume_keeps_what_is_there(tmp_path):
+    run = make(tmp_path / "run")
+    run.record["mark"] = 7
+    run.save()
+    (run.path / "partial").mkdir()
+    again = resume(run.path)
+    assert again.record["mark"] == 7
+    assert again.partial.exists()
+
+
+def test_resume_of_nothing_begins(tmp_path):
+    assert resume(tmp_path / "new").record["status"] == "running"
+
+
+def test_resume_refuses_other_settings_and_names_them(tmp_path):
+    run = make(tmp_path / "run")
+    with pytest.raises(MidblockError, match=r"other settings: layers: 'all' then, '0-2' now, seed: 0 then, 1 now"):
+        resume(run.path, seed=1, layers="0-2")
+    with pytest.raises(MidblockError, match="extra: None then, 3 now"):
+        resume(run.path, extra=3)
+    with pytest.raises(MidblockError, match="holds a run of `midblock analyze`, not of `tune`"):
+        resume(run.path, verb="tune")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_resume_of_a_broken_record(tmp_path, content):
+    run = make(tmp_path / "run")
+    (run.path / "run.json").write_text(content) if content else (run.path / "run.json").unlink()
+    with pytest.raises(MidblockError, match=r"is no run folder: run\.json is missing or broken"):
+        resume(run.path)
+
+
+@pytest.mark.parametrize("content", [None, "a: [", "- a"])
+def test_resume_of_a_broken_config(tmp_path, content):
+    run = make(tmp_path / "run")
+    (run.path / "config.yaml").write_text(content) if content else (run.path / "config.yaml").unlink()
+    with pytest.raises(MidblockError, match=r"config\.yaml"):
+        resume(run.path)
+
+
+def test_finish_drops_the_partial_state(tmp_path):
+    run = make(tmp_path / "run")
+    run.partial.mkdir()
+    (run.partial / "000001.safetensors").write_text("x")
+    run.finish()
+    assert resume(run.path).done
+    assert not run.partial.exists()
+
+
+def test_phases_add_up_and_survive_an_error(tmp_path):
+    run = make(tmp_path / "run")
+    run.record["phases"] = {"measure": {"seconds": 100.0, "peak_memory_mb": 1}}
+    with pytest.raises(ValueError, match="bug"), run.phase("measure"):
+        raise ValueError("bug")
+    assert run.record["phases"]["measure"]["seconds"] >= 100
+    assert run.record["phases"]["measure"]["peak_memory_mb"] > 10
+    assert peak_memory() > 10 * 2**20
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_leaves_the_record_of_before(tmp_path):
+    run = make(tmp_path / "run")
+    (run.path / f".run.json.{os.getpid()}.tmp").symlink_to("/dev/full")
+    run.record["status"] = "done"
+    with pytest.raises(MidblockError, match=r"no space left for .*run\.json"):
+        run.save()
+    assert read_record(run.path)["status"] == "running"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from midblock.base import replace_atomically
+with replace_atomically(Path(sys.argv[1]) / "run.json") as path:
+    path.write_text('{"verb": "ana')
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+def test_a_killed_write_leaves_the_old_file_whole(tmp_path):
+    run = make(tmp_path / "run")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(run.path)], check=False)
+    assert done.returncode == -9
+    assert json.loads((run.path / "run.json").read_text())["verb"] == "analyze"
+    assert resume(run.path).record["verb"] == "analyze"

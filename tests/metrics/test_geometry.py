@@ -1,0 +1,207 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.neighbors import NearestNeighbors
+
+from midblock.metrics.geometry import GEOMETRY_METRICS, SPECTRAL_METRICS, geometry, gini, intrinsic_dimension
+
+few = settings(deadline=None, max_examples=25)
+sizes = st.sampled_from([(8, 20), (20, 8), (9, 9), (5, 2)])
+seeds = st.integers(0, 10_000)
+
+
+def gaussian(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def orthonormal(n, d, seed=0):
+    """n×d with orthonormal rows or columns, whichever are fewer."""
+    Q = torch.linalg.qr(gaussian(max(n, d), min(n, d), seed=seed)).Q
+    return Q if n >= d else Q.T
+
+
+def with_spectrum(sigma, n, d, seed=0):
+    k = len(sigma)
+    return orthonormal(n, k, seed) * torch.tensor(sigma, dtype=torch.float64) @ orthonormal(k, d, seed + 1)
+
+
+def of(X, **options):
+    return {name: float(value) for name, value in geometry(X, **options).items()}
+
+
+def by_numpy(X):
+    """Every metric of `geometry`, written out."""
+    N, D = X.shape
+
+    def spectral_entropy(A):
+        return scipy.stats.entropy(np.linalg.svd(A, compute_uv=False) ** 2)
+
+    norms = np.linalg.norm(X, axis=1)
+    sigma = np.linalg.svd(X, compute_uv=False)
+    distance = NearestNeighbors(n_neighbors=3, algorithm="brute").fit(X).kneighbors(X)[0]
+    rank = math.exp(spectral_entropy(X))
+    return {
+        "dataset_entropy": spectral_entropy(X / norms[:, None]) / math.log(min(N, D)),
+        "effective_rank": rank,
+        "effective_rank_normalized": rank / min(N, D),
+        "effective_rank_centered": math.exp(spectral_entropy(X - X.mean(0))),
+        "spectral_norm": np.linalg.norm(X, 2),
+        "condition_number": np.linalg.cond(X),
+        "rank_deficiency": np.mean(sigma <= 0.01 * sigma[0]),
+        "gini": np.abs(norms[:, None] - norms).mean() / (2 * norms.mean()),
+        "intrinsic_dimension": N / np.log(distance[:, 2] / distance[:, 1]).sum(),
+    }
+
+
+@few
+@given(sizes, seeds)
+def test_everything_is_numpys_scipys_and_sklearns(size, seed):
+    X = gaussian(*size, seed=seed) + gaussian(size[1], seed=seed + 1)
+    assert of(X) == pytest.approx(by_numpy(X.numpy()), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [(12, 30), (30, 12), (14, 13)])
+def test_an_index_set_gives_what_its_rows_alone_give(size):
+    X = gaussian(*size)
+    keep = torch.tensor([range(1, size[0]), range(size[0] - 1)])
+    found = geometry(X, keep)
+    for place, rows in enumerate(keep):
+        assert {name: float(value[place]) for name, value in found.items()} == pytest.approx(of(X[rows]), rel=1e-7)
+
+
+@few
+@given(sizes, seeds)
+def test_rotation_and_order_of_prompts_never_matter(size, seed):
+    X = gaussian(*size, seed=seed)
+    other = X.flip(0) @ orthonormal(size[1], size[1], seed)
+    assert of(other) == pytest.approx(of(X), rel=1e-6)
+
+
+@few
+@given(sizes, seeds, st.floats(1e-4, 1e4))
+def test_scale_matters_to_the_spectral_norm_only(size, seed, scale):
+    X = gaussian(*size, seed=seed)
+    before, after = of(X), of(scale * X)
+    before["spectral_norm"] *= scale
+    assert after == pytest.approx(before, rel=1e-6)
+
+
+@few
+@given(sizes, seeds, st.sampled_from([1.0, 1e6]))
+def test_a_shared_mean_does_not_move_centred_rank_and_dimension(size, seed, shift):
+    X = gaussian(*size, seed=seed)
+    moved = X + shift * gaussian(size[1], seed=seed + 1)
+    for name in ("effective_rank_centered", "intrinsic_dimension"):
+        assert of(moved)[name] == pytest.approx(of(X)[name], rel=1e-6)
+
+
+@few
+@given(sizes, seeds)
+def test_dataset_entropy_ignores_each_prompts_norm(size, seed):
+    X = gaussian(*size, seed=seed)
+    scaled = X * torch.arange(1, size[0] + 1)[:, None]
+    assert of(scaled)["dataset_entropy"] == pytest.approx(of(X)["dataset_entropy"], rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "d"), [(6, 6), (6, 20)])
+def test_orthonormal_rows_are_as_spread_as_can_be(n, d):
+    assert of(orthonormal(n, d), wanted=GEOMETRY_METRICS - {"intrinsic_dimension"}) == pytest.approx(
+        {
+            "dataset_entropy": 1,
+            "effective_rank": n,
+            "effective_rank_normalized": 1,
+            "effective_rank_centered": n - 1,
+            "spectral_norm": 1,
+            "condition_number": 1,
+            "rank_deficiency": 0,
+            "gini": 0,
+        },
+        abs=1e-12,
+    )
+
+
+def test_parallel_rows_have_rank_one_and_no_entropy():
+    found = of(torch.arange(1, 7)[:, None] * gaussian(10))
+    assert found["dataset_entropy"] == pytest.approx(0, abs=1e-12)
+    assert found["effective_rank"] == pytest.approx(1)
+    assert found["effective_rank_centered"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("r", [1, 2, 5])
+@pytest.mark.parametrize("size", [(12, 40), (40, 12)])
+def test_r_equal_directions_have_effective_rank_r(r, size):
+    found = of(with_spectrum([3.0] * r, *size))
+    assert found["effective_rank"] == pytest.approx(r)
+    assert found["effective_rank_normalized"] == pytest.approx(r / 12)
+    assert found["condition_number"] == pytest.approx(1)
+    assert found["rank_deficiency"] == pytest.approx(1 - r / 12)
+
+
+@pytest.mark.parametrize("size", [(4, 30), (30, 4)])
+@pytest.mark.parametrize("smallest", [0.5, 1e-3, 1e-6, 1e-9])
+def test_a_known_spectrum_gives_its_norm_condition_and_deficiency(size, smallest):
+    found = of(with_spectrum([7.0, 5.0, 0.071, 7 * smallest], *size))
+    assert found["spectral_norm"] == pytest.approx(7)
+    # of σ ≤ 1 % of the largest; 0.071 is a little more
+    assert found["rank_deficiency"] == (0 if smallest > 0.01 else 0.25)
+    assert found["condition_number"] == pytest.approx(max(1 / smallest, 7 / 0.071), rel=1e-3)
+
+
+def test_the_outlier_direction_hides_the_rest_only_uncentred():
+    X = orthonormal(8, 40) + 1000 * gaussian(40, seed=1)
+    assert of(X)["effective_rank"] < 1.01
+    assert of(X)["effective_rank_centered"] > 6.9
+
+
+def test_gini_closed_forms():
+    assert float(gini(torch.full((1, 5), 2.0))) == pytest.approx(0, abs=1e-12)
+    assert float(gini(torch.tensor([[0.0, 0, 0, 9]]))) == pytest.approx(3 / 4)
+    assert float(gini(torch.tensor([[3.0, 1, 2]]))) == pytest.approx(2 / 9)
+
+
+@pytest.mark.parametrize("true", [1, 2, 3])
+def test_two_nn_finds_the_dimension_of_a_uniform_sheet_in_high_d(true):
+    sheet = torch.rand(1500, true, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    X = sheet @ orthonormal(true, 40)
+    assert float(intrinsic_dimension(X, torch.arange(1500)[None])) == pytest.approx(true, rel=0.12)
+
+
+def test_two_nn_of_three_points_on_a_line():
+    # nearest 1, 1, 2; second nearest 3, 2, 3
+    X = torch.tensor([[0.0], [1.0], [3.0]]).double()
+    expected = 3 / (math.log(3) + math.log(2) + math.log(1.5))
+    assert float(intrinsic_dimension(X, torch.arange(3)[None])) == pytest.approx(expected)
+
+
+def test_two_nn_leaves_duplicates_out():
+    X = torch.tensor([[0.0], [1.0], [3.0], [100.0], [100.0]]).double()
+    expected = 3 / (math.log(3) + math.log(2) + math.log(1.5))
+    assert float(intrinsic_dimension(X, torch.arange(5)[None])) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("X", [gaussian(2, 4), gaussian(4).expand(6, 4)])
+def test_two_nn_without_two_neighbours_at_a_distance_is_nan(X):
+    assert intrinsic_dimension(X.clone(), torch.arange(len(X))[None]).isnan().all()
+
+
+def test_two_nn_does_not_lose_near_neighbours_to_a_large_mean():
+    X = gaussian(30, 6)
+    far = (X + 2.0**20).sub(2.0**20) + 2.0**20  # the same points as rounded there, moved without rounding
+    everyone = torch.arange(30)[None]
+    expected = intrinsic_dimension(far - 2.0**20, everyone)
+    assert torch.allclose(intrinsic_dimension(far, everyone), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", sorted(GEOMETRY_METRICS))
+def test_one_wanted_metric_comes_alone_and_the_same(name):
+    X = gaussian(8, 12)
+    assert of(X, wanted={name}) == {name: of(X)[name]}
+
+
+def test_the_spectral_group_is_computed_from_one_spectrum():
+    assert set(of(gaussian(5, 7), wanted=SPECTRAL_METRICS)) == SPECTRAL_METRICS

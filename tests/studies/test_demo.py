@@ -1,0 +1,76 @@
+"""The demo on the embedded model, as small as it gets."""
+
+import json
+import os
+
+import pandas as pd
+import pytest
+
+from midblock.base import read_record
+from midblock.studies import demo
+from midblock.tuning import FullTuning
+
+pytestmark = pytest.mark.embedded
+TUNING = FullTuning(max_steps=2, per_device_train_batch_size=2, max_length=64, learning_rate=1e-4, device="cpu")
+
+
+class Phases:
+    """Progress that remembers what was begun."""
+
+    def __init__(self):
+        self.titles = []
+
+    def phase(self, title, total):
+        self.titles.append(title)
+        return lambda amount: None
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    pytest.importorskip("reasoning_gym")
+    output = tmp_path_factory.mktemp("demo")
+    phases = Phases()
+    table, folder = demo(output, num_samples=4, tuning=TUNING, progress=phases)
+    return output, table, folder, phases.titles
+
+
+def test_a_tuned_partner_and_an_analysis(made):
+    output, table, folder, titles = made
+    assert folder == output / "analysis"
+    assert sorted(path.name for path in output.iterdir()) == ["analysis", "sft"]
+    assert table.models == ["base", "sft"]
+    assert table.blocks == 30
+    assert titles[0] == "tuning all weights for 2 steps"
+    losses = json.loads((output / "sft" / "tuning.json").read_text())["losses"]
+    assert len(losses) == 2
+    assert all(0 < loss < 5 for loss in losses)
+
+
+def test_the_tuning_shows_in_every_block(made):
+    table = made[1]
+    weights = table.curve("delta_rel", "sft", "block")
+    assert weights.layer.tolist() == list(range(30))
+    assert (weights.value > 0).all()
+    states = table.curve("change_intensity_relative", "sft")
+    assert (states.value[1:] > 0).all()
+    assert table.curve("cka_debiased", "sft").value.between(0.9, 1).all()
+
+
+def test_a_second_run_uses_what_is_there(made):
+    output, table, folder, _ = made
+    before = {path: os.stat(path).st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    phases = Phases()
+    again, same = demo(output, num_samples=4, tuning=TUNING, progress=phases)
+    assert phases.titles == []
+    assert same == folder
+    pd.testing.assert_frame_equal(again.frame, table.frame, check_exact=True)
+    assert {path: os.stat(path).st_mtime_ns for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_train_and_held_out_prompts_are_recorded_and_disjoint(made):
+    output, _, folder, _ = made
+    tuned = json.loads((output / "sft" / "tuning.json").read_text())
+    measured = read_record(folder)["data"]
+    assert (tuned["split"], measured["split"]) == ("train", "test")
+    assert tuned["data"] == measured["reference"] == "builtin:gsm_symbolic"
+    assert tuned["content_hash"] != measured["content_hash"]

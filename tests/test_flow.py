@@ -1,0 +1,160 @@
+"""The order of imports (design.md, section 2): noun by noun from checkpoints to the page, nothing flows back."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import midblock
+
+SOURCE = Path(midblock.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# A room imports rooms on earlier lines only: never its own line's other room, never a later line.
+ORDER = (
+    ("base",),
+    ("checkpoints", "data"),
+    ("trace",),
+    ("metrics", "evaluation"),
+    ("interventions",),
+    ("tuning",),
+    ("carriers",),
+    ("studies",),
+    ("report",),
+    ("cli",),
+)
+LINE = {room: line for line, rooms in enumerate(ORDER) for room in rooms}
+
+# Imports inside functions, by file and package, each with its reason. Everything else stands at the top of its file.
+HELP = "`midblock --help` answers at once"
+WITHOUT_MODELS = "weights are compared and tables read without it"
+EXTRA = "an optional extra; where it is missing the error says what to install"
+HIDDEN = {
+    ("base/layer_table.py", "pandas"): HELP,
+    ("base/progress.py", "rich"): "only where a person watches",
+    ("checkpoints/cache.py", "filelock"): "only where something is put into the cache",
+    ("checkpoints/config.py", "huggingface_hub"): WITHOUT_MODELS,
+    ("checkpoints/config.py", "transformers"): WITHOUT_MODELS,
+    ("checkpoints/gguf.py", "torch"): "only where a GGUF file is converted",
+    ("checkpoints/gguf.py", "transformers"): "only where a GGUF file is converted",
+    ("checkpoints/hub.py", "huggingface_hub"): "only for hub names",
+    ("checkpoints/models.py", "peft"): EXTRA,
+    ("checkpoints/models.py", "transformers"): WITHOUT_MODELS,
+    ("cli/main.py", "yaml"): HELP,
+    ("data/files.py", "pyarrow"): "only for Parquet",
+    ("data/hub.py", "datasets"): EXTRA,
+    ("data/procedural.py", "reasoning_gym"): EXTRA,
+    ("report/figures.py", "matplotlib"): "only where figures are drawn",
+    ("report/paper.py", "matplotlib"): "only where figures are drawn",
+    ("tuning/full.py", "transformers"): "the Trainer alone takes seconds to import",
+}
+
+
+def name_of(file: Path) -> str:
+    return file.relative_to(SOURCE).as_posix()
+
+
+def imported_modules(node: ast.AST) -> list[str]:
+    """Dotted names that an import statement loads, a submodule taken `from` its package included."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    assert node.level == 0, "imports are written out in full"
+    assert node.module is not None
+    return [f"{node.module}.{alias.name}" for alias in node.names]
+
+
+def file_of(module: str) -> Path | None:
+    """The file of ours that a dotted name leads to: a module, a package, or the module that holds the name."""
+    parts = module.split(".")
+    if parts[0] != "midblock":
+        return None
+    for end in range(len(parts), 0, -1):
+        path = SOURCE.joinpath(*parts[1:end])
+        if path.with_suffix(".py").is_file() and path != SOURCE:
+            return path.with_suffix(".py")
+        if (path / "__init__.py").is_file():
+            return path / "__init__.py"
+    raise AssertionError(f"{module} is no module of ours")
+
+
+def targets(file: Path) -> set[Path]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    found = {file_of(module) for node in ast.walk(tree) for module in imported_modules(node)}
+    return {path for path in found if path is not None}
+
+
+def room_of(file: Path) -> str | None:
+    parts = file.relative_to(SOURCE).parts
+    return parts[0] if len(parts) > 1 else None
+
+
+def hidden_imports(file: Path) -> set[str]:
+    """Packages imported inside functions (an `if TYPE_CHECKING` at the top is no function)."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = [node for function in functions for node in ast.walk(function)]
+    return {module.split(".")[0] for node in inside for module in imported_modules(node)}
+
+
+def test_every_folder_is_a_room():
+    assert {room_of(file) for file in FILES} - {None} <= set(LINE)
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_a_room_imports_only_rooms_above_it(file):
+    room = room_of(file)
+    for target in targets(file):
+        other = room_of(target)
+        if room is None:
+            assert other is None, f"the package's face imports {name_of(target)} before it is asked for"
+        elif other not in (room, None):
+            assert LINE[other] < LINE[room], f"{name_of(file)} imports {name_of(target)}"
+
+
+def test_the_check_sees_an_arrow_against_the_order(tmp_path):
+    backward = tmp_path / "backward.py"
+    backward.write_text("def late():\n    from midblock.cli.output import OutputSettings\n")
+    assert targets(backward) == {SOURCE / "cli" / "output.py"}
+    assert hidden_imports(backward) == {"midblock"}
+
+
+def test_no_ring_between_files():
+    graph = {file: targets(file) - {file} for file in FILES}
+    while leaves := [file for file, wanted in graph.items() if not wanted & graph.keys()]:
+        for file in leaves:
+            del graph[file]
+    assert not graph, f"these import each other: {sorted(map(name_of, graph))}"
+
+
+def test_imports_inside_functions_are_the_listed_ones():
+    found = {(name_of(file), package) for file in FILES for package in hidden_imports(file)}
+    assert found == set(HIDDEN)
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_no_file_is_longer_than_500_lines(file):
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 500
+
+
+HEAVY = ("torch", "transformers", "pandas", "scipy", "matplotlib")
+
+
+@pytest.mark.parametrize("command", [["--help"], ["--version"], ["analize"]], ids=" ".join)
+def test_the_door_opens_without_heavy_imports(command):
+    script = f"import sys; from midblock.cli.main import main; main({command!r}); print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()
+    assert "cyclopts" in loaded
+    assert not set(HEAVY) & set(loaded)
+
+
+def test_the_face_of_the_package_names_what_is_there():
+    for name in midblock.__all__:
+        assert getattr(midblock, name) is not None
+    assert dir(midblock) == midblock.__all__
+    with pytest.raises(AttributeError, match="no attribute 'analise'"):
+        midblock.analise  # noqa: B018

@@ -1,0 +1,83 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from midblock.base import MidblockError
+from midblock.trace import Rows, RowStore
+
+N, D = 12, 3
+VALUES = torch.randn(N, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def cut(order, ends):
+    """Parts of `order`, ending at the given places."""
+    edges = sorted({0, len(order), *ends})
+    return [torch.tensor(order[start:end]) for start, end in pairwise(edges)]
+
+
+splits = st.tuples(st.permutations(range(N)), st.lists(st.integers(0, N), max_size=6))
+
+
+@given(splits, st.randoms(use_true_random=False))
+def test_any_chunks_merged_in_any_order_are_the_whole(split, random):
+    parts = []
+    for index in cut(*split):
+        rows = Rows()
+        rows.update(index, VALUES[index])
+        parts.append(rows)
+    while len(parts) > 1:
+        random.shuffle(parts)
+        parts.append(parts.pop().merge(parts.pop()))
+    whole = parts[0].finish()
+    assert whole.index.tolist() == list(range(N))
+    assert torch.equal(whole.values, VALUES)
+
+
+@given(splits, st.sets(st.integers(0, N)))
+def test_a_store_restored_from_its_pieces_is_the_whole(split, saves):
+    store, pieces = RowStore(), []
+    for place, index in enumerate(cut(*split)):
+        store.update("pooled|0|base", index, VALUES[index])
+        store.update("lens|0|sft", index, VALUES[index, 0])
+        if place in saves:
+            pieces.append(store.take_unsaved())
+    pieces.append(store.take_unsaved())
+    again = RowStore()
+    for piece in reversed(pieces):
+        again.restore(piece)
+    for finished in (store.finish(), again.finish()):
+        assert finished.keys() == {"pooled|0|base", "lens|0|sft"}
+        assert torch.equal(finished["pooled|0|base"].values, VALUES)
+        assert torch.equal(finished["lens|0|sft"].values, VALUES[:, 0])
+
+
+def test_nothing_is_handed_out_twice():
+    store = RowStore()
+    store.update("a", torch.tensor([0]), VALUES[:1])
+    assert set(store.take_unsaved()) == {"index/a", "values/a"}
+    assert store.take_unsaved() == {}
+
+
+def test_a_sample_counted_twice():
+    rows = Rows()
+    rows.update(torch.tensor([3, 5]), VALUES[:2])
+    rows.update(torch.tensor([5]), VALUES[:1])
+    with pytest.raises(MidblockError, match="sample 5 was counted twice"):
+        rows.finish()
+
+
+def test_no_samples():
+    with pytest.raises(MidblockError, match="no samples"):
+        Rows().finish()
+    assert RowStore().finish() == {}
+
+
+def test_merge_leaves_both_parts_as_they_were():
+    one, other = Rows(), Rows()
+    one.update(torch.tensor([0]), VALUES[:1])
+    other.update(torch.tensor([1]), VALUES[1:2])
+    one.merge(other)
+    assert (one.finish().index.tolist(), other.finish().index.tolist()) == ([0], [1])
