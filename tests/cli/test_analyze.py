@@ -42,7 +42,7 @@ def test_a_run_folder_with_everything_in_it(here, capfd):
     assert [model["name"] for model in record["models"]] == ["base", "sft"]
     assert len({model["weight_hash"] for model in record["models"]}) == 2
     assert record["data"]["num_samples"] == 8
-    assert set(record["phases"]) >= {"prepare", "load", "measure", "evaluate", "weights", "write"}
+    assert set(record["phases"]) >= {"prepare", "measure", "evaluate", "weights", "write"}
 
 
 def test_json_and_nothing_else_on_standard_output(here, capfd):

@@ -116,9 +116,13 @@ class RunFolder:
         try:
             yield
         finally:
-            phases = self.record.setdefault("phases", {})
-            seconds = phases.get(name, {}).get("seconds", 0.0) + time.perf_counter() - start
-            phases[name] = {"seconds": round(seconds, 3), "peak_memory_mb": round(peak_memory() / 2**20)}
+            self.add_phase(name, time.perf_counter() - start)
+
+    def add_phase(self, name: str, seconds: float) -> None:
+        """Record a phase that was timed elsewhere."""
+        phases = self.record.setdefault("phases", {})
+        seconds += phases.get(name, {}).get("seconds", 0.0)
+        phases[name] = {"seconds": round(seconds, 3), "peak_memory_mb": round(peak_memory() / 2**20)}
 
     def finish(self) -> None:
         """Mark the run as whole and drop its partial state."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -81,6 +82,7 @@ class _Analysis:
         self.layers = tuple(range(-1, pair.blocks + 1)) if whole else plan.blocks
         self.kinds = _kinds(self.wanted, settings)
         self.prompts: Prompts | None = None
+        self.preparing = 0.0
         self.notes = list(pair.notes())
         if not whole:
             self.notes.append(f"Only blocks {plan} were measured.")
@@ -112,19 +114,21 @@ class _Analysis:
         """Draw and tokenise the prompts and load the models, unless that is done or not needed."""
         if self.settings.weights_only or not self.kinds or self.prompts is not None:
             return
+        start = time.perf_counter()
         self.prompts = prepare_prompts(self.pair, self.data, self.settings, views="views" in self.kinds)
         loading = self.progress.phase("loading models", 1 + len(self.pair.tuned))
         for variant in self.pair:
             variant.model.eval()
             loading(1)
+        self.preparing = time.perf_counter() - start
 
     def _states(self, run: RunFolder | None) -> list[LayerRow]:
-        with _phase(run, "prepare"):
-            self.prepare()
+        self.prepare()
         kinds, prompts = self.kinds, self.prompts
         if prompts is None:
             return []
         if run:
+            run.add_phase("prepare", self.preparing)
             run.record["data"] = dict(prompts.facts)
             write_json(run.path / "samples.json", [{"prompt": text} for text in prompts.samples])
             run.save()
