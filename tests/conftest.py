@@ -119,7 +119,7 @@ def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<bos>",
-        eos_token="<eos>",  # noqa: S106
+        eos_token="<eos>",
     )
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from midblock.base import LayerRow, MidblockError
 from midblock.checkpoints import BASE
 from midblock.metrics.catalogue import METRICS, NULL, PRECISION_FLOOR, SPLIT_FLOOR
-from midblock.metrics.geometry import GEOMETRY_METRICS, geometry
+from midblock.metrics.geometry import GEOMETRY_METRICS, distances, geometry
 from midblock.metrics.lens import LENS_METRICS
 from midblock.metrics.measure import ROUNDED, Measured
 from midblock.metrics.similarity import SIMILARITY_METRICS, cka_permuted, cosine_permuted, per_prompt, similarity
@@ -40,19 +45,28 @@ class Evaluation:
     blocks: int
     reference: str
     seed: int
-    means: dict[int, list[tuple[LayerKey, Tensor]]] = field(default_factory=lambda: defaultdict(list))
+    means: dict[int, list[tuple[LayerKey, Tensor]]] = field(default_factory=dict)
 
     def rows(self, advance: Callable[[float], None] = lambda layers: None) -> Iterator[LayerRow]:
-        """All rows, layer by layer, then the means, whose intervals are drawn in one go."""
-        for layer in self.layers:
-            for model in (BASE, *self.models):
-                yield from self._describe(model, layer)
-                self._collect_tokens(model, layer)
-            for model in self.models:
-                yield from self._compare(model, layer)
-            yield from self._precision_floor(layer)
-            advance(1)
+        """All rows, layer by layer, then the means, whose intervals are drawn in one go.
+
+        Layers are evaluated side by side, a thread each: matrices of a few hundred rows are too small to share.
+        """
+        with _one_thread_each(), ThreadPoolExecutor(os.cpu_count()) as pool:
+            for rows in pool.map(self._layer, self.layers):
+                yield from rows
+                advance(1)
         yield from self._means()
+
+    def _layer(self, layer: int) -> list[LayerRow]:
+        rows: list[LayerRow] = []
+        for model in (BASE, *self.models):
+            rows += self._describe(model, layer)
+            self._collect_tokens(model, layer)
+        for model in self.models:
+            rows += self._compare(model, layer)
+        rows += self._precision_floor(layer)
+        return rows
 
     def _describe(self, model: str, layer: int) -> Iterator[LayerRow]:
         """Unpaired metrics of one model at one layer."""
@@ -61,23 +75,24 @@ class Evaluation:
             return
         wanted = self.wanted & GEOMETRY_METRICS
         if wanted:
-            estimates = jackknife(lambda keep: geometry(X, keep, wanted), Folds.of(len(X), self.seed))
-            yield from self._estimates(model, layer, estimates)
+            apart = distances(X) if "intrinsic_dimension" in wanted else None
+            compute = partial(geometry, X, wanted=wanted, apart=apart)
+            yield from self._estimates(model, layer, jackknife(compute, Folds.of(len(X), self.seed)))
             if model == BASE:
-                yield from self._split_floor(layer, X, wanted)
+                yield from self._split_floor(layer, compute, len(X))
         if "l2_norm" in self.wanted:
             self._collect(model, layer, "l2_norm", X.norm(dim=1))
         yield from self._views(model, layer)
 
-    def _split_floor(self, layer: int, X: Tensor, wanted: frozenset[str]) -> Iterator[LayerRow]:
+    def _split_floor(self, layer: int, compute: Callable[..., dict[str, Tensor]], N: int) -> Iterator[LayerRow]:
         """Mean absolute difference between the metrics of two random halves of the prompts."""
         gaps = defaultdict(list)
-        for first, second in halves(len(X), self.seed):
-            ours, theirs = geometry(X, first, wanted), geometry(X, second, wanted)
+        for first, second in halves(N, self.seed):
+            ours, theirs = compute(first), compute(second)
             for name in ours:
                 gaps[name].append(abs(float(ours[name] - theirs[name])))
         for name, gap in gaps.items():
-            yield self._row(BASE, layer, name + SPLIT_FLOOR, Estimate(sum(gap) / len(gap), *_NONE, len(X)))
+            yield self._row(BASE, layer, name + SPLIT_FLOOR, Estimate(sum(gap) / len(gap), *_NONE, N))
 
     def _compare(self, model: str, layer: int) -> Iterator[LayerRow]:
         """Paired metrics of one tuned model at one layer."""
@@ -158,15 +173,16 @@ class Evaluation:
                 self._collect(model, layer, name, tokens.values[:, place])
 
     def _collect(self, model: str, layer: int, metric: str, values: Tensor) -> None:
-        self.means[len(values)].append(((model, layer, metric), values))
+        self.means.setdefault(len(values), []).append(((layer, model, metric), values))
 
     def _means(self) -> Iterator[LayerRow]:
-        for collected in self.means.values():
-            keys, columns = zip(*collected, strict=True)
+        for N in sorted(self.means):
+            # Threads came in any order; the table must not depend on it.
+            keys, columns = zip(*sorted(self.means[N], key=lambda each: each[0]), strict=True)
             table = torch.stack(columns, dim=1).double()
-            for (model, layer, metric), estimate in zip(keys, bootstrap_means(table, self.seed), strict=True):
+            for (layer, model, metric), estimate in zip(keys, bootstrap_means(table, self.seed), strict=True):
                 yield self._row(model, layer, metric, estimate)
-            for (model, layer, metric), values in zip(keys, table.T, strict=True):
+            for (layer, model, metric), values in zip(keys, table.T, strict=True):
                 if model == BASE:
                     splits = halves(len(values), self.seed)
                     gaps = [(values[a[0]].nanmean() - values[b[0]].nanmean()).abs() for a, b in splits]
@@ -200,8 +216,20 @@ class Evaluation:
         )
 
 
-LayerKey = tuple[str, int, str]
+LayerKey = tuple[int, str, str]
 _NONE = (float("nan"), float("nan"))
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let the calls inside use one thread, so that several can run at once without waiting for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check_defined(model: str, layer: int, metric: str, estimate: Estimate) -> None:

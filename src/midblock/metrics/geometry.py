@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from midblock.metrics.spectra import entropy, subset_spectra
+from midblock.metrics.spectra import eigenvalues, entropy, subset_spectra
 
 Values = dict[str, Float[Tensor, " G"]]
 
@@ -24,7 +24,10 @@ GEOMETRY_METRICS = SPECTRAL_METRICS | {"dataset_entropy", "effective_rank_center
 
 
 def geometry(
-    X: Float[Tensor, "N D"], keep: Int[Tensor, "G n"] | None = None, wanted: Collection[str] = GEOMETRY_METRICS
+    X: Float[Tensor, "N D"],
+    keep: Int[Tensor, "G n"] | None = None,
+    wanted: Collection[str] = GEOMETRY_METRICS,
+    apart: Float[Tensor, "N N"] | None = None,
 ) -> Values:
     """Metrics of one layer's pooled states.
 
@@ -32,6 +35,7 @@ def geometry(
         X: pooled states, a row a prompt, float64.
         keep: index sets; the whole sample when left out.
         wanted: names of `GEOMETRY_METRICS`; what no wanted metric needs is not computed.
+        apart: `distances(X)`, where several calls can share them.
 
     Returns:
         Metric name → one value per index set.
@@ -48,7 +52,7 @@ def geometry(
     if "gini" in wanted:
         values["gini"] = gini(X.norm(dim=1)[keep])
     if "intrinsic_dimension" in wanted:
-        values["intrinsic_dimension"] = intrinsic_dimension(X, keep)
+        values["intrinsic_dimension"] = intrinsic_dimension(X, keep, apart)
     return {name: value for name, value in values.items() if name in wanted}
 
 
@@ -95,9 +99,9 @@ def _effective_rank_centered(X: Tensor, keep: Tensor) -> Tensor:
         gram = X @ X.T
         gram = gram[keep[:, :, None], keep[:, None, :]]
         gram = gram - gram.mean(1, keepdim=True) - gram.mean(2, keepdim=True) + gram.mean((1, 2), keepdim=True)
-        return entropy(torch.linalg.eigvalsh(gram)).exp()
+        return entropy(eigenvalues(gram)).exp()
     centred = [X[rows] - X[rows].mean(0) for rows in keep]
-    return torch.stack([entropy(torch.linalg.eigvalsh(part.T @ part)).exp() for part in centred])
+    return torch.stack([entropy(eigenvalues(part.T @ part)).exp() for part in centred])
 
 
 def gini(values: Float[Tensor, "G n"]) -> Float[Tensor, " G"]:
@@ -108,16 +112,28 @@ def gini(values: Float[Tensor, "G n"]) -> Float[Tensor, " G"]:
     return ((2 * rank - n - 1) * ordered).sum(1) / (n * ordered.sum(1))
 
 
-def intrinsic_dimension(X: Float[Tensor, "N D"], keep: Int[Tensor, "G n"]) -> Float[Tensor, " G"]:
+def distances(X: Float[Tensor, "N D"]) -> Float[Tensor, "N N"]:
+    """Euclidean distances between rows; infinite from a row to itself.
+
+    Differences are taken before squares, which loses no digits where rows share a large mean.
+    """
+    return torch.cdist(X, X, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+
+
+def intrinsic_dimension(
+    X: Float[Tensor, "N D"], keep: Int[Tensor, "G n"], apart: Float[Tensor, "N N"] | None = None
+) -> Float[Tensor, " G"]:
     """TwoNN: n / Σ ln(r₂/r₁), with r₁ and r₂ the distances to the nearest and second nearest neighbour.
 
     Rows with a duplicate (r₁ = 0) carry no scale and are left out; fewer than 3 rows give NaN.
+
+    Args:
+        apart: `distances(X)`, where they are at hand.
     """
     if keep.shape[1] < 3:
         return torch.full((len(keep),), torch.nan, dtype=torch.float64)
-    distance = torch.cdist(X, X, compute_mode="donot_use_mm_for_euclid_dist")
-    distance.fill_diagonal_(torch.inf)
-    near = distance[keep[:, :, None], keep[:, None, :]].topk(2, dim=2, largest=False).values
+    apart = distances(X) if apart is None else apart
+    near = apart[keep[:, :, None], keep[:, None, :]].topk(2, dim=2, largest=False).values
     usable = near[..., 0] > 0
     log_ratio = torch.where(usable, near[..., 1] / near[..., 0], 1.0).log()
     return usable.sum(1) / log_ratio.sum(1)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from midblock.metrics.spectra import entropy, renyi2
+from midblock.metrics.spectra import eigenvalues, entropy, renyi2
 
 TOKEN_METRICS = ("prompt_entropy", "prompt_entropy_renyi2", "curvature", "sparsity")
 
@@ -30,12 +30,22 @@ def prompt_entropies(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) 
     Tokens are scaled to unit length; the spectrum is that of the smaller Gram matrix. A token that is zero has no
     direction and adds nothing.
     """
-    unit = torch.nn.functional.normalize(states.double(), dim=-1, eps=0).nan_to_num(0.0) * mask.unsqueeze(-1)
-    tokens, width = unit.shape[1:]
-    gram = unit @ unit.mT if tokens <= width else unit.mT @ unit
-    most = mask.sum(1).clamp(max=width).double().log()
-    both = torch.stack([entropy(torch.linalg.eigvalsh(gram)), renyi2(gram)], dim=-1) / most.unsqueeze(-1)
+    gram = _unit_gram(states.double(), mask)
+    most = mask.sum(1).clamp(max=states.shape[-1]).double().log()
+    both = torch.stack([entropy(eigenvalues(gram)), renyi2(gram)], dim=-1) / most.unsqueeze(-1)
     return both.masked_fill((most <= 0).unsqueeze(-1), torch.nan)
+
+
+def _unit_gram(states: Tensor, mask: Tensor) -> Tensor:
+    """Gram matrix of the tokens scaled to unit length, on the smaller side; tokens that do not count are zero rows."""
+    length = states.norm(dim=-1)
+    scale = torch.where(mask & (length > 0), 1 / length, 0.0)
+    tokens, width = states.shape[1:]
+    if tokens <= width:
+        # Scaling the T×T products is cheaper than scaling the T×D states.
+        return (states @ states.mT) * scale.unsqueeze(1) * scale.unsqueeze(2)
+    unit = states * scale.unsqueeze(-1)
+    return unit.mT @ unit
 
 
 def curvature(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
@@ -50,10 +60,11 @@ def curvature(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Floa
 
 def sparsity(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
     """Share of entries smaller than 1 % of the prompt's largest, by absolute value."""
-    size = states.abs().masked_fill(~mask.unsqueeze(-1), 0)
-    largest = size.amax(dim=(1, 2), keepdim=True)
-    small = ((size < 0.01 * largest) & mask.unsqueeze(-1)).sum((1, 2), dtype=torch.float64)
-    return small / (mask.sum(1) * states.shape[-1])
+    kept = states if bool(mask.all()) else states.masked_fill(~mask.unsqueeze(-1), 0)
+    largest = torch.linalg.vector_norm(kept, torch.inf, dim=(1, 2), keepdim=True)
+    # Rows that do not count are zeros now, all of them below the threshold: they are taken off again.
+    below = (kept.abs() < 0.01 * largest).sum((1, 2)) - (~mask).sum(1) * states.shape[-1]
+    return below.clamp(min=0).double() / (mask.sum(1) * states.shape[-1])
 
 
 def token_statistics(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B 4"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from midblock.base import generator
 from midblock.data import TokenizedPrompt
-from midblock.metrics.spectra import entropy, subset_spectra
+from midblock.metrics.spectra import eigenvalues, entropy, subset_spectra
 
 VIEW_METRICS = ("lidar", "dime", "infonce")
 VIEWS = 2
@@ -60,7 +60,7 @@ def lidar(views: Float[Tensor, "K N D"], keep: Int[Tensor, "G n"], ridge: float 
         inner = torch.eye(len(within), dtype=views.dtype) * ridge + within @ within.T
         cross = between @ within.T
         whitened = (between @ between.T - cross @ torch.linalg.solve(inner, cross.T)) / ridge
-        values.append(entropy(torch.linalg.eigvalsh((whitened + whitened.T) / 2)))
+        values.append(entropy(eigenvalues((whitened + whitened.T) / 2)))
     return torch.stack(values)
 
 
