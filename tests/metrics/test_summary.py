@@ -49,7 +49,7 @@ def test_all_in_one_block(block):
 
 
 def test_only_decoder_blocks_count():
-    assert spread([9, 1, 1, 9], layers=np.array([-1, 0, 5, 6])).thirds == (0.5, 0, 0.5)
+    assert spread([9, 1, 0, 0, 0, 0, 1, 9], layers=np.arange(-1, L + 1)).thirds == (0.5, 0, 0.5)
 
 
 @pytest.mark.parametrize("amount", [[0] * L, [1, np.nan, 1, 1, 1, 1], []])
@@ -80,8 +80,8 @@ def test_the_reading_names_the_third_its_share_and_the_block():
     facts = summary["models"][0]
     assert facts["representation_depth"]["thirds"] == pytest.approx((0.2, 0.2, 0.6))
     assert facts["peak_block"] == 5
-    assert "upper third: 60 %" in facts["reading"]
-    assert "most of all by block 5" in facts["reading"]
+    assert "most in the upper third (60 %)" in facts["reading"]
+    assert "most of all across block 5" in facts["reading"]
     assert "most in the lower third (70 %), most in block 1" in facts["reading"]
     assert summary["headline"] == facts["reading"]
 
@@ -119,9 +119,25 @@ def test_several_models_share_a_headline():
     rows = table_of(added=[5, 1, 1, 1, 1, 1], model="sft") + table_of(added=[0, 0, 0, 0, 1, 1], model="dpo")
     summary = summarize(LayerTable.from_rows([*rows, *table_of(added=[0] * L, model="same")]))
     assert [facts["name"] for facts in summary["models"]] == ["sft", "dpo", "same"]
-    assert summary["headline"].endswith("sft lower (60 %), dpo upper (100 %), same nowhere.")
+    assert summary["headline"].endswith(
+        "sft most in the lower third (60 %); dpo most in the upper third (100 %); same nowhere."
+    )
 
 
 def test_a_table_of_the_base_alone():
     table = LayerTable.from_rows(rows_of("curvature", [0.5] * L, model="base"))
     assert summarize(table) == {"headline": "Nothing was compared.", "models": []}
+
+
+def test_what_was_not_measured_is_not_called_unchanged():
+    rows = [LayerRow("sft", layer, L, "cka_debiased", 0.9, 10) for layer in range(L)]
+    reading = summarize(LayerTable.from_rows(rows))["headline"]
+    assert "not measured" in reading
+    assert "does not differ" not in reading
+
+
+def test_some_blocks_only_have_no_thirds_of_the_model():
+    rows = [LayerRow("sft", layer, L, "change_increment", 0.1 * layer, 10) for layer in (2, 3)]
+    summary = summarize(LayerTable.from_rows(rows))
+    assert summary["models"][0]["representation_depth"] == {"center": None, "thirds": None, "peak_block": 3}
+    assert "among the blocks that were measured, most of all across block 3" in summary["headline"]

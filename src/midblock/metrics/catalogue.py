@@ -137,7 +137,8 @@ METRICS: dict[str, Metric] = {
     ),
     "change_increment": Metric(
         "Change added here", "of base norm", "pooled", True, "jackknife",
-        "What this block alone adds to the change it received, over the mean base norm of its output.", (0, None),
+        "How much the change grows or turns across this block: by its own weights, or by reacting to changed input.",
+        (0, None),
     ),
     "mean_shift": Metric(
         "Mean shift", "activation", "pooled", True, "jackknife",

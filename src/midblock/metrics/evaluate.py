@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from midblock.base import LayerRow, MidblockError
@@ -21,6 +17,7 @@ from midblock.metrics.geometry import GEOMETRY_METRICS, distances, geometry
 from midblock.metrics.lens import LENS_METRICS
 from midblock.metrics.measure import ROUNDED, Measured
 from midblock.metrics.similarity import SIMILARITY_METRICS, cka_permuted, cosine_permuted, per_prompt, similarity
+from midblock.metrics.spectra import single_threaded_workers
 from midblock.metrics.tokens import TOKEN_METRICS
 from midblock.metrics.uncertainty import Estimate, Folds, bootstrap_means, halves, jackknife, permutations
 from midblock.metrics.views import VIEWS, infonce, view_metrics
@@ -52,10 +49,9 @@ class Evaluation:
 
         Layers are evaluated side by side, a thread each: matrices of a few hundred rows are too small to share.
         """
-        with _one_thread_each(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            for rows in pool.map(self._layer, self.layers):
-                yield from rows
-                advance(1)
+        for rows in single_threaded_workers(torch.get_num_threads()).map(self._layer, self.layers):
+            yield from rows
+            advance(1)
         yield from self._means()
 
     def _layer(self, layer: int) -> list[LayerRow]:
@@ -218,18 +214,6 @@ class Evaluation:
 
 LayerKey = tuple[int, str, str]
 _NONE = (float("nan"), float("nan"))
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let the calls inside use one thread, so that several can run at once without waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check_defined(model: str, layer: int, metric: str, estimate: Estimate) -> None:

@@ -12,6 +12,7 @@ from midblock.base import LayerTable
 from midblock.metrics.catalogue import METRICS, PRECISION_FLOOR
 
 THIRDS = ("lower", "middle", "upper")
+EVEN = 40  # percent: a largest third below this is called even
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,13 @@ class Spread:
     """How an amount is spread over the decoder blocks.
 
     Attributes:
-        center: depth (0–1) of its centre of mass.
-        thirds: shares of the lower, middle and upper third of the blocks; they sum to 1.
+        center: depth (0–1) of its centre of mass; None where not every block was measured.
+        thirds: shares of the lower, middle and upper third of the blocks, which sum to 1; None likewise.
         peak_block: the block that holds most.
     """
 
-    center: float
-    thirds: tuple[float, float, float]
+    center: float | None
+    thirds: tuple[float, float, float] | None
     peak_block: int
 
     @classmethod
@@ -36,10 +37,13 @@ class Spread:
         if not len(amount) or not np.isfinite(amount).all() or amount.sum() <= 0:
             return None
         share = amount / amount.sum()
+        peak = int(layers[share.argmax()])
+        if len(layers) < blocks:
+            return cls(None, None, peak)
         third = np.minimum(layers * 3 // blocks, 2)
         shares = tuple(float(share[third == which].sum()) for which in range(3))
         middle = (layers + 0.5) / blocks
-        return cls(float((share * middle).sum()), shares, int(layers[share.argmax()]))  # type: ignore[arg-type]
+        return cls(float((share * middle).sum()), shares, peak)  # type: ignore[arg-type]
 
 
 def summarize(table: LayerTable) -> dict[str, Any]:
@@ -72,6 +76,7 @@ def _read_model(table: LayerTable, model: str) -> dict[str, Any]:
     }
     main = representation_depth or weight_depth
     facts["peak_block"] = main.peak_block if main else None
+    facts["measured"] = len(weights) + len(added) > 0
     facts["reading"] = _sentence(facts, _is_rounding(table, model, blocks))
     return facts
 
@@ -105,33 +110,34 @@ def _is_rounding(table: LayerTable, model: str, blocks: int) -> bool:
 
 def _sentence(facts: dict[str, Any], rounding: bool) -> str:
     name, weights, states = facts["name"], facts["weight_depth"], facts["representation_depth"]
+    if not facts["measured"]:
+        return f"{name}: where in depth it changed was not measured (that takes change_increment or delta_rel)."
     if not weights and not states:
         return f"{name} does not differ from the base."
     parts = []
     if states:
-        third = int(np.argmax(states["thirds"]))
-        percent = round(100 * states["thirds"][third])
-        parts.append(
-            f"{name} changes what the model represents most in its {THIRDS[third]} third: "
-            f"{percent} % of the change is added there, most of all by block {states['peak_block']}"
-        )
+        block = states["peak_block"]
+        parts.append(f"{name} changes what the model represents {_where(states)}, most of all across block {block}")
     if weights:
-        third = int(np.argmax(weights["thirds"]))
-        percent = round(100 * weights["thirds"][third])
         lead = "its weights moved" if parts else f"{name}'s weights moved"
-        where = "evenly over depth" if percent < 40 else f"most in the {THIRDS[third]} third ({percent} %)"
-        parts.append(f"{lead} {where}, most in block {weights['peak_block']}")
+        parts.append(f"{lead} {_where(weights)}, most in block {weights['peak_block']}")
     sentence = "; ".join(parts) + "."
     return sentence + " This is no more than rounding to bfloat16 changes." if rounding else sentence
+
+
+def _where(depth: dict[str, Any]) -> str:
+    """Where an amount sits, in words; near a third each it is called even."""
+    if depth["thirds"] is None:
+        return "among the blocks that were measured"
+    third = int(np.argmax(depth["thirds"]))
+    percent = round(100 * depth["thirds"][third])
+    return "evenly over depth" if percent < EVEN else f"most in the {THIRDS[third]} third ({percent} %)"
 
 
 def _together(models: list[dict[str, Any]]) -> str:
     parts = []
     for facts in models:
         depth = facts["representation_depth"] or facts["weight_depth"]
-        if depth:
-            third = int(np.argmax(depth["thirds"]))
-            parts.append(f"{facts['name']} {THIRDS[third]} ({round(100 * depth['thirds'][third])} %)")
-        else:
-            parts.append(f"{facts['name']} nowhere")
-    return "Third of the depth that adds most of the change: " + ", ".join(parts) + "."
+        absent = "nowhere" if facts["measured"] else "not measured"
+        parts.append(f"{facts['name']} {_where(depth) if depth else absent}")
+    return "Where the change gathers: " + "; ".join(parts) + "."

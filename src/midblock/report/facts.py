@@ -116,7 +116,7 @@ READERS: tuple[tuple[str, str, Reader], ...] = (
     ("Weights moved most in", "largest change of a whole block", _peak("delta_rel", "block", "weight_depth")),
     (
         "Most change added by",
-        "largest distance a block adds by itself",
+        "largest growth or turn of the change across a block",
         _peak("change_increment", "residual", "representation_depth"),
     ),
     ("Similarity after the last block", "debiased CKA, 95 % interval", _last_similarity),
