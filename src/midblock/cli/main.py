@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except cyclopts.CycloptsError as error:
         return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        return _fail("stopped; `--resume` goes on from here", code=130)
+        resumable = "; the same command with --resume goes on from here" if arguments[:1] == ["analyze"] else ""
+        return _fail("stopped" + resumable, code=130)
     return DONE
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from midblock.base import LayerTable
+from midblock.base import LayerTable, read_record
 from midblock.metrics import summarize
 
 SHOWN = (
@@ -32,8 +32,9 @@ WIDTH_WITH_INTERVALS = 104
 def print_profile(table: LayerTable, folder: Path, page: Path, *, as_json: bool) -> None:
     """Print the profile of every tuned model, or the summary as JSON."""
     summary = summarize(table)
+    notes = read_record(folder).get("notes", [])
     if as_json:
-        print(json.dumps({**summary, "folder": str(folder), "report": str(page)}, indent=2))
+        print(json.dumps({**summary, "notes": notes, "folder": str(folder), "report": str(page)}, indent=2))
         return
     console = Console(file=sys.stdout)
     if not console.is_terminal:
@@ -44,6 +45,8 @@ def print_profile(table: LayerTable, folder: Path, page: Path, *, as_json: bool)
     console.print(legend, style="dim", markup=False, highlight=False)
     console.print()
     console.print(summary["headline"], style="bold", markup=False, highlight=False)
+    for note in notes:
+        console.print(f"Note: {note}", markup=False, highlight=False)
     console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
 
 

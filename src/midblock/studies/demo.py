@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
+
+import yaml
 
 from midblock.base import LayerTable, Progress, Silent
 from midblock.checkpoints import load_pair, open_checkpoint
@@ -48,7 +51,11 @@ def demo(
     if fresh:
         wanted = tuning.max_steps * tuning.per_device_train_batch_size
         data = load_dataset(DATA, split="train", num_samples=wanted, seed=tuning.seed)
+        # What was measured on the old partner must not be taken for the new one's, should this be stopped here.
+        if (analysis / "run.json").exists():
+            shutil.rmtree(analysis)
         tune_fully(base, data, partner, tuning, progress)
+    reuse = not fresh and _analyzed_with(analysis, num_samples)
     table = analyze(
         load_pair(BASE, str(partner), device=tuning.device),
         DATA,
@@ -56,8 +63,8 @@ def demo(
         num_samples=num_samples,
         num_token_samples=min(32, num_samples),
         output_dir=analysis,
-        resume=not fresh and (analysis / "config.yaml").exists(),
-        overwrite=fresh,
+        resume=reuse,
+        overwrite=not reuse,
         progress=progress,
         command=command,
     )
@@ -70,3 +77,11 @@ def _made_with(partner: Path, tuning: FullTuning) -> bool:
     except (OSError, ValueError):
         return False
     return all(record.get(name) == value for name, value in asdict(tuning).items())
+
+
+def _analyzed_with(analysis: Path, num_samples: int) -> bool:
+    try:
+        config = yaml.safe_load((analysis / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return False
+    return isinstance(config, dict) and config.get("num_samples") == num_samples
