@@ -1,12 +1,13 @@
 from types import SimpleNamespace
 
+import accelerate
 import pytest
 import torch
 import transformers
 from torch import nn
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Anatomy
+from midblock.checkpoints import Anatomy, device_of
 
 IDS = torch.tensor([[5, 9, 120, 33, 7, 250]])
 
@@ -111,3 +112,18 @@ def test_an_unknown_decoder_works_if_it_has_the_parts():
         "head": "head",
         "backbone": "",
     }
+
+
+def test_a_vision_towers_blocks_are_not_the_decoders():
+    tower = nn.Module()
+    tower.add_module("layers", blocks())
+    parts = {"embedding": nn.Embedding(9, 4), "layers": blocks(), "norm": nn.LayerNorm(4), "head": nn.Linear(4, 9)}
+    assert Anatomy.of(Tiny(vision_tower=tower, **parts)).names["blocks"] == "layers"
+
+
+def test_a_module_computes_where_accelerate_says(pico):
+    model = accelerate.cpu_offload(pico("llama"), execution_device="cpu")
+    embedding = Anatomy.of(model).embedding
+    assert next(embedding.parameters()).device.type == "meta"
+    assert device_of(embedding).type == "cpu"
+    assert device_of(nn.Linear(2, 2)).type == "cpu"

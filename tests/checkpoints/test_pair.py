@@ -1,9 +1,13 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Pair, load_pair
+from midblock.checkpoints import Pair, load_pair, pair
+from midblock.checkpoints.models import pick_device
 
 
 def test_a_pair_from_disk_loads_nothing_before_it_is_needed(pico, tuned_from, saved, tokenizer):
@@ -85,3 +89,69 @@ def test_a_variant_of_nothing(pico, tokenizer):
     pair.base.loaded = None
     with pytest.raises(MidblockError, match="base has neither a model nor a checkpoint"):
         pair.base.model  # noqa: B018
+
+
+def adapter_of(pico, folder, named):
+    model = pico("llama")
+    model.name_or_path = named
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_hub_adapter_goes_on_the_base_it_is_compared_with(pico, saved, tmp_path, monkeypatch):
+    folder = Path(adapter_of(pico, tmp_path / "snapshot", "somebody/elsewhere"))
+    monkeypatch.setattr("midblock.checkpoints.checkpoint.hub_folder", lambda reference, **consent: folder)
+    base = saved(pico("llama"), "start")
+    tuned = load_pair(str(base), "org/lora", device="cpu").tuned[0]
+    assert tuned.checkpoint.folder == base
+
+
+def test_an_adapter_of_this_base_under_another_spelling_needs_no_note(pico, saved, tmp_path):
+    base = saved(pico("llama"), "start")
+    adapter = adapter_of(pico, tmp_path / "adapter", str(base))
+    assert load_pair(f"{base}/../start", adapter).notes() == []
+
+
+def test_adapters_compared_with_an_adapter_stay_on_their_own_base(pico, saved, tmp_path):
+    base = saved(pico("llama"), "start")
+    one, two = (adapter_of(pico, tmp_path / name, str(base)) for name in ("one", "two"))
+    both = load_pair(one, two)
+    assert both.tuned[0].checkpoint.folder == base
+    assert both.notes() == []
+
+
+def test_every_variant_runs_in_the_bases_precision(pico, saved, monkeypatch):
+    base, sft = str(saved(pico("llama").bfloat16(), "start")), str(saved(pico("llama"), "sft"))
+    for device, dtype in (("cpu", "float32"), ("meta", "bfloat16")):  # meta stands for an accelerator
+        settings = {(variant.loading.device, variant.loading.dtype) for variant in load_pair(base, sft, device=device)}
+        assert settings == {(device, dtype)}
+    auto = load_pair(base, sft).base.loading
+    assert auto.device == str(pick_device("auto"))
+    monkeypatch.setattr(pair, "pick_device", lambda device: torch.device("meta"))
+    mapped = load_pair(base, sft, device_map="auto").tuned[0].loading
+    assert (mapped.device, mapped.dtype) == ("auto", "bfloat16")
+    assert load_pair(base, sft, dtype="float16").tuned[0].loading.dtype == "float16"
+
+
+def test_a_config_without_a_dtype_takes_the_weights(pico, saved):
+    base = saved(pico("llama").bfloat16(), "start")
+    config = json.loads((base / "config.json").read_text())
+    del config["dtype"]
+    (base / "config.json").write_text(json.dumps(config))
+    assert load_pair(str(base), str(base), device="meta").base.loading.dtype == "bfloat16"
+
+
+def test_a_tuned_model_without_a_tokenizer(pico, saved, tmp_path):
+    base = saved(pico("llama"), "start")
+    pico("llama").save_pretrained(tmp_path / "bare")
+    bare = load_pair(str(base), str(tmp_path / "bare"), device="cpu")
+    assert bare.other_tokenizers == {}
+    assert bare.notes() == ["bare ships no tokenizer: the base's was used."]
+    with pytest.raises(MidblockError, match="no tokenizer in"):
+        load_pair(str(tmp_path / "bare"), str(base)).tokenizer  # noqa: B018
+
+
+def test_a_model_that_peft_wraps(pico, tokenizer):
+    wrapped = get_peft_model(pico("llama"), LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(MidblockError, match=r"^sft is wrapped by PEFT \(call merge_and_unload\(\) first\)"):
+        Pair.of_models(pico("llama"), {"sft": wrapped}, tokenizer)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -72,6 +74,11 @@ def test_every_expert_has_gate_up_and_down(family, pico, tmp_path):
         ("lm_head.weight", Place(12, "head")),
         ("model.layers.7.mlp.novel.weight", Place(7, "mlp.novel")),
         ("model.layers.7.mixer.2.novel.weight", Place(7, "mixer.novel")),
+        ("model.vision_tower.encoder.layers.3.self_attn.q_proj.weight", Place(12, "vision_tower")),
+        ("visual.blocks.3.attn.qkv.weight", Place(12, "visual")),
+        ("audio_tower.layers.0.fc1.bias", Place(12, "audio_tower")),
+        ("multi_modal_projector.linear_1.weight", Place(12, "multi_modal_projector")),
+        ("model.image_newline", Place(12, "image_newline")),
     ],
 )
 def test_names_in_the_wild(name, where):
@@ -116,8 +123,9 @@ def test_fused_parts_do_what_the_model_does(pico):
 
 def test_gate_and_up_come_apart_for_one_and_many_experts():
     one, many = torch.randn(6, 4), torch.randn(2, 6, 4)
-    assert [part.shape for part in split_fused(one, "gate_up", None).values()] == [(3, 4), (3, 4)]
-    parts = split_fused(many, "gate_up", None)
+    config = SimpleNamespace(intermediate_size=5, moe_intermediate_size=3)
+    assert [part.shape for part in split_fused(one, "gate_up", config).values()] == [(3, 4), (3, 4)]
+    parts = split_fused(many, "gate_up", config)
     assert tuple(parts) == GATE_UP
     assert torch.equal(torch.cat(list(parts.values()), dim=1), many)
 
@@ -127,4 +135,19 @@ def test_an_unknown_layout_stays_whole(pico):
     assert list(split_fused(odd, "qkv", pico("phi3").config)) == ["qkv"]
     assert list(split_fused(odd, "qkv", pico("gpt_neox").config)) == ["qkv"]
     assert list(split_fused(odd, "gate_up", None)) == ["gate_up"]
+    sideways = torch.randn(2, 32, 96)  # experts x in x out
+    assert list(split_fused(sideways, "gate_up", pico("phi3").config)) == ["gate_up"]
     assert split_fused(odd, "q_proj", None)["q_proj"] is odd
+
+
+@pytest.mark.parametrize("family", ["phi3", "mixtral", "olmoe"])
+def test_a_familys_fused_gate_and_up_come_apart(family, pico):
+    model = pico(family)
+    fused = [value for name, value in model.named_parameters() if place(name, 3).module == "gate_up"]
+    assert len(fused) == 3
+    assert all(tuple(split_fused(value.detach(), "gate_up", model.config)) == GATE_UP for value in fused)
+
+
+def test_a_towers_numbers_are_no_blocks():
+    assert block_of("model.vision_tower.encoder.layers.3.fc1.weight") is None
+    assert block_of("model.language_model.layers.3.mlp.image_gate.weight") == 3

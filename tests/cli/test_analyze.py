@@ -246,8 +246,8 @@ def test_other_tokenizers(here, failure):
 
 
 def test_no_tokenizer(here, failure):
-    (here / "sft" / "tokenizer.json").unlink()
-    assert "no tokenizer in sft" in failure(*RUN)
+    (here / "start" / "tokenizer.json").unlink()
+    assert "no tokenizer in start" in failure(*RUN)
     # Weights are compared without reading a word.
     assert main(["analyze", "start", "sft", "--weights-only", "--output-dir", "weights"]) == 0
 

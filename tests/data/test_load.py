@@ -59,8 +59,9 @@ def _draws_first(seed):
 @pytest.mark.parametrize(
     ("kwargs", "complaint"),
     [
-        ({"num_samples": 11}, "holds 10 samples; 11 samples were asked for"),
-        ({"num_samples": 5, "skip": 6}, "holds 10 samples; 5 samples after skipping 6 were asked for"),
+        ({"num_samples": 11}, r"holds 10 samples; 11 samples were asked for \(--num-samples 10\)"),
+        ({"num_samples": 5, "skip": 6}, r"10 samples; 5 samples after skipping 6 were asked for \(--num-samples 4\)"),
+        ({"num_samples": 5, "skip": 10}, "10 samples; 5 samples after skipping 10 were asked for$"),
         ({"skip": 10}, "holds 10 samples; samples after skipping 10 were asked for"),
         ({"num_samples": 0}, "cannot draw 0 samples"),
         ({"skip": -1}, "after skipping -1"),

@@ -1,3 +1,4 @@
+import accelerate
 import pytest
 import torch
 
@@ -84,3 +85,11 @@ def test_the_pass_leaves_no_graph_and_the_model_as_it_was(pico):
     seen, _ = trace(model, [0])
     assert not seen[0].requires_grad
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_an_offloaded_model_gives_the_same_states(pico):
+    expected, _ = trace(pico("llama"), range(-1, 4))
+    offloaded = accelerate.cpu_offload(pico("llama"), execution_device="cpu")
+    assert {value.device.type for value in offloaded.parameters()} == {"meta"}
+    seen, _ = trace(offloaded, range(-1, 4))
+    assert all(torch.equal(seen[layer], expected[layer]) for layer in range(-1, 4))

@@ -81,3 +81,24 @@ def test_merge_leaves_both_parts_as_they_were():
     other.update(torch.tensor([1]), VALUES[1:2])
     one.merge(other)
     assert (one.finish().index.tolist(), other.finish().index.tolist()) == ([0], [1])
+
+
+def test_stores_of_several_processes_merge():
+    one, other = RowStore(), RowStore()
+    one.update("both", torch.tensor([2, 0]), VALUES[[2, 0]])
+    other.update("both", torch.tensor([1]), VALUES[1:2])
+    other.update("other's", torch.tensor([5]), VALUES[5:6])
+    one.take_unsaved()
+    merged = one.merge(other)
+    assert set(merged.take_unsaved()) == {"index/both", "values/both", "index/other's", "values/other's"}
+    finished = merged.finish()
+    assert torch.equal(finished["both"].values, VALUES[:3])
+    assert torch.equal(finished["other's"].values, VALUES[5:6])
+    assert len(one.rows["both"]) == 2
+
+
+def test_a_finished_store_holds_no_rows():
+    store = RowStore()
+    store.update("a", torch.tensor([0]), VALUES[:1])
+    store.finish()
+    assert store.rows == {}

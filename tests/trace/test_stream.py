@@ -66,3 +66,21 @@ def test_what_does_not_count_may_be_anything(pico):
         model.model.embed_tokens.weight[0] = float("nan")  # the padding
     rows = reduce_batch("base", Anatomy.of(model), given, given.region("all"), [-1], {"n": count}).rows
     assert rows["n", -1].tolist() == [5, 4, 3]
+
+
+class OnMps(torch.Tensor):
+    """A tensor that says it is on Apple's GPU."""
+
+    device = torch.device("mps")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_states_leave_mps_before_they_are_reduced(pico):
+    model, given = pico("llama"), batch()
+    expected = reduce_batch("m", Anatomy.of(model), given, given.region("all"), [3], {"sum": total}).rows
+    model.model.norm.register_forward_hook(lambda module, args, output: output.as_subclass(OnMps))
+    rows = reduce_batch("m", Anatomy.of(model), given, given.region("all"), [3], {"sum": total}).rows
+    assert type(rows["sum", 3]) is torch.Tensor
+    assert torch.equal(rows["sum", 3], expected["sum", 3])

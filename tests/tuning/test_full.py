@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import transformers
 
 from midblock.base import MidblockError, Progress
 from midblock.checkpoints import load_model, open_checkpoint
@@ -150,3 +151,22 @@ def test_weights_that_the_system_refuses_to_write(base, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"cannot write {tmp_path / 'sft'}: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_gpus_are_not_used_unasked(base, tmp_path, monkeypatch):
+    seen = []
+
+    class Spied(transformers.Trainer):
+        def __init__(self, model, arguments, **rest):
+            super().__init__(model, arguments, **rest)
+            seen.append((arguments.n_gpu, arguments.train_batch_size))
+
+    class FourGpus(transformers.TrainingArguments):
+        def __post_init__(self):
+            super().__post_init__()
+            self._n_gpu = 4
+
+    monkeypatch.setattr(transformers, "Trainer", Spied)
+    monkeypatch.setattr(transformers, "TrainingArguments", FourGpus)
+    tune_fully(base, questions(), tmp_path / "sft", FullTuning(**{**vars(SETTINGS), "max_steps": 1}))
+    assert seen == [(1, 2)]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from midblock.base import MidblockError
+from midblock.checkpoints.roles import other_modality
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,12 @@ class Anatomy:
         return logits
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes: also right for one that accelerate offloads, whose parameters are elsewhere."""
+    offloaded = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    return torch.device(offloaded) if offloaded is not None else next(module.parameters()).device
+
+
 def _text_config(model: nn.Module) -> Any:
     config: Any = model.config
     return config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -81,9 +88,10 @@ def _find_blocks(model: nn.Module, config: Any, kind: str) -> tuple[nn.Module, n
     depth = getattr(config, "num_hidden_layers", None)
     found = [
         (holder, child)
-        for holder in model.modules()
-        for child in holder.children()
+        for path, holder in model.named_modules()
+        for name, child in holder.named_children()
         if isinstance(child, nn.ModuleList) and len(child) == depth and any(True for _ in child[0].parameters())
+        if not other_modality(f"{path}.{name}")
     ]
     if not found:
         raise MidblockError(f"no list of {depth} decoder blocks found in {kind}")

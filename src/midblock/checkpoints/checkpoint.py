@@ -54,6 +54,11 @@ class Checkpoint:
         """A fresh copy of the model's config."""
         return load_config(self.folder, trust_remote_code=self.trust_remote_code)
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether it ships a tokenizer: of an adapter, in its own folder or in its base's."""
+        return has_tokenizer(self.folder) or (self.adapter is not None and has_tokenizer(self.adapter.folder))
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer: the adapter's own if it ships one, else the folder's.
 
@@ -86,13 +91,15 @@ def open_checkpoint(
     reference: str | ModelReference,
     *,
     base: str | None = None,
+    adapter_base: str | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
 ) -> Checkpoint:
     """Resolve a model reference to files, downloading or converting if need be, and check that they can be used.
 
     Args:
-        base: of an adapter, the base to use instead of the one it names.
+        base: of an adapter, the base to use instead of the one it names; refused for anything else.
+        adapter_base: as `base`, but ignored if the reference turns out to be no adapter.
         allow_pickle: read pickled weights where there are no safetensors.
         trust_remote_code: let transformers run code that the checkpoint ships.
 
@@ -103,7 +110,7 @@ def open_checkpoint(
         reference = ModelReference.parse(reference)
     folder = _local_folder(reference, allow_pickle, trust_remote_code)
     if reference.kind == "adapter" or ((folder / CONFIG).exists() and not (folder / "config.json").exists()):
-        adapter = Adapter.open(folder, base)
+        adapter = Adapter.open(folder, base or adapter_base)
         below = open_checkpoint(adapter.base, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
         if below.adapter is not None:
             raise MidblockError(

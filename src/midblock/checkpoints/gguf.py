@@ -6,8 +6,8 @@ import copy
 import hashlib
 import importlib.util
 import io
-import logging
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -18,8 +18,6 @@ from midblock.checkpoints.cache import folder_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-logger = logging.getLogger(__name__)
 
 MAGIC = b"GGUF"
 CONVERSION = 1  # raised when `convert_gguf` would write something else, so that old cache folders are not taken
@@ -56,7 +54,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
         MidblockError: when the extra `demo` is not installed, or the file is broken or of an unsupported architecture.
     """
     _check_readable(file)
-    logger.info("dequantising %s (once)", file.name)
+    print(f"dequantising {file.name} (once) …", file=sys.stderr, flush=True)  # noqa: T201
     with _silence():
         model, tokenizer = _load(file)
         _rebuilt(model).save_pretrained(folder)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from midblock.checkpoints.models import load_model
-from midblock.checkpoints.reference import ModelReference
-from midblock.checkpoints.settings import LoadSettings
+from midblock.checkpoints.models import load_model, pick_device, pick_dtype
+from midblock.checkpoints.settings import DTYPES, LoadSettings
 
 BASE = "base"
 
@@ -73,12 +74,23 @@ class Pair:
 
     @cached_property
     def other_tokenizers(self) -> Mapping[str, Any]:
-        """The tuned models' own, by name; compared with the base's, and searched for a chat template."""
-        return {variant.name: variant.checkpoint.tokenizer() for variant in self.tuned if variant.checkpoint}
+        """Those that tuned models ship, by name; compared with the base's, and searched for a chat template."""
+        return {
+            variant.name: variant.checkpoint.tokenizer()
+            for variant in self.tuned
+            if variant.checkpoint and variant.checkpoint.has_tokenizer
+        }
 
     @classmethod
     def of_models(cls, base: nn.Module, tuned: Mapping[str, nn.Module], tokenizer: Any) -> Pair:
-        """Build a pair from models in memory; `tuned` maps a name to each tuned model."""
+        """Build a pair from models in memory; `tuned` maps a name to each tuned model.
+
+        Raises:
+            MidblockError: a model that PEFT still wraps, or models that differ in depth or width.
+        """
+        for name, model in {BASE: base, **tuned}.items():
+            if hasattr(model, "merge_and_unload"):
+                raise MidblockError(f"{name} is wrapped by PEFT", hint="call merge_and_unload() first")
         variants = [Variant(name, None, loaded=model) for name, model in tuned.items()]
         return cls(Variant(BASE, None, loaded=base), tuple(variants), tokenizer).checked()
 
@@ -113,6 +125,11 @@ class Pair:
     def notes(self) -> list[str]:
         """What a reader of the results must know about this pair."""
         found = [note for variant in self.tuned if (note := self._other_base(variant))]
+        found += [
+            f"{variant.name} ships no tokenizer: the base's was used."
+            for variant in self.tuned
+            if variant.checkpoint and not variant.checkpoint.has_tokenizer
+        ]
         sizes = {variant.name: int(variant.config.vocab_size) for variant in self}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -122,8 +139,13 @@ class Pair:
     def _other_base(self, variant: Variant) -> str | None:
         if variant.checkpoint is None or variant.checkpoint.adapter is None:
             return None
-        named = variant.checkpoint.adapter.settings.base
-        if not named or named == self.base.reference:
+        put_on, settings = variant.checkpoint.adapter.base, variant.checkpoint.adapter.settings
+        named = settings.base
+        if not named or put_on.text != self.base.reference or named == put_on.text:
+            return None
+        if put_on.kind == "hub" and named == put_on.location and settings.revision in (None, put_on.revision):
+            return None
+        if put_on.kind == "folder" and Path(named).expanduser().resolve() == put_on.path.resolve():
             return None
         return f"The adapter {variant.name} names {named} as its base; it was put on {self.base.reference}, as asked."
 
@@ -146,17 +168,37 @@ def load_pair(base: str, *tuned: str, **options: Any) -> Pair:
         "trust_remote_code": settings.trust_remote_code,
     }
     first = open_checkpoint(base, **consent)
+    # an adapter goes on the base it is compared with, wherever its config says that lies
     below = None if first.adapter else base
-    checkpoints = [first, *(_open_tuned(reference, below, consent) for reference in tuned)]
+    checkpoints = [first, *(open_checkpoint(reference, adapter_base=below, **consent) for reference in tuned)]
+    settings = _concrete(settings, first)
     names = [BASE, *_unique_names(checkpoints[1:])]
     variants = [Variant(name, checkpoint, settings) for name, checkpoint in zip(names, checkpoints, strict=True)]
     return Pair(variants[0], tuple(variants[1:])).checked()
 
 
-def _open_tuned(reference: str, base: str | None, consent: dict[str, Any]) -> Checkpoint:
-    """Open a tuned model; an adapter goes on the base it is compared with, wherever its config says that lies."""
-    on_base = base if ModelReference.parse(reference).kind == "adapter" else None
-    return open_checkpoint(reference, base=on_base, **consent)
+def _concrete(settings: LoadSettings, base: Checkpoint) -> LoadSettings:
+    """Replace each `auto` by what it means for the base, so that all models of a pair run in the same precision.
+
+    With a device map the device stays `auto`: the map decides.
+    """
+    if settings.dtype != "auto" and (settings.device != "auto" or settings.device_map is not None):
+        return settings
+    device = pick_device(settings.device)
+    dtype = pick_dtype(settings.dtype, device)
+    name = str(_stored_dtype(base) if dtype == "auto" else dtype).removeprefix("torch.")
+    place = settings.device if settings.device_map is not None else str(device)
+    return replace(settings, dtype=name, device=place)
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """The precision a checkpoint is meant for: its config's, else that of its first tensor; float32 if neither runs."""
+    named = checkpoint.config.dtype
+    if named is None:
+        with checkpoint.tensors() as tensors:
+            named = tensors.dtype(tensors.names[0])
+    found = named if isinstance(named, torch.dtype) else getattr(torch, str(named), None)
+    return found if found is not None and str(found).removeprefix("torch.") in DTYPES else torch.float32
 
 
 def _unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor
@@ -46,6 +47,10 @@ _IN_ATTENTION = {"c_proj": "o_proj", "dense": "o_proj"}
 _EMBEDDINGS = {"embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings"}
 _POSITIONS = {"wpe", "embed_positions", "position_embeddings"}
 _HEADS = {"lm_head", "embed_out"}
+# Parts of the names of a multimodal model's towers and bridges, whose blocks are not the decoder's.
+_OTHER_MODALITIES = ("vision", "visual", "audio", "image", "projector", "multi_modal")
+# What configs call the width of an MLP, of a dense block and of one expert.
+_MLP_WIDTHS = ("intermediate_size", "moe_intermediate_size", "ffn_dim", "ffn_hidden_size")
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ class Place:
     """Where a tensor sits.
 
     Attributes:
-        layer: -1 for embeddings, 0…L-1 for a block's tensors, L for the final norm and the head.
+        layer: -1 for embeddings, 0…L-1 for a block's tensors, L for the final norm, the head, and whatever belongs to
+            another modality (its module is then the tower's name).
         module: a role of `ROLES`' values, "norm", "bias", "embedding", "head", or the tensor's own name when its role
             is not known, so that nothing is dropped.
     """
@@ -63,12 +69,22 @@ class Place:
 
 
 def block_of(name: str) -> int | None:
-    """The block index in a tensor or module name: its first whole-number part, None outside the blocks."""
+    """The block index in a tensor or module name: its first whole-number part, None outside the decoder's blocks."""
+    if other_modality(name):
+        return None
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def other_modality(name: str) -> str | None:
+    """The part of a tensor or module name, before its first number, that tells of a vision or audio tower or bridge."""
+    before = takewhile(lambda part: not part.isdigit(), name.split("."))
+    return next((part for part in before if any(word in part.lower() for word in _OTHER_MODALITIES)), None)
 
 
 def place(name: str, blocks: int) -> Place:
     """Say where the tensor `name` of a model with `blocks` decoder blocks sits."""
+    if elsewhere := other_modality(name):
+        return Place(blocks, elsewhere)
     parts = name.split(".")
     block = block_of(name)
     owner = parts[-2] if parts[-1] in ("weight", "bias") and len(parts) > 1 else parts[-1]
@@ -107,7 +123,7 @@ def split_fused(tensor: Tensor, role: str, config: Any) -> dict[str, Tensor]:
     Returns:
         Role → view; the tensor under its own role when the layout is not known.
     """
-    if role == "gate_up" and tensor.shape[-2] % 2 == 0:
+    if role == "gate_up" and tensor.shape[-2] in _gate_up_rows(config):
         gate, up = tensor.chunk(2, dim=-2)
         return dict(zip(GATE_UP, (gate, up), strict=True))
     if role != "qkv":
@@ -126,6 +142,12 @@ def split_fused(tensor: Tensor, role: str, config: Any) -> dict[str, Tensor]:
     if tensor.shape[0] != (heads + 2 * keys) * width:
         return {role: tensor}
     return dict(zip(QKV, tensor.split([heads * width, keys * width, keys * width]), strict=True))
+
+
+def _gate_up_rows(config: Any) -> list[int]:
+    """How many rows gate and up have together, for each MLP width that the config gives."""
+    widths = [getattr(config, name, None) for name in _MLP_WIDTHS]
+    return [2 * width for width in widths if isinstance(width, int)]
 
 
 def _falcon_per_head(config: Any) -> bool:

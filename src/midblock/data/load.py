@@ -81,7 +81,9 @@ def _sample(rows: Rows, num_samples: int | None, seed: int, skip: int) -> list[i
     if wanted > len(usable):
         after = f" after skipping {skip}" if skip else ""
         asked = f"{num_samples} samples{after}" if num_samples else f"samples{after}"
-        raise MidblockError(f"{rows.name} holds {len(usable)} samples; {asked} were asked for")
+        left = len(usable) - skip
+        hint = f"--num-samples {left}" if num_samples and left > 0 else None
+        raise MidblockError(f"{rows.name} holds {len(usable)} samples; {asked} were asked for", hint=hint)
     if num_samples is None and skip == 0:
         return list(usable)
     order = generator(seed, "data", "sample").permutation(len(usable))

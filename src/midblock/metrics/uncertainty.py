@@ -51,7 +51,8 @@ def bootstrap_means(values: Float[Tensor, "N C"], seed: int) -> list[Estimate]:
     filled = values.double().nan_to_num(0.0)
     means = (weights @ filled) / (weights @ known.double())
     count = known.sum(0)
-    centre = filled.sum(0) / count
+    # Summed row by row: down the columns, a column's rounding would depend on its neighbours.
+    centre = filled.T.contiguous().sum(1) / count
     tail = (1 - LEVEL) / 2
     low, high = torch.nanquantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
     blank = torch.full_like(low, torch.nan)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Anatomy
+from midblock.checkpoints import Anatomy, device_of
 
 OnLayer = Callable[[int, Float[Tensor, "B T D"]], None]
 
@@ -73,4 +73,4 @@ def run_backbone(anatomy: Anatomy, input_ids: Int[Tensor, "B T"]) -> None:
     causal kernel serves every batch.
     """
     with torch.inference_mode():
-        anatomy.backbone(input_ids=input_ids.to(next(anatomy.embedding.parameters()).device), use_cache=False)
+        anatomy.backbone(input_ids=input_ids.to(device_of(anatomy.embedding)), use_cache=False)

@@ -112,6 +112,11 @@ class RowStore:
                 self.update(key, piece[f"index/{key}"], values)
                 self.saved[key] = len(self.rows[key])
 
+    def merge(self, other: RowStore) -> RowStore:
+        """Return these rows and those another process or run collected, none of them counted as saved."""
+        keys = [*self.rows, *(key for key in other.rows if key not in self.rows)]
+        return RowStore({key: self.rows.get(key, Rows()).merge(other.rows.get(key, Rows())) for key in keys})
+
     def finish(self) -> dict[str, RowStatistic]:
-        """Finish every accumulator."""
-        return {key: rows.finish() for key, rows in self.rows.items()}
+        """Finish every accumulator and let go of it, so that no rows are held twice; the store is empty afterwards."""
+        return {key: self.rows.pop(key).finish() for key in list(self.rows)}

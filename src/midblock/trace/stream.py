@@ -51,10 +51,12 @@ def reduce_batch(
     rows: dict[tuple[str, int], Tensor] = {}
 
     def on_layer(layer: int, states: Tensor) -> None:
+        if states.device.type == "mps":
+            states = states.cpu()  # reductions count in float64, which MPS has not
         here = mask.to(states.device)
+        _check_finite(states, here, name, layer, batch)
         for reduction, reduce in reductions.items():
             rows[reduction, layer] = reduce(states, here).cpu()
-        _check_finite(states, here, name, layer, batch)
 
     with watch(anatomy, layers, on_layer), torch.inference_mode():
         run_backbone(anatomy, batch.input_ids)

@@ -88,6 +88,8 @@ def tune_fully(
             remove_unused_columns=False,
             use_cpu=settings.device == "cpu",
         )
+        # one device, as elsewhere: beyond one GPU the Trainer would use DataParallel and multiply the batch, unasked
+        arguments._n_gpu = min(arguments.n_gpu, 1)
         trainer = Trainer(model, arguments, train_dataset=prompts, data_collator=_collate, callbacks=[watcher])
         _without_printing(trainer)
         trainer.train()
