@@ -11,8 +11,9 @@ from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, Pair
 from midblock.data import TokenizedPrompt, make_batches
 from midblock.metrics.lens import lens_positions
-from midblock.metrics.measure import ROUNDED, Measurement, RoundedBase, total_tokens
+from midblock.metrics.measure import ROUNDED, Measurement, total_tokens
 from midblock.metrics.prompts import Prompts
+from midblock.metrics.rounding import rounded
 from midblock.metrics.settings import AnalysisSettings
 from midblock.metrics.tokens import TOKEN_METRICS, token_statistics
 from midblock.trace import RowStore, run_backbone, watch
@@ -242,9 +243,18 @@ def test_rounding_puts_the_very_same_parameters_back(family, pico):
     own = dict(model.named_parameters())
     with torch.inference_mode():
         before = model(input_ids=ids).logits
-    with RoundedBase.of(Anatomy.of(model).backbone).in_place():
-        inside = dict(Anatomy.of(model).backbone.named_parameters())
-        assert {value.dtype for value in inside.values()} == {torch.bfloat16}
+    anatomy = Anatomy.of(model)
+    inside = []
+    hooks = [
+        child.register_forward_pre_hook(lambda module, args: inside.append([p.dtype for p in model.parameters()]))
+        for child in anatomy.blocks[1].children()
+    ]
+    with rounded(anatomy):
+        run_backbone(anatomy, ids)
+    for hook in hooks:
+        hook.remove()
+    # Block 1 is cast while it runs, the rest of the model is itself.
+    assert inside[0].count(torch.bfloat16) == len(list(anatomy.blocks[1].parameters()))
     after = dict(model.named_parameters())
     assert after.keys() == own.keys()
     assert all(after[name] is own[name] for name in own)
@@ -254,20 +264,17 @@ def test_rounding_puts_the_very_same_parameters_back(family, pico):
 
 def test_rounding_is_undone_after_an_error_too(pico):
     model = pico("llama")
-    own = list(model.parameters())
-    with pytest.raises(KilledError), RoundedBase.of(Anatomy.of(model).backbone).in_place():
+    anatomy, own = Anatomy.of(model), list(model.parameters())
+
+    def fail(module, args):
         raise KilledError
-    assert all(now is then for now, then in zip(model.parameters(), own, strict=True))
 
-
-def test_rounded_twice_is_rounded_once(pico):
-    model = pico("llama")
-    rounded = RoundedBase.of(Anatomy.of(model).backbone)
-    own = list(model.parameters())
-    for _ in range(2):
-        with rounded.in_place():
-            assert not any(now is then for now, then in zip(Anatomy.of(model).backbone.parameters(), own, strict=False))
+    hook = anatomy.blocks[1].self_attn.register_forward_pre_hook(fail)
+    with pytest.raises(KilledError), rounded(anatomy):
+        run_backbone(anatomy, torch.tensor([[3, 4, 5]]))
+    hook.remove()
     assert all(now is then for now, then in zip(model.parameters(), own, strict=True))
+    assert not any(part._forward_pre_hooks or part._forward_hooks for part in model.modules())
 
 
 def test_the_rounded_pass_is_a_model_cast_to_bfloat16(pico, tuned_from):

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from midblock.base import MidblockError, replace_atomically
 from midblock.checkpoints import Anatomy, Pair
 from midblock.data import Batch
 from midblock.metrics.lens import compare_predictions, gather_positions, lens_positions, log_probabilities
 from midblock.metrics.prompts import Prompts
+from midblock.metrics.rounding import rounded
 from midblock.metrics.settings import AnalysisSettings
 from midblock.metrics.tokens import pooled_mean, token_statistics
 from midblock.trace import RowStatistic, RowStore, reduce_batch
@@ -75,13 +74,12 @@ class Measurement:
         for _, batch in steps[:done]:
             advance(batch.input_ids.numel())
         saved = time.monotonic()
-        with self._rounded_base(anatomies) as rounded:
-            for number, (kind, batch) in enumerate(steps[done:], start=done + 1):
-                self._step(kind, batch, anatomies, rounded)
-                advance(batch.input_ids.numel())
-                if time.monotonic() - saved >= self.save_seconds:
-                    self._save(number)
-                    saved = time.monotonic()
+        for number, (kind, batch) in enumerate(steps[done:], start=done + 1):
+            self._step(kind, batch, anatomies)
+            advance(batch.input_ids.numel())
+            if time.monotonic() - saved >= self.save_seconds:
+                self._save(number)
+                saved = time.monotonic()
         if self.partial and done < len(steps):
             self._save(len(steps))
         return Measured(self.store.finish())
@@ -92,7 +90,7 @@ class Measurement:
         for view, batches in enumerate(self.prompts.views):
             yield from ((f"view{view}", batch) for batch in batches)
 
-    def _step(self, kind: str, batch: Batch, anatomies: Mapping[str, Anatomy], rounded: RoundedBase | None) -> None:
+    def _step(self, kind: str, batch: Batch, anatomies: Mapping[str, Anatomy]) -> None:
         mask = batch.region(self.settings.region)
         reductions = {"pooled": pooled_mean}
         deep = kind == "deep"
@@ -104,9 +102,9 @@ class Measurement:
         reduced = {}
         for name, anatomy in anatomies.items():
             reduced[name] = reduce_batch(name, anatomy, batch, mask, self.layers, reductions).rows
-        if deep and rounded is not None:
+        if deep and "floor" in self.kinds:
             reductions.pop("tokens", None)
-            with rounded.in_place():
+            with rounded(anatomies["base"]):
                 rows = reduce_batch(ROUNDED, anatomies["base"], batch, mask, self.layers, reductions).rows
             reduced[ROUNDED] = rows
         states = {name: self._keep(name, kind, batch, rows) for name, rows in reduced.items()}
@@ -150,11 +148,6 @@ class Measurement:
             if name != "base"
         }
 
-    @contextmanager
-    def _rounded_base(self, anatomies: Mapping[str, Anatomy]) -> Iterator[RoundedBase | None]:
-        wanted = "floor" in self.kinds and self.prompts.deep
-        yield RoundedBase.of(anatomies["base"].backbone) if wanted else None
-
     def _save(self, done: int) -> None:
         if self.partial is None:
             return
@@ -174,37 +167,6 @@ class Measurement:
             except (SafetensorError, OSError) as error:
                 raise MidblockError(f"cannot read {file}: {error}", hint="start again with --overwrite") from error
         return int(files[-1].stem) if files else 0
-
-
-@dataclass(frozen=True)
-class RoundedBase:
-    """The backbone's weights in the other precision: bfloat16 for a float32 model, float32 for any other."""
-
-    backbone: nn.Module
-    weights: Mapping[str, Tensor]
-
-    @classmethod
-    def of(cls, backbone: nn.Module) -> RoundedBase:
-        first = next(backbone.parameters()).dtype
-        other = torch.bfloat16 if first in (torch.float32, torch.float64) else torch.float32
-        floating = {name: value for name, value in backbone.named_parameters() if value.is_floating_point()}
-        return cls(backbone, {name: value.to(other) for name, value in floating.items()})
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Put these weights into the backbone; on leaving, its own are back, the very same tensors."""
-        own = dict(self.backbone.named_parameters())
-        try:
-            self._assign(self.weights)
-            yield
-        finally:
-            self._assign(own)
-
-    def _assign(self, weights: Mapping[str, Tensor]) -> None:
-        for name, value in weights.items():
-            holder, _, leaf = name.rpartition(".")
-            parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=False)
-            self.backbone.get_submodule(holder)._parameters[leaf] = parameter
 
 
 def total_tokens(prompts: Prompts) -> int:

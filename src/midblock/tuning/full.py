@@ -85,6 +85,7 @@ def tune_fully(
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
+            dataloader_pin_memory=False,
             remove_unused_columns=False,
             use_cpu=settings.device == "cpu",
         )
