@@ -112,10 +112,10 @@ def _thirds(kind: str) -> Reader:
 
 READERS: tuple[tuple[str, str, Reader], ...] = (
     ("Weight change by third", "lower · middle · upper, of the blocks' relative change", _thirds("weight_depth")),
-    ("Representation change by third", "lower · middle · upper, of what blocks add", _thirds("representation_depth")),
+    ("Representation change by third", "lower · middle · upper, of the change across blocks", _thirds("representation_depth")),
     ("Weights moved most in", "largest change of a whole block", _peak("delta_rel", "block", "weight_depth")),
     (
-        "Most change added by",
+        "Most change across",
         "largest growth or turn of the change across a block",
         _peak("change_increment", "residual", "representation_depth"),
     ),

@@ -104,7 +104,7 @@ def _weights_panel(run: Run) -> Panel | None:
 
 
 def _added_panel(run: Run) -> Panel | None:
-    panel = Panel("change_increment", mark="bars", title="Change each block adds", depth="representation")
+    panel = Panel("change_increment", mark="bars", title="Change across each block", depth="representation")
     return panel if run.has(panel.metric) else None
 
 
