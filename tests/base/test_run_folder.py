@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import yaml
@@ -148,3 +149,28 @@ def test_a_killed_write_leaves_the_old_file_whole(tmp_path):
     assert done.returncode == -9
     assert json.loads((run.path / "run.json").read_text())["verb"] == "analyze"
     assert resume(run.path).record["verb"] == "analyze"
+
+
+def test_check_raises_what_open_would_and_changes_nothing(tmp_path):
+    run = RunFolder.open(tmp_path / "run", "analyze", CONFIG, inputs={"the data": "abc"})
+    before = (run.path / "run.json").read_bytes()
+    check = partial(RunFolder.check, run.path, "analyze")
+    assert RunFolder.check(tmp_path / "new", "analyze", CONFIG) is None
+    assert check(CONFIG, overwrite=True) is None
+    assert check(CONFIG, resume=True, inputs={"the data": "abc", "the weights": 1})["status"] == "running"
+    with pytest.raises(MidblockError, match="exists already"):
+        check(CONFIG)
+    with pytest.raises(MidblockError, match="other settings: seed: 0 then, 1 now"):
+        check(CONFIG | {"seed": 1}, resume=True)
+    assert check(CONFIG | {"seed": 1}, resume=True, undecided=["seed"])
+    with pytest.raises(MidblockError, match=r"the data changed since \(--overwrite measures it anew"):
+        check(CONFIG, resume=True, inputs={"the data": "abd"})
+    assert (run.path / "run.json").read_bytes() == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_phase_is_on_disk_when_it_ends(tmp_path):
+    run = make(tmp_path / "run")
+    with run.phase("measure"):
+        pass
+    assert "measure" in read_record(run.path)["phases"]

@@ -11,6 +11,7 @@ from functools import partial
 import pandas as pd
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -274,10 +275,10 @@ class StopAfter:
             raise KeyboardInterrupt
 
 
-def test_a_run_stopped_anywhere_goes_on(pico, tuned_from, tokenizer, tmp_path, data, monkeypatch):
+def test_a_run_stopped_anywhere_goes_on(pico, tuned_from, saved, tmp_path, data, monkeypatch):
     monkeypatch.setattr("midblock.metrics.analysis.Measurement", partial(Measurement, save_seconds=0.0))
     base = pico("llama")
-    pair = Pair.of_models(base, {"sft": tuned_from(base)}, tokenizer)
+    pair = load_pair(saved(base, "start"), saved(tuned_from(base), "sft"), device="cpu")
     options = {**SMALL, "batch_tokens": 200}
     whole = analyze(pair, data, output_dir=tmp_path / "whole", **options)
     run = tmp_path / "run"
@@ -296,6 +297,98 @@ def test_a_run_stopped_anywhere_goes_on(pico, tuned_from, tokenizer, tmp_path, d
     assert_same(analyze(pair, data, output_dir=run, resume=True, progress=StopAfter(1), **options), whole)
 
 
+def write_prompts(path, word="many"):
+    path.write_text("".join(json.dumps({"text": f"How {word} apples are {n} and {n * n}?"}) + "\n" for n in range(8)))
+    return str(path)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_inputs_that_changed_are_not_resumed(pico, tuned_from, saved, tmp_path, finished):
+    base, run, prompts = pico("llama"), tmp_path / "run", tmp_path / "prompts.jsonl"
+    folders = saved(base, "start"), saved(tuned_from(base), "sft")
+    resume = partial(analyze, load_pair(*folders, device="cpu"), write_prompts(prompts), output_dir=run, resume=True)
+    if finished:
+        resume(**SMALL)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            resume(progress=StopAfter(1), **SMALL)
+        write_prompts(prompts, "few")
+        with pytest.raises(MidblockError, match=r"the data changed since \(--overwrite"):
+            resume(**SMALL)
+        write_prompts(prompts)
+    saved(tuned_from(base, seed=5), "sft")
+    record = (run / "run.json").read_bytes()
+    with pytest.raises(MidblockError, match=r"the weights of sft changed since \(--overwrite"):
+        resume(**SMALL)
+    assert (run / "run.json").read_bytes() == record
+
+
+def test_models_in_memory_are_not_resumed(pico, tuned_from, tokenizer, tmp_path, data):
+    base = pico("llama")
+    pair = Pair.of_models(base, {"sft": tuned_from(base)}, tokenizer)
+    analyze(pair, data, output_dir=tmp_path / "run", resume=True, **SMALL)  # there is nothing yet
+    with pytest.raises(MidblockError, match="base is a model in memory"):
+        analyze(pair, data, output_dir=tmp_path / "run", resume=True, **SMALL)
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True, "seed": 1}])
+def test_a_folder_is_refused_before_anything_is_loaded(pico, tuned_from, saved, tmp_path, options):
+    base, run = pico("llama"), tmp_path / "run"
+    folders = saved(base, "start"), saved(tuned_from(base), "sft")
+    prompts = write_prompts(tmp_path / "prompts.jsonl")
+    analyze(load_pair(*folders, device="cpu"), prompts, output_dir=run, **SMALL)
+    (tmp_path / "prompts.jsonl").unlink()
+    again = load_pair(*folders, device="cpu")
+    with pytest.raises(MidblockError, match=r"exists already|other settings: seed"):
+        analyze(again, prompts, output_dir=run, **SMALL, **options)
+    with pytest.raises(MidblockError):  # the data are gone: the older run stays
+        analyze(again, prompts, output_dir=run, overwrite=True, **SMALL)
+    assert (run / "layers.parquet").exists()
+    assert [variant.loaded for variant in again] == [None, None]
+
+
+def test_the_config_names_the_split_that_was_read(pico, tuned_from, saved, tmp_path, data):
+    base = pico("llama")
+    pair = load_pair(saved(base, "start"), saved(tuned_from(base), "sft"), device="cpu")
+    named = {name: tmp_path / name for name in ("by_name", "in_memory")}
+    for name, given in {"by_name": "builtin:chain_sum", "in_memory": data}.items():
+        analyze(pair, given, output_dir=named[name], **SMALL)
+    configs = {name: yaml.safe_load((path / "config.yaml").read_text()) for name, path in named.items()}
+    assert (configs["by_name"]["data"], configs["by_name"]["split"]) == ("builtin:chain_sum", "test")
+    assert "data" not in configs["in_memory"]
+    assert any("given in memory" in note for note in read_record(named["in_memory"])["notes"])
+    analyze(pair, "builtin:chain_sum", output_dir=named["by_name"], resume=True, **SMALL)
+
+
+class NoMemory:
+    def phase(self, title, total):
+        if title == "measuring":
+            raise torch.OutOfMemoryError
+        return lambda amount: None
+
+
+def test_models_come_back_in_their_own_mode_even_without_memory(pico, tuned_from, tokenizer, data):
+    base = pico("llama").train()
+    base.model.layers[1].eval()
+    modes = [module.training for module in base.modules()]
+    pair = Pair.of_models(base, {"sft": tuned_from(base)}, tokenizer)
+    with pytest.raises(MidblockError, match=r"out of memory .*--batch-tokens.*--resume goes on"):
+        analyze(pair, data, progress=NoMemory(), **SMALL)
+    assert [module.training for module in base.modules()] == modes
+    analyze(pair, data, **SMALL)
+    assert [module.training for module in base.modules()] == modes
+
+
+def test_a_base_on_several_devices_has_no_precision_floor(pico, tuned_from, tokenizer, tmp_path, data):
+    base = pico("llama")
+    base.hf_device_map = {"model": 0, "lm_head": 1}
+    table = analyze(
+        Pair.of_models(base, {"sft": tuned_from(base)}, tokenizer), data, output_dir=tmp_path / "run", **SMALL
+    )
+    assert not any(metric.endswith(".precision_floor") for metric in table.metrics)
+    assert any(note.startswith("No precision floor") for note in read_record(tmp_path / "run")["notes"])
+
+
 class FillsTheDisk:
     """Progress during which the disk becomes full: the pieces' temporary files lead to a device without space."""
 
@@ -312,9 +405,9 @@ class FillsTheDisk:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_a_full_disk_is_one_line_and_the_run_can_go_on(pico, tuned_from, tokenizer, tmp_path, data):
+def test_a_full_disk_is_one_line_and_the_run_can_go_on(pico, tuned_from, saved, tmp_path, data):
     base = pico("llama")
-    pair = Pair.of_models(base, {"sft": tuned_from(base)}, tokenizer)
+    pair = load_pair(saved(base, "start"), saved(tuned_from(base), "sft"), device="cpu")
     with pytest.raises(MidblockError, match=r"no space left for .*partial.* --resume"):
         analyze(pair, data, output_dir=tmp_path / "run", progress=FillsTheDisk(tmp_path / "run"), **SMALL)
     table = analyze(pair, data, output_dir=tmp_path / "run", resume=True, **SMALL)

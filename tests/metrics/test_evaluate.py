@@ -259,3 +259,20 @@ def test_progress_hears_of_every_layer(rows):
     heard = defaultdict(float)
     list(Evaluation(Measured(rows), ("sft",), ALL, LAYERS, L, "", 0).rows(lambda n: heard.update(n=heard["n"] + n)))
     assert heard["n"] == len(LAYERS)
+
+
+def test_what_rounding_below_handed_on_is_no_increment(rows, table):
+    deep = rows[f"pooled|1|{ROUNDED}"].index
+    change = {at: rows[f"pooled|{at}|{ROUNDED}"].values - rows[f"pooled|{at}|base"].values[deep] for at in (0, 1)}
+    scale = rows["pooled|1|base"].values[deep].norm(dim=1).mean()
+    expected = float((change[1] - change[0]).norm(dim=1).mean() / scale)
+    assert table["base", 1, "change_increment" + PRECISION_FLOOR].value == pytest.approx(expected)
+    assert ("base", L, "change_increment" + PRECISION_FLOOR) not in table
+
+
+def test_every_set_of_pairs_has_a_null_and_every_set_of_views_a_floor(table):
+    for layer in LAYERS:
+        assert table["sft", layer, "cosine_centered"].value > table["sft", layer, "cosine_centered" + NULL].high
+        assert table["sft", layer, "procrustes"].value < table["sft", layer, "procrustes" + NULL].low
+        assert table["base", layer, "lidar" + SPLIT_FLOOR].value > 0
+        assert table["base", layer, "dime" + SPLIT_FLOOR].value > 0

@@ -137,3 +137,14 @@ def test_facts_say_what_was_measured(pair):
     assert prompts.facts["truncated"] > 0
     assert prompts.facts["content_hash"] == "0" * 64
     assert prompts.samples == [example.text for example in examples().examples[:3]]
+
+
+def test_prompts_left_out_are_counted_and_told(pair):
+    mixed = ExampleSet("some:data", "", "text", examples(8).examples + examples(4, answers=False).examples, "0" * 64)
+    prompts = prepare(pair, mixed, region="answer")
+    assert (prompts.facts["asked"], prompts.facts["without_region"], prompts.facts["num_samples"]) == (12, 4, 8)
+    assert prompts.notes() == ["4 prompt(s) without a token in the region 'answer': left out."]
+    cut = prepare(pair, max_length=3)
+    assert cut.facts["completion_lost"] == 12
+    assert cut.notes() == ["12 prompt(s) cut at 3 tokens, before the completion begins."]
+    assert prepare(pair).notes() == []

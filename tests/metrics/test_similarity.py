@@ -11,6 +11,8 @@ from midblock.metrics.similarity import (
     cka_permuted,
     cosine_permuted,
     per_prompt,
+    procrustes_distance,
+    procrustes_permuted,
     similarity,
 )
 
@@ -310,3 +312,12 @@ def test_one_wanted_metric_comes_alone_and_the_same(name):
     base, tuned = related(8, 12)
     received = gaussian(8, 12, seed=5)
     assert of(base, tuned, received=received, wanted={name}) == {name: of(base, tuned, received=received)[name]}
+
+
+@pytest.mark.parametrize("shape", [(7, 20), (20, 7)])
+def test_permuted_procrustes_is_that_of_the_shuffled_rows(shape):
+    base, tuned = (torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    orders = torch.stack([torch.arange(shape[0]), torch.arange(shape[0]).flip(0)])
+    everyone = torch.arange(shape[0])[None]
+    expected = [float(procrustes_distance(base, tuned[order], everyone)) for order in orders]
+    assert procrustes_permuted(base, tuned, orders).tolist() == pytest.approx(expected)

@@ -1,3 +1,4 @@
+import copy
 import math
 from collections import defaultdict
 
@@ -432,3 +433,22 @@ def test_a_norm_layer_has_norms_of_its_own(llamas):
     change = norms([arrays(base)["model.norm.weight"]], [arrays(tuned)["model.norm.weight"]])[0]
     assert found[3, "norm", "delta_fro"] == pytest.approx(change)
     assert (3, "norm", "delta_spectral") not in found
+
+
+def test_another_precision_is_mentioned_once(llamas):
+    notes = []
+    rows_of(in_memory(llamas[0], copy.deepcopy(llamas[1]).bfloat16()), NORMS, notes=notes)
+    told = "The base is float32, tuned bfloat16: rounding alone changes weights by up to 2^-8 relative."
+    assert notes.count(told) == 1
+
+
+def test_a_head_that_became_tied_is_mentioned(pico):
+    notes = []
+    rows_of(in_memory(pico("llama"), pico("llama_tied")), NORMS, notes=notes)
+    assert any("no head of its own" in note for note in notes)
+
+
+def test_progress_ends_though_layers_are_left_out(llamas):
+    pair, heard = in_memory(*llamas), []
+    list(WeightComparison(pair.base, pair.tuned[0], pair.blocks, NORMS, frozenset({1}), 4).rows(heard.append))
+    assert sum(heard) == sum(value.numel() for value in llamas[0].parameters())

@@ -14,6 +14,7 @@ from midblock.metrics.weights import (
     PIECE,
     Sums,
     delta_metrics,
+    delta_metrics_in_pieces,
     delta_metrics_of_spectrum,
     principal_angles,
     rotation_metrics,
@@ -280,3 +281,15 @@ def test_randomised_directions_leave_the_global_seed_alone():
     first = top_singular(W, 1)[1]
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(top_singular(W, 1)[1], first)
+
+
+@pytest.mark.parametrize("shape", [(300, 40), (40, 300)])
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_change_in_pieces_is_the_change(monkeypatch, shape, exact):
+    monkeypatch.setattr("midblock.metrics.weights.PIECE", 100)
+    monkeypatch.setattr("midblock.metrics.weights.EXACT_SIDE", 32)
+    before = gaussian(*shape, seed=0).bfloat16()
+    after = (before.double() + with_spectrum([9.0, 4.0, 2.0, 1.0], *shape)).bfloat16()
+    expected = delta_metrics(after.double() - before.double(), exact=exact)
+    assert delta_metrics_in_pieces(before, after, exact=exact) == pytest.approx(expected, rel=1e-6)
+    assert delta_metrics_in_pieces(before, before) == {"delta_spectral": 0}

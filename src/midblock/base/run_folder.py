@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -44,6 +43,7 @@ class RunFolder:
         *,
         resume: bool = False,
         overwrite: bool = False,
+        inputs: Mapping[str, Any] | None = None,
     ) -> RunFolder:
         """Create the folder, or take up the one that is there.
 
@@ -53,49 +53,66 @@ class RunFolder:
             config: every setting that decides the numbers, as plain YAML values.
             resume: continue a run of the same verb and config.
             overwrite: remove what an earlier run left there first.
+            inputs: what the files that are read look like (a hash, sizes), by what to call them; recorded.
+
+        Raises:
+            MidblockError: as `check`.
+        """
+        path = Path(path)
+        earlier = cls.check(path, verb, config, resume=resume, overwrite=overwrite, inputs=inputs)
+        if earlier is not None:
+            earlier["inputs"] = {**earlier.get("inputs", {}), **(inputs or {})}
+            run = cls(path, earlier)
+            if not run.done:
+                run.save()
+            return run
+        if path.is_dir() and any(path.iterdir()):
+            shutil.rmtree(path)
+        run = cls(path, {"verb": verb, "status": "running", "inputs": dict(inputs or {}), **_surroundings()})
+        run.save()  # first, so that a folder left by a kill is known as ours
+        with replace_atomically(path / "config.yaml") as temporary:
+            temporary.write_text(_as_yaml(config), encoding="utf-8")
+        return run
+
+    @staticmethod
+    def check(
+        path: Path | str,
+        verb: str,
+        config: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        inputs: Mapping[str, Any] | None = None,
+        undecided: Collection[str] = (),
+    ) -> dict[str, Any] | None:
+        """Raise what `open` would raise, and change nothing.
+
+        Args:
+            undecided: settings that are not known yet and are not compared.
+
+        Returns:
+            The record of the run that `resume` would continue; None where one would begin.
 
         Raises:
             MidblockError: when the folder exists and neither is asked for, is not a run of ours, or was made with
-                other settings (the message names them).
+                other settings or from other inputs (the message names them).
         """
         path = Path(path)
         if resume and overwrite:
             raise MidblockError("--resume and --overwrite exclude each other")
         if path.exists() and not path.is_dir():
             raise MidblockError(f"{path} is a file", hint="--output-dir wants a folder")
-        if path.is_dir() and any(path.iterdir()):
-            if resume:
-                return cls._resumed(path, verb, config)
-            if not overwrite:
-                hint = "--resume continues it, --overwrite replaces it, or choose another --output-dir"
-                raise MidblockError(f"{path} exists already", hint=hint)
-            cls._clear(path)
-        run = cls(path, {"verb": verb, "status": "running", **_surroundings()})
-        run.save()  # first, so that a folder left by a kill is known as ours
-        with replace_atomically(path / "config.yaml") as temporary:
-            temporary.write_text(_as_yaml(config), encoding="utf-8")
-        return run
-
-    @classmethod
-    def _resumed(cls, path: Path, verb: str, config: Mapping[str, Any]) -> RunFolder:
-        record = read_record(path)
-        if record.get("verb") != verb:
-            raise MidblockError(f"{path} holds a run of `midblock {record.get('verb')}`, not of `{verb}`")
-        before = _read_config(path / "config.yaml")
-        now = yaml.safe_load(_as_yaml(config))
-        other = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        if other:
-            changes = ", ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in other)
-            hint = "--resume wants the same settings; choose another --output-dir"
-            raise MidblockError(f"{path} was made with other settings: {changes}", hint=hint)
-        return cls(path, record)
-
-    @staticmethod
-    def _clear(path: Path) -> None:
+        if not path.is_dir() or not any(path.iterdir()):
+            return None
+        if resume:
+            return _resumable(path, verb, config, inputs or {}, undecided)
+        if not overwrite:
+            hint = "--resume continues it, --overwrite replaces it, or choose another --output-dir"
+            raise MidblockError(f"{path} exists already", hint=hint)
         if not (path / "run.json").exists():
             hint = "it holds no run.json; remove it yourself or choose another --output-dir"
             raise MidblockError(f"{path} was not written by midblock, so it is not overwritten", hint=hint)
-        shutil.rmtree(path)
+        return None
 
     @property
     def done(self) -> bool:
@@ -117,6 +134,7 @@ class RunFolder:
             yield
         finally:
             self.add_phase(name, time.perf_counter() - start)
+            self.save()
 
     def add_phase(self, name: str, seconds: float) -> None:
         """Record a phase that was timed elsewhere."""
@@ -129,6 +147,27 @@ class RunFolder:
         self.record["status"] = "done"
         self.save()
         shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def _resumable(
+    path: Path, verb: str, config: Mapping[str, Any], inputs: Mapping[str, Any], undecided: Collection[str]
+) -> dict[str, Any]:
+    record = read_record(path)
+    if record.get("verb") != verb:
+        raise MidblockError(f"{path} holds a run of `midblock {record.get('verb')}`, not of `{verb}`")
+    before = _read_config(path / "config.yaml")
+    now = yaml.safe_load(_as_yaml(config))
+    keys = (before.keys() | now.keys()) - set(undecided)
+    other = sorted(key for key in keys if before.get(key) != now.get(key))
+    if other:
+        changes = ", ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in other)
+        hint = "--resume wants the same settings; choose another --output-dir"
+        raise MidblockError(f"{path} was made with other settings: {changes}", hint=hint)
+    recorded = record.get("inputs", {})
+    changed = [name for name, value in inputs.items() if name in recorded and recorded[name] != value]
+    if changed:
+        raise MidblockError(f"{path}: {', '.join(changed)} changed since", hint="--overwrite measures it anew")
+    return record
 
 
 def read_record(path: Path | str) -> dict[str, Any]:
@@ -155,6 +194,10 @@ def peak_memory() -> int:
         mark = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
         if mark:
             return int(mark.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from midblock.base import LayerPlan, LayerRow, LayerTable, MidblockError, Progress, RunFolder, Silent, write_json
-from midblock.checkpoints import Pair, Variant, quiet_transformers
+from midblock.checkpoints import Checkpoint, Pair, Variant, quiet_transformers
+from midblock.checkpoints.weight_files import find_weight_files
 from midblock.data import ExampleSet
 from midblock.metrics.catalogue import METRICS, choose
 from midblock.metrics.evaluate import Evaluation
-from midblock.metrics.measure import Measurement, total_tokens
+from midblock.metrics.measure import Measurement, is_dispatched, total_tokens
 from midblock.metrics.prompts import Prompts, prepare_prompts
 from midblock.metrics.settings import AnalysisSettings
 from midblock.metrics.summary import summarize
@@ -54,21 +58,26 @@ def analyze(
     """
     settings = AnalysisSettings.of(options)
     analysis = _Analysis(pair, data, settings, progress or Silent())
-    if output_dir is None:
-        return analysis.run(None)
-    if not (resume and (Path(output_dir) / "layers.parquet").exists()):
-        # What can fail on the user's side fails before an older run is overwritten.
+    with analysis.models_lent():
+        if output_dir is None:
+            return analysis.run(None)
+        # What can fail on the user's side fails before an older run is overwritten: this first, it takes no time.
+        undecided, config, inputs = analysis.undecided(), analysis.config(), analysis.inputs()
+        behaviour = {"resume": resume, "overwrite": overwrite}
+        earlier = RunFolder.check(output_dir, "analyze", config, **behaviour, inputs=inputs, undecided=undecided)
+        if earlier is not None:
+            analysis.check_resumable()
+            if earlier.get("status") == "done":
+                return LayerTable.read(Path(output_dir))
         analysis.prepare()
-    run = RunFolder.open(output_dir, "analyze", analysis.config(), resume=resume, overwrite=overwrite)
-    if run.done:
-        return LayerTable.read(run.path)
-    run.record.setdefault("command", command or "midblock.analyze(…)")
-    table = analysis.run(run)
-    with run.phase("write"):
-        table.write(run.path)
-        write_json(run.path / "summary.json", summarize(table))
-    run.finish()
-    return table
+        run = RunFolder.open(output_dir, "analyze", analysis.config(), **behaviour, inputs=analysis.inputs())
+        run.record.setdefault("command", command or "midblock.analyze(…)")
+        table = analysis.run(run)
+        with run.phase("write"):
+            table.write(run.path)
+            write_json(run.path / "summary.json", summarize(table))
+        run.finish()
+        return table
 
 
 class _Analysis:
@@ -83,17 +92,59 @@ class _Analysis:
         self.kinds = _kinds(self.wanted, settings)
         self.prompts: Prompts | None = None
         self.preparing = 0.0
+        self.training: dict[nn.Module, bool] = {}
         self.notes = list(pair.notes())
         if not whole:
             self.notes.append(f"Only blocks {plan} were measured.")
+        if isinstance(data, ExampleSet) and not settings.weights_only:
+            self.notes.append(f"The prompts were given in memory ({data.reference}): config.yaml names no data.")
 
     def config(self) -> dict[str, Any]:
         """Everything that decides the numbers, as the YAML of the run folder."""
-        data = self.data if isinstance(self.data, str) else f"{self.data.reference} ({self.data.content_hash[:12]})"
         loading = asdict(self.pair.base.loading)
         models = {"base": self.pair.base.reference, "tuned": [variant.reference for variant in self.pair.tuned]}
-        read = {} if self.settings.weights_only else {"data": data}
-        return {**models, **read, **asdict(self.settings), **loading}
+        named = isinstance(self.data, str) and not self.settings.weights_only
+        read = {"data": self.data} if named else {}
+        settings = asdict(self.settings)
+        if self.prompts is not None and named:
+            settings["split"] = self.prompts.facts["split"] or None
+        return {**models, **read, **settings, **loading}
+
+    def undecided(self) -> tuple[str, ...]:
+        """Settings of the config that only reading the data decides."""
+        return ("split",) if self.prompts is None and self.settings.split is None else ()
+
+    def inputs(self) -> dict[str, Any]:
+        """What tells a change of the files that are read: a hash of the data, size and age of the weights."""
+        found: dict[str, Any] = {
+            f"the weights of {variant.name}": _weight_files(variant.checkpoint)
+            for variant in self.pair
+            if variant.checkpoint is not None
+        }
+        if self.prompts is not None:
+            found["the data"] = self.prompts.facts["content_hash"]
+        elif isinstance(self.data, ExampleSet) and not self.settings.weights_only:
+            found["the data"] = self.data.content_hash
+        return found
+
+    def check_resumable(self) -> None:
+        """Raise MidblockError for models in memory, which nothing says are those of the earlier run."""
+        for variant in self.pair:
+            if variant.checkpoint is None:
+                what = f"{variant.name} is a model in memory, so an earlier run cannot be resumed"
+                raise MidblockError(what, hint="--overwrite measures it anew")
+
+    @contextmanager
+    def models_lent(self) -> Iterator[None]:
+        """On leaving, put models back into the mode they came in; a lack of memory is told as what it is."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            hint = "lower --batch-tokens, or try --dtype bfloat16, --device-map auto or --no-precision-floor"
+            raise MidblockError("out of memory on the accelerator", hint=f"{hint}; --resume goes on") from error
+        finally:
+            for module, training in self.training.items():
+                module.training = training
 
     def run(self, run: RunFolder | None) -> LayerTable:
         rows: list[LayerRow] = []
@@ -118,8 +169,13 @@ class _Analysis:
         self.prompts = prepare_prompts(self.pair, self.data, self.settings, views="views" in self.kinds)
         loading = self.progress.phase("loading models", 1 + len(self.pair.tuned))
         for variant in self.pair:
+            self.training |= {module: module.training for module in variant.model.modules()}
             variant.model.eval()
             loading(1)
+        if "floor" in self.kinds and is_dispatched(self.pair.base.model):
+            self.kinds -= {"floor"}
+            self.notes.append("No precision floor: the base is spread over several devices.")
+        self.notes += self.prompts.notes()
         self.preparing = time.perf_counter() - start
 
     def _states(self, run: RunFolder | None) -> list[LayerRow]:
@@ -202,6 +258,14 @@ def _describe(variant: Variant) -> Mapping[str, Any]:
         described["dtype"] = str(next(variant.loaded.parameters()).dtype).removeprefix("torch.")
         described["parameters"] = sum(value.numel() for value in variant.loaded.parameters())
     return described
+
+
+def _weight_files(checkpoint: Checkpoint) -> list[list[str | int]]:
+    files = list(find_weight_files(checkpoint.folder, allow_pickle=checkpoint.allow_pickle).files)
+    if checkpoint.adapter is not None:
+        files += sorted(checkpoint.adapter.folder.glob("adapter_*"))
+    facts = [(file.name, file.stat()) for file in files]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts]
 
 
 def _phase(run: RunFolder | None, name: str) -> Any:

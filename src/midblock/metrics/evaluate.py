@@ -16,7 +16,14 @@ from midblock.metrics.catalogue import METRICS, NULL, PRECISION_FLOOR, SPLIT_FLO
 from midblock.metrics.geometry import GEOMETRY_METRICS, distances, geometry
 from midblock.metrics.lens import LENS_METRICS
 from midblock.metrics.measure import ROUNDED, Measured
-from midblock.metrics.similarity import SIMILARITY_METRICS, cka_permuted, cosine_permuted, per_prompt, similarity
+from midblock.metrics.similarity import (
+    SIMILARITY_METRICS,
+    cka_permuted,
+    cosine_permuted,
+    per_prompt,
+    procrustes_permuted,
+    similarity,
+)
 from midblock.metrics.spectra import single_threaded_workers
 from midblock.metrics.tokens import TOKEN_METRICS
 from midblock.metrics.uncertainty import Estimate, Folds, bootstrap_means, halves, jackknife, permutations
@@ -88,7 +95,8 @@ class Evaluation:
             for name in ours:
                 gaps[name].append(abs(float(ours[name] - theirs[name])))
         for name, gap in gaps.items():
-            yield self._row(BASE, layer, name + SPLIT_FLOOR, Estimate(sum(gap) / len(gap), *_NONE, N))
+            if name in self.wanted:
+                yield self._row(BASE, layer, name + SPLIT_FLOOR, Estimate(sum(gap) / len(gap), *_NONE, N))
 
     def _compare(self, model: str, layer: int) -> Iterator[LayerRow]:
         """Paired metrics of one tuned model at one layer."""
@@ -126,6 +134,10 @@ class Evaluation:
             nulls |= cka_permuted(base, tuned, orders)
         if "cosine_similarity" in self.wanted:
             nulls["cosine_similarity"] = cosine_permuted(base, tuned, orders)
+        if "cosine_centered" in self.wanted:
+            nulls["cosine_centered"] = cosine_permuted(base - base.mean(0), tuned - tuned.mean(0), orders)
+        if "procrustes" in self.wanted:
+            nulls["procrustes"] = procrustes_permuted(base, tuned, orders[:FEW])
         for name, values in nulls.items():
             if name in self.wanted:
                 low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
@@ -137,7 +149,8 @@ class Evaluation:
         if rounded is None or whole is None:
             return
         base = whole.values[torch.isin(whole.index, rounded.index)]
-        values = similarity(base, rounded.values, wanted=self.wanted & SIMILARITY_METRICS)
+        received = self._rounding_received(layer, base)
+        values = similarity(base, rounded.values, received=received, wanted=self.wanted & SIMILARITY_METRICS)
         values |= {
             name: each.mean()[None] for name, each in per_prompt(base, rounded.values).items() if name in self.wanted
         }
@@ -151,14 +164,26 @@ class Evaluation:
         for name, value in values.items():
             yield self._row(BASE, layer, name + PRECISION_FLOOR, Estimate(float(value), *_NONE, len(base)))
 
+    def _rounding_received(self, layer: int, here: Tensor) -> Tensor | None:
+        """As `_received`, for what rounding changed below."""
+        if layer == -1:
+            return torch.zeros_like(here)
+        rounded, whole = (self.measured.get(model, "pooled", layer - 1) for model in (ROUNDED, BASE))
+        if layer == self.blocks or rounded is None or whole is None:
+            return None
+        return rounded.values - whole.values[torch.isin(whole.index, rounded.index)]
+
     def _views(self, model: str, layer: int) -> Iterator[LayerRow]:
         found = [self.measured.get(model, f"view{view}", layer) for view in range(VIEWS)]
         if any(view is None for view in found):
             return
         views = torch.stack([view.values for view in found if view is not None])
         if not {"lidar", "dime"}.isdisjoint(self.wanted):
-            estimates = jackknife(lambda keep: view_metrics(views, keep), Folds.of(views.shape[1], self.seed))
+            compute = partial(view_metrics, views)
+            estimates = jackknife(compute, Folds.of(views.shape[1], self.seed))
             yield from self._estimates(model, layer, estimates)
+            if model == BASE:
+                yield from self._split_floor(layer, compute, views.shape[1])
         if "infonce" in self.wanted:
             self._collect(model, layer, "infonce", infonce(views))
 
@@ -212,6 +237,7 @@ class Evaluation:
         )
 
 
+FEW = 20  # permutations of a metric that takes a decomposition each
 LayerKey = tuple[int, str, str]
 _NONE = (float("nan"), float("nan"))
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from midblock.checkpoints import Anatomy
+from midblock.checkpoints import Anatomy, device_of
 
 LENS_METRICS = ("logit_kl", "logit_agreement")
 
@@ -44,7 +44,7 @@ def log_probabilities(
     """
     weight = next(anatomy.head.parameters())
     with torch.inference_mode():
-        states = states.to(weight.device, weight.dtype)
+        states = states.to(device_of(anatomy.head), weight.dtype)
         logits = anatomy.logits(states if normed else anatomy.final_norm(states))[..., :vocabulary]
     precise = torch.float32 if logits.device.type == "mps" else torch.float64
     return torch.log_softmax(logits.to(precise), dim=-1)
@@ -54,4 +54,4 @@ def compare_predictions(base: Float[Tensor, "B P V"], tuned: Float[Tensor, "B P 
     """KL(base‖tuned) in nats and top-1 agreement, means over each prompt's positions."""
     divergence = (base.exp() * (base - tuned)).sum(-1).clamp(min=0)
     agreement = (base.argmax(-1) == tuned.argmax(-1)).to(divergence.dtype)
-    return torch.stack([divergence.mean(1), agreement.mean(1)], dim=1).double().cpu()
+    return torch.stack([divergence.mean(1), agreement.mean(1)], dim=1).cpu().double()  # MPS has no float64

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from midblock.base import MidblockError, replace_atomically
 from midblock.checkpoints import Anatomy, Pair
@@ -167,6 +167,12 @@ class Measurement:
             except (SafetensorError, OSError) as error:
                 raise MidblockError(f"cannot read {file}: {error}", hint="start again with --overwrite") from error
         return int(files[-1].stem) if files else 0
+
+
+def is_dispatched(model: nn.Module) -> bool:
+    """Whether accelerate has spread the model, so that its parameters cannot simply be exchanged."""
+    places = getattr(model, "hf_device_map", None) or {}
+    return len(set(places.values())) > 1 or any(value.is_meta for value in model.parameters())
 
 
 def total_tokens(prompts: Prompts) -> int:

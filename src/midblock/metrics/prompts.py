@@ -37,6 +37,16 @@ class Prompts:
     facts: Mapping[str, Any]
     samples: list[str]
 
+    def notes(self) -> list[str]:
+        """What a reader must know: how many prompts were left out or cut, and why."""
+        facts = self.facts
+        told = {
+            "too_short": "too short to be measured: left out.",
+            "without_region": f"without a token in the region {facts.get('region')!r}: left out.",
+            "completion_lost": f"cut at {facts.get('max_length')} tokens, before the completion begins.",
+        }
+        return [f"{facts[name]} prompt(s) {note}" for name, note in told.items() if facts.get(name)]
+
 
 def prepare_prompts(pair: Pair, data: str | ExampleSet, settings: AnalysisSettings, *, views: bool) -> Prompts:
     """Draw, tokenise and batch the prompts; every model will see these ids.
@@ -44,10 +54,12 @@ def prepare_prompts(pair: Pair, data: str | ExampleSet, settings: AnalysisSettin
     Raises:
         MidblockError: tokenizers that disagree, too few prompts, or whatever is wrong with the data.
     """
+    asked = settings.num_samples if isinstance(data, str) else len(data.examples)
     if isinstance(data, str):
         data = load_dataset(data, split=settings.split, num_samples=settings.num_samples, seed=settings.seed)
     tokenizer = _common_tokenizer(pair, data, settings)
     tokens = encode(data, tokenizer, template=settings.template, max_length=settings.max_length)
+    long_enough = len(tokens.prompts)
     tokens = _with_region(tokens, settings.region)
     if len(tokens.prompts) < LEAST_PROMPTS:
         what = f"only {len(tokens.prompts)} of {len(data.examples)} prompts of {data.reference} can be measured"
@@ -67,7 +79,11 @@ def prepare_prompts(pair: Pair, data: str | ExampleSet, settings: AnalysisSettin
         deep=batches[0],
         pooled=batches[1],
         views=_views(tokens, settings) if views else (),
-        facts=_facts(data, tokens, settings, len(deep)),
+        facts={
+            **_facts(data, tokens, settings, len(deep)),
+            "asked": asked,
+            "without_region": long_enough - len(tokens.prompts),
+        },
         samples=[example.text for example in data.examples[:3]],
     )
 
@@ -127,4 +143,5 @@ def _facts(data: ExampleSet, tokens: TokenizedSet, settings: AnalysisSettings, d
         "tokens": int(lengths.sum()),
         "truncated": tokens.truncated,
         "too_short": len(tokens.too_short),
+        "completion_lost": len(tokens.completion_lost),
     }

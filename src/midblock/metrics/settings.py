@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from midblock.base import MidblockError, unknown
+from midblock.base import MidblockError, from_options, unknown
 from midblock.metrics.catalogue import choose
 
 REGIONS = ("all", "prompt", "answer")
@@ -87,8 +87,4 @@ class AnalysisSettings:
         Raises:
             MidblockError: an unknown keyword; the nearest is named.
         """
-        names = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in names:
-                raise unknown("option", name, names)
-        return cls(**options)  # type: ignore[arg-type]
+        return from_options(cls, options)

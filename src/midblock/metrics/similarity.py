@@ -162,12 +162,23 @@ def procrustes_distance(
 
     The nuclear norm is taken from n×n factors: with K = FFᵀ and L = HHᵀ it is that of FᵀH, whatever D is.
     """
-    values = []
-    for rows in keep:
-        factors = []
-        for X in (base[rows], tuned[rows]):
-            X = X - X.mean(0)
-            X = X / X.norm()
-            factors.append(torch.linalg.qr(X.T, mode="r").R.T if X.shape[0] < X.shape[1] else X)
-        values.append(2 - 2 * torch.linalg.svdvals(factors[0].T @ factors[1]).sum())
-    return torch.stack(values).clamp(min=0)
+    return torch.stack([_procrustes(_unit_factor(base[rows]), _unit_factor(tuned[rows])) for rows in keep])
+
+
+def procrustes_permuted(
+    base: Float[Tensor, "N D"], tuned: Float[Tensor, "N D"], permutations: Int[Tensor, "P N"]
+) -> Float[Tensor, " P"]:
+    """Procrustes distance between unrelated prompts."""
+    ours, theirs = _unit_factor(base), _unit_factor(tuned)
+    return torch.stack([_procrustes(ours, theirs[order]) for order in permutations])
+
+
+def _unit_factor(X: Tensor) -> Tensor:
+    """A factor, a row a prompt, of the Gram matrix of X's centred rows at unit norm; it has min(n, D) columns."""
+    X = X - X.mean(0)
+    X = X / X.norm()
+    return torch.linalg.qr(X.T, mode="r").R.T if X.shape[0] < X.shape[1] else X
+
+
+def _procrustes(ours: Tensor, theirs: Tensor) -> Tensor:
+    return (2 - 2 * torch.linalg.svdvals(ours.T @ theirs).sum()).clamp(min=0)

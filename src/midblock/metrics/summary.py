@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from midblock.base import LayerTable
 from midblock.metrics.catalogue import METRICS, PRECISION_FLOOR
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 THIRDS = ("lower", "middle", "upper")
 EVEN = 40  # percent: a largest third below this is called even

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from midblock.base import generator
@@ -105,7 +105,7 @@ def jackknife(compute: Callable[[Tensor], dict[str, Tensor]], folds: Folds) -> d
         if G > 1:
             pull = (share - 1) * (value - torch.cat([part[name] for part in parts]))
             error = ((pull - (pull / share).sum()).square() / (share - 1)).mean().sqrt()
-            half = float(stats.t.ppf((1 + LEVEL) / 2, G - 1) * error)
+            half = float(stdtrit(G - 1, (1 + LEVEL) / 2) * error)
         centre = float(value)
         estimates[name] = Estimate(centre, centre - half, centre + half, n)
     return estimates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from midblock.metrics.weights import (
     ROTATION_METRICS,
     Sums,
     delta_metrics,
+    delta_metrics_in_pieces,
     delta_metrics_of_spectrum,
     rotation_metrics,
     sums,
@@ -90,6 +92,7 @@ class WeightComparison:
     _sums: dict[Place, Sums] = field(default_factory=lambda: defaultdict(Sums))
     _spectral: dict[Place, list[dict[str, float]]] = field(default_factory=lambda: defaultdict(list))
     _too_wide: int = 0
+    _rounding_noted: bool = False
     _sum: Callable[..., Sums] = sums
 
     def rows(self, advance: Callable[[float], None] = lambda entries: None) -> Iterator[LayerRow]:
@@ -123,9 +126,13 @@ class WeightComparison:
         tied = bool(getattr(self.base.config, "tie_word_embeddings", False))
         for name, other in match_names(ours.names, theirs.names, self.tuned.name, self.notes):
             where = place(name, self.blocks)
+            size = math.prod(ours.shape(name))
             if where.layer not in self.layers or (tied and where.module == "head") or name.endswith(BUFFERS):
+                advance(size)
                 continue
-            before, after = self._shared(name, ours.read(name), theirs.read(other))
+            first, second = ours.read(name), theirs.read(other)
+            self._note_rounding(first.dtype, second.dtype)
+            before, after = self._shared(name, first, second)
             if where.module == "embedding" and tied and self._unties(theirs):
                 head = Place(self.blocks, "head")
                 self._take(HEAD, head, *self._shared(HEAD, before, theirs.read(HEAD)))
@@ -134,7 +141,21 @@ class WeightComparison:
                 self._take(name, where, before, after)
             else:
                 self.notes.append(f"{name} holds {before.dtype}, not floating-point weights, and is left out.")
-            advance(before.numel())
+            advance(size)
+        if HEAD in ours.names and HEAD not in theirs.names and not tied:
+            self.notes.append(f"{self.tuned.name} has no head of its own, it is tied: the base's is not compared.")
+
+    def _note_rounding(self, ours: torch.dtype, theirs: torch.dtype) -> None:
+        """Say once that base and tuned are stored in different precision, and what that alone does."""
+        if self._rounding_noted or ours == theirs or not (ours.is_floating_point and theirs.is_floating_point):
+            return
+        self._rounding_noted = True
+        digits = 1 - round(math.log2(max(torch.finfo(ours).eps, torch.finfo(theirs).eps)))
+        base, tuned = (str(dtype).removeprefix("torch.") for dtype in (ours, theirs))
+        self.notes.append(
+            f"The base is {base}, {self.tuned.name} {tuned}: "
+            f"rounding alone changes weights by up to 2^-{digits} relative."
+        )
 
     def _unties(self, theirs: Tensors) -> bool:
         """True where tuning gave the model a head of its own: it began as the base's embedding."""
@@ -176,7 +197,10 @@ class WeightComparison:
         found: dict[str, float] = {}
         if not DELTA_METRICS.isdisjoint(self.wanted):
             self._too_wide += min(before.shape) > EXACT_SIDE and not self.exact
-            found |= delta_metrics(after.double() - before.double(), exact=self.exact)
+            if where.module in NOT_IN_BLOCK:  # a float64 copy of these would be the largest thing in memory
+                found |= delta_metrics_in_pieces(before, after, exact=self.exact)
+            else:
+                found |= delta_metrics(after.double() - before.double(), exact=self.exact)
         if not ROTATION_METRICS.isdisjoint(self.wanted) and where.module not in NOT_IN_BLOCK:
             found |= rotation_metrics(before, after, self.rank, exact=self.exact)
         if found:
@@ -197,10 +221,11 @@ class WeightComparison:
             if where.layer not in self.layers or name.endswith(BUFFERS):
                 deltas.pop(name, None)
                 saved.pop(name, None)
+                advance(math.prod(ours.shape(name)))
                 continue
             before = ours.read(name)
-            if where.module == "embedding" and "lm_head.weight" in saved and "lm_head.weight" not in ours:
-                self._take(name, Place(self.blocks, "head"), *self._shared(name, before, saved.pop("lm_head.weight")))
+            if where.module == "embedding" and HEAD in saved and HEAD not in ours:
+                self._take(name, Place(self.blocks, "head"), *self._shared(name, before, saved.pop(HEAD)))
             if name in saved:
                 after = saved.pop(name)
                 if name in deltas:

@@ -7,7 +7,7 @@ Sources: P1 (Frobenius norms), P2 (rotation of the top singular spaces, drift of
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,6 +125,44 @@ def delta_metrics(change: Float[Tensor, "m n"], *, exact: bool = False) -> dict[
         return _from_spectrum(_low_rank(change.double(), 8)[1].square(), energy)
     squared = torch.linalg.eigvalsh(_small_gram(change)).clamp(min=0).flip(0)
     return _from_spectrum(squared, energy) | {"delta_effective_rank": float(entropy(squared).exp())}
+
+
+def delta_metrics_in_pieces(
+    before: Float[Tensor, "m n"], after: Float[Tensor, "m n"], *, exact: bool = False
+) -> dict[str, float]:
+    """The same of after − before, whose float64 change is never there as a whole: for embeddings and heads."""
+    if before.shape[0] < before.shape[1]:
+        before, after = before.T, after.T
+    side = before.shape[1]
+    rows = max(1, (PIECE * 16) // side)
+
+    def changes() -> Iterator[Tensor]:
+        for start in range(0, len(before), rows):
+            yield after[start : start + rows].double() - before[start : start + rows].double()
+
+    energy = sum(float(piece.square().sum()) for piece in changes())
+    if energy == 0:
+        return {"delta_spectral": 0.0}
+    if side > EXACT_SIDE and not exact:
+        stream = torch.Generator().manual_seed(0)
+        Q = torch.randn(side, 8 + OVERSAMPLING, dtype=torch.float64, generator=stream)
+        for _ in range(POWER_ITERATIONS + 1):
+            Q = torch.linalg.qr(_gram_times(changes(), Q)).Q
+        squared = torch.linalg.eigvalsh(Q.T @ _gram_times(changes(), Q)).clamp(min=0).flip(0)
+        return _from_spectrum(squared, energy)
+    gram = torch.zeros(side, side, dtype=torch.float64)
+    for piece in changes():
+        gram += piece.T @ piece
+    squared = torch.linalg.eigvalsh(gram).clamp(min=0).flip(0)
+    return _from_spectrum(squared, energy) | {"delta_effective_rank": float(entropy(squared).exp())}
+
+
+def _gram_times(pieces: Iterable[Tensor], Q: Tensor) -> Tensor:
+    """ΔᵀΔQ from Δ's rows, piece by piece."""
+    total = torch.zeros_like(Q)
+    for piece in pieces:
+        total += piece.T @ (piece @ Q)
+    return total
 
 
 def delta_metrics_of_spectrum(sigma: Float[Tensor, " r"]) -> dict[str, float]:

@@ -112,7 +112,7 @@ def _thirds(kind: str) -> Reader:
 
 READERS: tuple[tuple[str, str, Reader], ...] = (
     ("Weight change by third", "lower · middle · upper, of the blocks' relative change", _thirds("weight_depth")),
-    ("Representation change by third", "lower · middle · upper, of the change across blocks", _thirds("representation_depth")),
+    ("State change by third", "lower · middle · upper, of the change across blocks", _thirds("representation_depth")),
     ("Weights moved most in", "largest change of a whole block", _peak("delta_rel", "block", "weight_depth")),
     (
         "Most change across",

@@ -1,0 +1,24 @@
+"""Keyword arguments to a settings dataclass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from midblock.base.errors import unknown
+
+T = TypeVar("T")
+
+
+def from_options(cls: type[T], options: Mapping[str, Any]) -> T:
+    """Build a settings dataclass from keyword arguments.
+
+    Raises:
+        MidblockError: an unknown keyword; the nearest is named.
+    """
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for name in options:
+        if name not in names:
+            raise unknown("option", name, names)
+    return cls(**options)
