@@ -34,6 +34,7 @@ EXTRA = "an optional extra; where it is missing the error says what to install"
 HIDDEN = {
     ("base/layer_table.py", "pandas"): HELP,
     ("base/progress.py", "rich"): "only where a person watches",
+    ("base/run_folder.py", "resource"): "not on Windows",
     ("checkpoints/cache.py", "filelock"): "only where something is put into the cache",
     ("checkpoints/config.py", "huggingface_hub"): WITHOUT_MODELS,
     ("checkpoints/config.py", "transformers"): WITHOUT_MODELS,
