@@ -38,8 +38,10 @@ def prompt_entropies(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) 
 
 def _unit_gram(states: Tensor, mask: Tensor) -> Tensor:
     """Gram matrix of the tokens scaled to unit length, on the smaller side; tokens that do not count are zero rows."""
+    if not bool(mask.all()):
+        states = states.masked_fill(~mask.unsqueeze(-1), 0)
     length = states.norm(dim=-1)
-    scale = torch.where(mask & (length > 0), 1 / length, 0.0)
+    scale = torch.where(length > 0, 1 / length, 0.0)
     tokens, width = states.shape[1:]
     if tokens <= width:
         # Scaling the T×T products is cheaper than scaling the T×D states.
