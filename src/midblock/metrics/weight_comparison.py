@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,11 +24,13 @@ from midblock.checkpoints import (
     split_fused,
 )
 from midblock.metrics.catalogue import METRICS
+from midblock.metrics.spectra import single_threaded_workers
 from midblock.metrics.weights import (
     DELTA_METRICS,
     EXACT_SIDE,
     NORM_METRICS,
     ROTATION_METRICS,
+    WORKERS,
     Sums,
     delta_metrics,
     delta_metrics_in_pieces,
@@ -104,9 +104,8 @@ class WeightComparison:
         Raises:
             MidblockError: tensors of different shape, NaN or Inf (the tensor is named), or nothing in common.
         """
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            self._sum = partial(sums, each=pool.map)
-            self._read(advance)
+        self._sum = partial(sums, each=single_threaded_workers(WORKERS).map)
+        self._read(advance)
         for where, total in self._sums.items():
             yield from self._rows_of(where, total)
         yield from self._group_rows()
@@ -207,7 +206,7 @@ class WeightComparison:
             self._spectral[where].append(found)
 
     def _check_finite(self, name: str, total: Sums, before: Tensor) -> None:
-        if torch.isfinite(torch.tensor([total.base, total.change])).all():
+        if math.isfinite(total.base) and math.isfinite(total.change):
             return
         owner = self.tuned.name if bool(torch.isfinite(before).all()) else "the base"
         raise MidblockError(f"NaN or Inf in the weight {name} of {owner}")

@@ -6,11 +6,12 @@ Sources: P1 (Frobenius norms), P2 (rotation of the top singular spaces, drift of
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from midblock.metrics.spectra import entropy
 
 PIECE = 1 << 18  # entries converted to float64 at a time: both tensors' pieces stay in the second-level cache
+WORKERS = os.cpu_count() or 1
 EXACT_SIDE = 2048  # widest small side whose whole spectrum is computed unless asked for
 OVERSAMPLING = 16
 POWER_ITERATIONS = 4
@@ -63,7 +65,7 @@ class _Workspace(threading.local):
     """Two float64 buffers for each thread, made once: fresh ones would cost as much as the arithmetic."""
 
     def __init__(self) -> None:
-        self.before, self.change = np.empty(PIECE), np.empty(PIECE)
+        self.before, self.change = torch.empty(2, PIECE, dtype=torch.float64)
 
 
 _workspace = _Workspace()
@@ -79,37 +81,29 @@ def sums(
     """Sums over all entries of one tensor; changed entries are counted only if wanted (it takes a third pass).
 
     Args:
-        each: how the pieces are gone through; an executor's `map` does it on several threads. NumPy lets go of the
-            interpreter's lock, and threads that do not wait for each other stay fast on a busy machine, where the
-            barriers of a parallel BLAS do not.
+        each: how the parts are gone through; the `map` of `single_threaded_workers` shares them out. Threads that do
+            not wait for each other stay fast on a busy machine, where the barriers of a parallel BLAS do not.
     """
     ours, theirs = base.detach().reshape(-1), tuned.detach().reshape(-1)
 
-    def piece(start: int) -> Sums:
-        before, after = ours[start : start + PIECE], theirs[start : start + PIECE]
-        return _piece_sums(before, after, changed)
+    def run(part: range) -> Sums:
+        pieces = (range(at, min(at + PIECE, part.stop)) for at in range(part.start, part.stop, PIECE))
+        return sum((_piece_sums(ours[p.start : p.stop], theirs[p.start : p.stop], changed) for p in pieces), Sums())
 
-    return sum(each(piece, range(0, len(ours), PIECE)), start=Sums())
+    n = len(ours)
+    if n < PIECE // 8:
+        return run(range(n))
+    # Equal parts: a worker with a shorter one would wait for the other at every tensor.
+    bounds = [n * worker // WORKERS for worker in range(WORKERS + 1)]
+    return sum(each(run, [range(low, high) for low, high in pairwise(bounds)]), Sums())
 
 
 def _piece_sums(ours: Tensor, theirs: Tensor, changed: bool) -> Sums:
     n = len(ours)
-    before, change = _workspace.before[:n], _workspace.change[:n]
-    np.copyto(before, _as_numpy(ours))
-    np.copyto(change, _as_numpy(theirs))
-    np.subtract(change, before, out=change)
-    differing = int(np.count_nonzero(change)) if changed else 0
-    # Not np.dot: it would start BLAS threads from within each of ours.
-    return Sums(float(np.einsum("i,i->", before, before)), float(np.einsum("i,i->", change, change)), differing, n)
-
-
-def _as_numpy(values: Tensor) -> np.ndarray:
-    """The values as an array. NumPy lacks the small types; bfloat16 is the upper half of a float32."""
-    if values.dtype in (torch.float16, torch.float32, torch.float64):
-        return values.numpy()
-    if values.dtype != torch.bfloat16:
-        return values.float().numpy()
-    return (values.view(torch.int16).numpy().view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    before, change = _workspace.before[:n].copy_(ours), _workspace.change[:n].copy_(theirs)
+    change.sub_(before)
+    differing = int(torch.count_nonzero(change)) if changed else 0
+    return Sums(float(torch.dot(before, before)), float(torch.dot(change, change)), differing, n)
 
 
 def delta_metrics(change: Float[Tensor, "m n"], *, exact: bool = False) -> dict[str, float]:
