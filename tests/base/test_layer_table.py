@@ -24,7 +24,7 @@ cells = st.fixed_dictionaries(
 )
 
 
-def same(ours, theirs):
+def assert_same(ours, theirs):
     pd.testing.assert_frame_equal(ours.frame, theirs.frame, check_exact=True)
 
 
@@ -34,9 +34,9 @@ def test_parquet_and_csv_give_back_every_bit(tmp_path_factory, drawn):
     folder = tmp_path_factory.mktemp("table")
     table = LayerTable.from_rows([LayerRow(blocks=40, **each) for each in drawn])
     table.write(folder)
-    same(LayerTable.read(folder), table)
-    same(LayerTable.read(folder / "layers.parquet"), table)
-    same(LayerTable.read(str(folder / "layers.csv")), table)
+    assert_same(LayerTable.read(folder), table)
+    assert_same(LayerTable.read(folder / "layers.parquet"), table)
+    assert_same(LayerTable.read(str(folder / "layers.csv")), table)
 
 
 def small():
@@ -85,7 +85,7 @@ def test_concatenate():
     table = small()
     both = LayerTable.concatenate([table, LayerTable.from_rows([]), table])
     assert len(both) == 8
-    same(LayerTable.concatenate([table]), table)
+    assert_same(LayerTable.concatenate([table]), table)
     assert len(LayerTable.concatenate([])) == 0
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from midblock.base import MidblockError, unknown
+from midblock.base import MidblockError, from_options, unknown
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
@@ -48,8 +48,4 @@ class LoadSettings:
         Raises:
             MidblockError: an unknown keyword; the nearest is named.
         """
-        names = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in names:
-                raise unknown("option", name, names)
-        return cls(**options)  # type: ignore[arg-type]
+        return from_options(cls, options)

@@ -147,6 +147,7 @@ class _Analysis:
                 module.training = training
 
     def run(self, run: RunFolder | None) -> LayerTable:
+        """Measure states and weights as asked; `run`, if there is one, gets the facts and the pieces."""
         rows: list[LayerRow] = []
         if run:
             run.record["seed"] = self.settings.seed

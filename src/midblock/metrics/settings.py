@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from midblock.base import MidblockError, from_options, unknown
+from midblock.data import REGIONS
 from midblock.metrics.catalogue import choose
-
-REGIONS = ("all", "prompt", "answer")
 
 
 @dataclass(frozen=True, kw_only=True)

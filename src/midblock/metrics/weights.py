@@ -51,6 +51,7 @@ class Sums:
         )
 
     def metrics(self) -> dict[str, float]:
+        """The norms these sums make: `NORM_METRICS` by name."""
         fro = self.change**0.5
         unscaled = float("nan") if fro else 0.0  # the base is all zeros: no change is still none
         relative = fro / self.base**0.5 if self.base else unscaled
