@@ -106,13 +106,13 @@ def _read_messages(column: str) -> Callable[[Row], Example]:
     return lambda row: _conversation(_turns(row.get(column), column))
 
 
-def _read_pair(prompt: str, completion: str) -> Callable[[Row], Example]:
+def _read_pair(prompt: str, completion: str, separator: str = "\n") -> Callable[[Row], Example]:
     """Two texts, or two lists of messages as TRL writes them."""
 
     def read(row: Row) -> Example:
         if isinstance(row.get(prompt), list):
             return _conversation(_turns(row[prompt], prompt) + _turns(row.get(completion), completion))
-        return _answered(_text(row, prompt), _text(row, completion))
+        return _answered(_text(row, prompt), _text(row, completion), separator=separator)
 
     return read
 
@@ -177,7 +177,10 @@ LAYOUTS: Mapping[str, Layout] = {
     "mmlu": Layout(("question", "choices", "answer"), _read_choices),
     "messages": Layout(("messages",), _read_messages("messages")),
     "conversations": Layout(("conversations",), _read_messages("conversations")),
-    "prompt/completion": Layout(("prompt", "completion"), _read_pair("prompt", "completion")),
+    "prompt/completion": Layout(
+        ("prompt", "completion"),
+        _read_pair("prompt", "completion", separator=""),  # as TRL joins them
+    ),
     "prompt/response": Layout(("prompt", "response"), _read_pair("prompt", "response")),
     "question/answer": Layout(("question", "answer"), _read_question),
     "instruction/input/output": Layout(("instruction", "output"), _read_instruction),
