@@ -1,0 +1,15 @@
+"""Generate, score, and compare models with paired statistics."""
+
+from midblock.evaluation.answers import ANSWERS as ANSWERS
+from midblock.evaluation.answers import choose_reader as choose_reader
+from midblock.evaluation.divergence import TokenMean as TokenMean
+from midblock.evaluation.divergence import mean_divergence as mean_divergence
+from midblock.evaluation.divergence import mean_nll as mean_nll
+from midblock.evaluation.divergence import without_adapters as without_adapters
+from midblock.evaluation.exact_match import MatchResult as MatchResult
+from midblock.evaluation.exact_match import PairedDifference as PairedDifference
+from midblock.evaluation.exact_match import compare as compare
+from midblock.evaluation.exact_match import exact_match as exact_match
+from midblock.evaluation.exact_match import wilson as wilson
+from midblock.evaluation.generate import evaluating as evaluating
+from midblock.evaluation.generate import generate_greedy as generate_greedy

@@ -1,0 +1,179 @@
+"""Exact match: the share of prompts a model answers rightly, and whether two models differ on the same prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from scipy.stats import binomtest
+from torch import Tensor, nn
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from midblock.base import MidblockError, Progress, generator, unknown
+from midblock.data import ExampleSet
+from midblock.evaluation.answers import ANSWERS, choose_reader, gold_answer
+from midblock.evaluation.generate import continue_prompts, encode_prompts, stop_tokens
+
+LEVEL = 0.95
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class MatchResult:
+    """What a model answered to N prompts.
+
+    Attributes:
+        reader: how answers were read, a name of `ANSWERS`.
+        outputs: what the model wrote.
+        answers: what was read from it; None where no answer was found.
+        expected: the right answers, read the same way.
+        unlike_training: samples whose prompt has other token ids than training put before the answer.
+    """
+
+    reader: str
+    outputs: tuple[str, ...]
+    answers: tuple[str | None, ...]
+    expected: tuple[str, ...]
+    unlike_training: tuple[int, ...] = ()
+
+    @cached_property
+    def correct(self) -> Bool[Tensor, "N"]:
+        """True where the answer is the right one."""
+        return torch.tensor([answer == gold for answer, gold in zip(self.answers, self.expected, strict=True)])
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers."""
+        return int(self.correct.sum()) / self.n
+
+    @property
+    def low(self) -> float:
+        """Lower end of the accuracy's 95 % interval (Wilson)."""
+        return wilson(int(self.correct.sum()), self.n)[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end of the accuracy's 95 % interval (Wilson)."""
+        return wilson(int(self.correct.sum()), self.n)[1]
+
+    @property
+    def n(self) -> int:
+        """N, the number of prompts."""
+        return len(self.expected)
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How much more often b was right than a, on the same n prompts.
+
+    Attributes:
+        difference: accuracy of b minus accuracy of a.
+        low, high: its 95 % interval, from bootstrap samples of the prompts; NaN for a single one.
+        p: exact McNemar test, two-sided: how likely so unequal a split of the disagreements is if neither is better.
+        only_a, only_b: prompts that only one of them answered rightly.
+        n: prompts.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    only_a: int
+    only_b: int
+    n: int
+
+
+def exact_match(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: ExampleSet,
+    *,
+    reader: str | None = None,
+    template: str = "raw",
+    max_new_tokens: int = 256,
+    batch_tokens: int = 8192,
+    progress: Progress | None = None,
+) -> MatchResult:
+    """Let the model answer greedily, and count the answers that are right.
+
+    Args:
+        model: a causal language model, PEFT-wrapped or not.
+        tokenizer: a fast tokenizer.
+        examples: samples with answers (`extra["answer"]`, else the completion).
+        reader: how to read an answer, a name of `ANSWERS`; by default the one that fits the dataset.
+        template: "raw", "chat" or the path of a `.jinja` file: as in training.
+        max_new_tokens: where an answer that does not end is cut.
+        batch_tokens: most tokens, padding and answers included, that a batch may hold.
+
+    Raises:
+        MidblockError: an unknown reader, a sample without an answer that it can read, or prompts that cannot be given
+            to the model.
+    """
+    reader = reader or choose_reader(examples)
+    expected = _expected(examples, reader)
+    prompts = encode_prompts(examples, tokenizer, template)
+    outputs = continue_prompts(
+        model,
+        tokenizer,
+        prompts,
+        stop=stop_tokens(model, tokenizer, template),
+        max_new_tokens=max_new_tokens,
+        batch_tokens=batch_tokens,
+        progress=progress,
+    )
+    return MatchResult(
+        reader,
+        tuple(outputs),
+        tuple(ANSWERS[reader](output) for output in outputs),
+        expected,
+        tuple(index for index, prompt in enumerate(prompts) if prompt.as_trained is False),
+    )
+
+
+def compare(a: MatchResult, b: MatchResult, *, seed: int = 0) -> PairedDifference:
+    """Compare two models on the same prompts.
+
+    Raises:
+        MidblockError: the results are about different prompts, or answers were read differently.
+    """
+    if a.expected != b.expected or a.reader != b.reader:
+        raise MidblockError("these results are not about the same questions", hint="use one dataset, seed and reader")
+    n = a.n
+    only_a, only_b = int((a.correct & ~b.correct).sum()), int((b.correct & ~a.correct).sum())
+    split = only_a + only_b
+    p = float(binomtest(only_b, split, 0.5).pvalue) if split else 1.0
+    low = high = float("nan")
+    if n > 1:
+        # A prompt's difference is -1, 0 or 1, so a bootstrap sample is a draw of how often each occurs.
+        shares = np.array([only_a, only_b, n - split]) / n
+        draws = generator(seed, "bootstrap", "exact_match", n).multinomial(n, shares, RESAMPLES)
+        low, high = np.quantile((draws[:, 1] - draws[:, 0]) / n, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    return PairedDifference((only_b - only_a) / n, low, high, p, only_a, only_b, n)
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share: never empty, even where all or none are right.
+
+    Raises:
+        MidblockError: n is 0.
+    """
+    if n < 1:
+        raise MidblockError("no prompts were answered")
+    interval = binomtest(right, n).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _expected(examples: ExampleSet, reader: str) -> tuple[str, ...]:
+    if reader not in ANSWERS:
+        raise unknown("reader", reader, ANSWERS)
+    found: list[str] = []
+    for index, example in enumerate(examples):
+        answer = ANSWERS[reader](gold_answer(example))
+        if answer is None:
+            what = f"sample {index}: {reader} reads no answer from {gold_answer(example)[:40]!r}"
+            raise MidblockError(what, hint=f"choose another reader: {', '.join(ANSWERS)}")
+        found.append(answer)
+    return tuple(found)
