@@ -1,0 +1,182 @@
+"""Training examples' activations on disk, memory-mapped: written once, read in every later epoch.
+
+Files rather than memory, since they outgrow it: the page cache keeps what fits, and a machine's processes share it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from midblock.base import MidblockError, write_json
+from midblock.base.files import write_failure
+
+STATES, WHOLE, HEADER = "states.bin", "whole.bin", "store.json"
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixStore:
+    """The residual stream of N examples at one depth; made by `PrefixStore.open`.
+
+    Attributes:
+        folder: where its files lie.
+        lengths: real tokens of each example.
+        starts: each example's first row in `states`.
+        states: the mapped file, one row a token.
+        whole: the mapped file of marks, 1 where an example's states are all there.
+    """
+
+    folder: Path
+    lengths: Int[Tensor, "N"]
+    starts: Int[Tensor, "N"]
+    states: Float[Tensor, "tokens D"]
+    whole: UInt8[Tensor, "N"]
+
+    @classmethod
+    def open(cls, folder: Path, lengths: Sequence[int], width: int, dtype: torch.dtype, key: str) -> PrefixStore:
+        """Map the store in `folder`: what is there under the same key is used again, anything else is replaced.
+
+        Args:
+            lengths: real tokens of each example, in the order of their indices.
+            width: D, of the residual stream.
+            dtype: the activations' own, so that they come back bit by bit.
+            key: names all that the states depend on beside the examples' lengths (weights, tokens, depth).
+
+        Raises:
+            MidblockError: no tokens at all, the disk is full, or the folder cannot be written.
+        """
+        tokens = sum(lengths)
+        if tokens < 1:
+            raise MidblockError("the training examples hold no tokens to keep activations of")
+        sizes = {STATES: tokens * width * dtype.itemsize, WHOLE: len(lengths)}
+        header = _header(lengths, width, dtype, key)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / "lock"):
+                if not _matches(folder, header, sizes):
+                    _start_over(folder, header, sizes)
+                states = torch.from_file(str(folder / STATES), shared=True, size=tokens * width, dtype=dtype)
+                whole = torch.from_file(str(folder / WHOLE), shared=True, size=len(lengths), dtype=torch.uint8)
+        except (OSError, RuntimeError) as error:  # torch reports a refused mapping as a RuntimeError
+            raise write_failure(folder, error) from error
+        counts = torch.tensor(lengths)
+        return cls(folder, counts, counts.cumsum(0) - counts, states.view(tokens, width), whole)
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk: tokens · D · bytes a number, and a byte an example."""
+        return self.states.nbytes + self.whole.nbytes
+
+    def has(self, index: Int[Tensor, "B"]) -> bool:
+        """Whether every one of these examples is whole."""
+        return bool(self.whole[index.cpu()].all())
+
+    def read(self, index: Int[Tensor, "B"], tokens: int) -> Float[Tensor, "B T D"]:
+        """Give the states of examples that are whole, padded on the right with zeros to T = `tokens`.
+
+        Raises:
+            ValueError: an example is not whole, or longer than `tokens`.
+        """
+        if not self.has(index):
+            raise ValueError("an example was asked for that has not been written")
+        if (longest := int(self.lengths[index.cpu()].max())) > tokens:
+            raise ValueError(f"an example of {longest} tokens does not fit into {tokens}")
+        batch = self.states.new_zeros(len(index), tokens, self.states.shape[1])
+        for row, example in enumerate(index.tolist()):
+            part = self._part(example)
+            batch[row, : len(part)] = part
+        return batch
+
+    def write(
+        self, index: Int[Tensor, "B"], attention_mask: Int[Tensor, "B T"], states: Float[Tensor, "B T D"]
+    ) -> None:
+        """Keep the states of those of these examples that are not whole yet.
+
+        Raises:
+            MidblockError: states of another type or width, or a mask that does not fit the examples.
+        """
+        self.check(index, attention_mask)
+        if states.dtype != self.states.dtype or states.shape[-1] != self.states.shape[1]:
+            expected = f"{self.states.shape[1]} numbers of {self.states.dtype}"
+            got = f"{states.shape[-1]} of {states.dtype}"
+            raise MidblockError(f"a token's activations were to be {expected}, they are {got}", hint="prefix_cache off")
+        on_cpu = states.detach().cpu()
+        for row, example in enumerate(index.tolist()):
+            if not self.whole[example]:
+                part = self._part(example)
+                part.copy_(on_cpu[row, : len(part)])
+                # Last, so that a process killed above leaves an example that counts as missing.
+                self.whole[example] = 1
+
+    def check(self, index: Int[Tensor, "B"], attention_mask: Int[Tensor, "B T"]) -> None:
+        """Make sure that each row of the mask is its example's length of ones, then zeros.
+
+        Raises:
+            MidblockError: it is not; the example is named.
+        """
+        lengths = self.lengths[index.cpu()][:, None]
+        expected = torch.arange(attention_mask.shape[1])[None] < lengths
+        fits = (expected == attention_mask.cpu().bool()).all(1) & (lengths[:, 0] <= attention_mask.shape[1])
+        if not fits.all():
+            row = int(fits.int().argmin())
+            what = f"example {int(index[row])} was to be {int(lengths[row])} tokens, padded on the right"
+            raise MidblockError(f"{what}; its mask says otherwise", hint="prefix_cache off")
+
+    def _part(self, example: int) -> Float[Tensor, "tokens D"]:
+        start = int(self.starts[example])
+        return self.states[start : start + int(self.lengths[example])]
+
+
+def _header(lengths: Sequence[int], width: int, dtype: torch.dtype, key: str) -> dict[str, Any]:
+    digest = hashlib.sha256(json.dumps(list(lengths)).encode()).hexdigest()
+    return {"key": key, "examples": len(lengths), "lengths": digest, "width": width, "dtype": str(dtype)}
+
+
+def _matches(folder: Path, header: dict[str, Any], sizes: dict[str, int]) -> bool:
+    try:
+        found = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+        return found == header and all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _start_over(folder: Path, header: dict[str, Any], sizes: dict[str, int]) -> None:
+    """Replace the files; the header goes first and comes last, so that it never stands beside files of another key."""
+    _remove(folder)
+    try:
+        for name, size in sizes.items():
+            _reserve(folder / name, size)
+        write_json(folder / HEADER, header)
+    except (OSError, MidblockError):
+        _remove(folder)
+        raise
+
+
+def _remove(folder: Path) -> None:
+    # Unlinked, never cut short: another process may still have the old ones mapped.
+    for name in (HEADER, STATES, WHOLE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of zeros whose blocks are there: a full disk shows here, not as a bus error in mid-run."""
+    with path.open("xb") as file:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                return os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise
+        file.truncate(size)
+    return None
