@@ -1,4 +1,6 @@
-"""Change a model's weights: for now the short full-parameter SFT that the demo needs."""
+"""Change a model's weights: at which depth, by which method, under which loss, holding on to what."""
 
-from midblock.tuning.full import FullTuning as FullTuning
-from midblock.tuning.full import tune_fully as tune_fully
+from midblock.tuning.losses import LOSSES as LOSSES
+from midblock.tuning.outputs import Artifact as Artifact
+from midblock.tuning.settings import TuneSettings as TuneSettings
+from midblock.tuning.tune import tune as tune

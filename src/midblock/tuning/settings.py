@@ -48,10 +48,10 @@ class Placement:
     """Weight-decomposed adapters (PEFT)."""
 
     use_rslora: bool = False
-    """Scale alpha/√r instead of alpha/r (PEFT)."""
+    """Scale alpha/√r instead of alpha/r (PEFT); it matters with `lora_alpha`, for `lora_scale` is the scale itself."""
 
     init_lora_weights: str = "default"
-    """How PEFT draws adapters: `default`, `gaussian`, `orthogonal`, `pissa`, `olora`, `loftq`, …"""
+    """How PEFT draws adapters: `default`, `gaussian`, `orthogonal`, `pissa`, `olora`, …"""
 
     rank_budget: int | None = None
     """Sum of ranks over blocks, shared equally by the chosen ones (P1: 1024 for 1B, 2048 for 7B)."""
@@ -114,8 +114,8 @@ class Schedule:
     max_steps: int = -1
     """Optimiser steps; overrides the epochs when positive."""
 
-    warmup_ratio: float = 0.0
-    """Share of the steps over which the learning rate rises from zero."""
+    warmup_steps: float = 0.0
+    """Steps over which the learning rate rises from zero; below 1, a share of all steps (P2: 0.03)."""
 
     lr_scheduler_type: str = "linear"
     """`linear`, `cosine`, `constant`, `constant_with_warmup`, …"""
@@ -206,9 +206,12 @@ class TuneSettings(Schedule, Anchoring, Objective, Placement):
         for name in positive:
             if not getattr(self, name) > 0:
                 raise MidblockError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("warmup_ratio", "lora_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise MidblockError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
+        if self.max_steps == 0:
+            raise MidblockError("max_steps is 0", hint="-1 leaves it to num_train_epochs")
+        if not 0 <= self.lora_dropout < 1:
+            raise MidblockError(f"lora_dropout is {self.lora_dropout}; it must lie in [0, 1)")
+        if self.warmup_steps < 0:
+            raise MidblockError(f"warmup_steps is {self.warmup_steps}; it must not be negative")
 
     def _check_together(self) -> None:
         if self.rank_budget is not None and self.match_parameters is not None:

@@ -1,0 +1,126 @@
+"""Our options as TRL's SFTConfig: one place where names meet."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from midblock.base import MidblockError, unknown
+from midblock.checkpoints import LoadSettings
+from midblock.checkpoints.models import pick_device
+from midblock.tuning.settings import TuneSettings
+from midblock.tuning.sharding import world_size
+
+# Options that mean the same there and have the same name.
+SAME = (
+    "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "num_train_epochs", "max_steps",
+    "warmup_steps", "lr_scheduler_type", "optim", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay",
+    "max_grad_norm", "logging_steps", "seed",
+)  # fmt: skip
+
+
+def training_arguments(settings: TuneSettings, loading: LoadSettings, folder: Path) -> Any:
+    """Build the SFTConfig; with several processes this joins them.
+
+    Args:
+        folder: where checkpoints go.
+
+    Raises:
+        MidblockError: TRL or a tracker is not installed, a name that transformers does not know, or a device that is
+            not here.
+    """
+    try:
+        from trl import SFTConfig
+    except ImportError as error:
+        raise MidblockError("tuning needs peft and trl", hint='pip install "midblock[train]"') from error
+
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    for kind, name, known in (
+        ("optimizer", settings.optim, [each.value for each in OptimizerNames]),
+        ("learning-rate schedule", settings.lr_scheduler_type, [each.value for each in SchedulerType]),
+    ):
+        if name not in known:
+            raise unknown(kind, name, known)
+    cpu = pick_device(loading.device).type == "cpu"
+    local = loading.device.partition(":")[2]
+    if local not in ("", "0"):
+        raise MidblockError(
+            f"training runs on the first visible device, not on {loading.device}", hint=f"CUDA_VISIBLE_DEVICES={local}"
+        )
+    given = {name: getattr(settings, name) for name in SAME}
+    try:
+        arguments = SFTConfig(
+            **given,
+            output_dir=str(folder),
+            use_cpu=cpu,
+            ddp_backend="gloo" if cpu and world_size() > 1 else None,
+            ddp_find_unused_parameters=False,
+            bf16=half(settings, loading),
+            fp16=False,
+            **_checkpointing(SFTConfig, settings.gradient_checkpointing),
+            save_strategy="steps" if settings.save_steps and not settings.shard else "no",
+            save_steps=settings.save_steps or 500,
+            save_total_limit=2,
+            logging_strategy="steps",
+            logging_nan_inf_filter=False,  # else a loss that is no number is logged as the mean of those before
+            logging_first_step=True,
+            report_to=list(settings.report_to) or "none",
+            disable_tqdm=True,
+            dataloader_pin_memory=not cpu,
+            remove_unused_columns=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            router_aux_loss_coef=0.0 if settings.method == "lora" else None,
+            data_seed=settings.seed,
+        )
+        # one device a process: beyond one GPU the Trainer would use DataParallel and multiply the batch, unasked
+        arguments._n_gpu = min(arguments.n_gpu, 1)
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise MidblockError(f"transformers refuses the options: {_first_line(error)}") from error
+    return arguments
+
+
+def _checkpointing(config: type, wanted: bool) -> dict[str, Any]:
+    """Recomputation in the backward pass, under the name that this version of transformers has for it.
+
+    Non-reentrant: under a frozen prefix the reentrant kind gives no gradient, silently.
+    """
+    new = "activation_checkpointing" in {each.name for each in fields(config)}
+    name = "activation_checkpointing" if new else "gradient_checkpointing"
+    return {name: wanted, f"{name}_kwargs": {"use_reentrant": False}}
+
+
+def half(settings: TuneSettings, loading: LoadSettings) -> bool:
+    """Whether to compute in bfloat16: on an accelerator, unless another precision is asked for."""
+    return pick_device(loading.device).type != "cpu" and loading.dtype in ("auto", "bfloat16")
+
+
+def weight_dtype(settings: TuneSettings, loading: LoadSettings) -> str:
+    """Precision of the weights in memory: frozen ones as stored on an accelerator, trained ones in float32.
+
+    At the learning rates of full tuning, bfloat16 weights would not move.
+    """
+    if loading.dtype != "auto":
+        return loading.dtype
+    on_cpu = pick_device(loading.device).type == "cpu"
+    return "float32" if on_cpu or settings.method == "full" or settings.shard else "auto"
+
+
+def main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def barrier() -> None:
+    """Wait for the other processes, if there are any."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

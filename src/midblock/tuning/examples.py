@@ -1,0 +1,156 @@
+"""Examples to train on: tokens, which of them are targets, and what was cut, said before training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from midblock.base import MidblockError
+from midblock.data import ExampleSet, TokenizedPrompt, TokenizedSet, encode, load_dataset
+from midblock.data.batches import IGNORED
+from midblock.tuning.settings import TuneSettings
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class TrainingExamples:
+    """Tokenised examples.
+
+    Attributes:
+        prompts: one for each example, in the dataset's order.
+        on_prompt: the prompt's tokens are targets too.
+        facts: where they come from and how many tokens they have, for the run's record.
+        notes: what a reader must know, cuts above all.
+    """
+
+    prompts: tuple[TokenizedPrompt, ...]
+    on_prompt: bool
+    facts: dict[str, Any]
+    notes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each example."""
+        return [len(prompt.input_ids) for prompt in self.prompts]
+
+    def dataset(self) -> Any:
+        """As a `datasets.Dataset` with the columns `input_ids`, `labels` and `index`, all tokenised."""
+        from datasets import Dataset
+
+        return Dataset.from_dict(
+            {
+                "input_ids": [list(prompt.input_ids) for prompt in self.prompts],
+                "labels": [self._labels(prompt) for prompt in self.prompts],
+                "index": list(range(len(self.prompts))),
+            }
+        )
+
+    def _labels(self, prompt: TokenizedPrompt) -> list[int]:
+        start = _first_target(prompt, self.on_prompt)
+        return [IGNORED] * start + list(prompt.input_ids[start:])
+
+
+def load_examples(data: str | ExampleSet, tokenizer: Any, settings: TuneSettings) -> TrainingExamples:
+    """Draw and tokenise the examples.
+
+    Raises:
+        MidblockError: the data cannot be read; an example has no completion, or loses all of it at the maximum length
+            (how many, and which).
+    """
+    if isinstance(data, str):
+        split = settings.split or ("train" if data.startswith("builtin:") else None)
+        data = load_dataset(data, split=split, num_samples=settings.num_samples, seed=settings.seed)
+    tokens = encode(
+        data, tokenizer, template=settings.template, max_length=settings.max_length, min_tokens=2, add_eos=True
+    )
+    if not settings.train_on_prompt:
+        _refuse_without_targets(data, tokens, settings.max_length)
+    prompts = tokens.prompts
+    targets = [len(p.input_ids) - _first_target(p, settings.train_on_prompt) for p in prompts]
+    facts = {
+        "reference": data.reference,
+        "split": data.split,
+        "layout": data.layout,
+        "content_hash": data.content_hash,
+        "template": tokens.template,
+        "num_samples": len(prompts),
+        "max_length": settings.max_length,
+        "truncated": tokens.truncated,
+        "too_short": list(tokens.too_short),
+        "tokens": sum(len(p.input_ids) for p in prompts),
+        "target_tokens": sum(targets),
+        "longest": max(len(p.input_ids) for p in prompts),
+    }
+    return TrainingExamples(prompts, settings.train_on_prompt, facts, _notes(tokens, settings))
+
+
+def _first_target(prompt: TokenizedPrompt, on_prompt: bool) -> int:
+    """Position of the first token to be predicted; nothing predicts the very first, so it must not be counted."""
+    return 1 if on_prompt else max(1, prompt.answer_start)
+
+
+def _refuse_without_targets(data: ExampleSet, tokens: TokenizedSet, max_length: int) -> None:
+    if tokens.completion_lost:
+        what = (
+            f"{_count(tokens.completion_lost)} of {len(tokens.prompts)} lose their whole completion at {max_length} "
+            f"tokens: {_rows(tokens.completion_lost)}"
+        )
+        raise MidblockError(what, hint="raise --max-length, or take those rows out")
+    silent = [p.index for p in tokens.prompts if p.answer_start >= len(p.input_ids)]
+    if silent:
+        what = f"{_count(silent)} of {len(tokens.prompts)} in {data.reference} have no completion: {_rows(silent)}"
+        raise MidblockError(what, hint="--train-on-prompt trains on all of the text")
+
+
+def _notes(tokens: TokenizedSet, settings: TuneSettings) -> list[str]:
+    notes = []
+    if tokens.truncated:
+        notes.append(
+            f"{tokens.truncated} of {len(tokens.prompts)} examples are longer than {settings.max_length} tokens and "
+            "were cut; their end of text is not learned."
+        )
+    if tokens.too_short:
+        notes.append(f"{_count(tokens.too_short)} left out, too short to learn from: {_rows(tokens.too_short)}.")
+    return notes
+
+
+def _count(indices: Sequence[int]) -> str:
+    return f"{len(indices)} example" + ("s" if len(indices) != 1 else "")
+
+
+def _rows(indices: Sequence[int]) -> str:
+    more = ", …" if len(indices) > SHOWN else ""
+    return ("rows " if len(indices) > 1 else "row ") + ", ".join(str(index) for index in indices[:SHOWN]) + more
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Stack examples into a batch, padded on the right.
+
+    Attributes:
+        pad_id: token id behind an example's end; masked, so any will do.
+    """
+
+    pad_id: int
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Int[Tensor, "..."]]:
+        width = max(len(row["input_ids"]) for row in rows)
+
+        def padded(values: list[int], fill: int) -> list[int]:
+            return values + [fill] * (width - len(values))
+
+        return {
+            "input_ids": torch.tensor([padded(row["input_ids"], self.pad_id) for row in rows]),
+            "attention_mask": torch.tensor([padded([1] * len(row["input_ids"]), 0) for row in rows]),
+            "labels": torch.tensor([padded(row["labels"], IGNORED) for row in rows]),
+            "index": torch.tensor([row["index"] for row in rows]),
+        }

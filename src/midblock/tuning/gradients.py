@@ -1,0 +1,132 @@
+"""Gradients after the backward pass: their norm by depth and part, and the check that every planned module learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from midblock.base import MidblockError
+from midblock.checkpoints.roles import ATTENTION, MLP, place
+
+GROUPS = dict.fromkeys((*ATTENTION, "qkv"), "attention") | dict.fromkeys((*MLP, "gate_up"), "mlp")
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """The trained parameters of a model, and where each of them sits.
+
+    Attributes:
+        model: the model in training.
+        blocks: L.
+    """
+
+    model: nn.Module
+    blocks: int
+
+    @cached_property
+    def trained(self) -> Mapping[str, nn.Parameter]:
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    @cached_property
+    def places(self) -> Mapping[str, tuple[int, str]]:
+        """Parameter name → layer (-1 the embedding, L the head) and part of the block."""
+        found = {}
+        for name in self.trained:
+            where = place(plain_name(name), self.blocks)
+            part = "mlp" if "experts" in where.module else GROUPS.get(where.module, where.module)
+            found[name] = (where.layer, part)
+        return found
+
+    def squares(self) -> dict[str, float]:
+        """‖∂L/∂θ‖² of each trained parameter; of sharded ones over all ranks.
+
+        Raises:
+            MidblockError: a parameter that got no gradient at all, by name.
+        """
+        local = []
+        for name, value in self.trained.items():
+            if value.grad is None:
+                raise MidblockError(f"{plain_name(name)} is to be trained but gets no gradient")
+            local.append(_local(value.grad))
+        coarse = any(each.element_size() < 4 for each in local)  # their norms would be as coarse
+        norms = _wide(torch._foreach_norm(local, dtype=torch.float32 if coarse else None)).square()
+        if any(isinstance(value, DTensor) for value in self.trained.values()):
+            torch.distributed.all_reduce(norms)
+        return dict(zip(self.trained, norms.tolist(), strict=True))
+
+    def check_first(self, squares: Mapping[str, float]) -> None:
+        """After the first backward pass: every planned module has a gradient, nothing else has one.
+
+        Raises:
+            MidblockError: the module or the tensor concerned.
+        """
+        for owner, total in self._by_owner(squares).items():
+            if not total > 0:
+                raise MidblockError(f"{owner} is to be trained but its gradient is exactly zero")
+        strays = [name for name, value in self.model.named_parameters() if name not in self.trained and _has(value)]
+        if strays:
+            raise MidblockError(f"the frozen tensor {strays[0]} got a gradient")
+
+    def check_moved(self) -> None:
+        """After the first step at a learning rate above zero: no adapter's B is zero any more.
+
+        Raises:
+            MidblockError: the adapted module whose B still is.
+        """
+        names = [name for name in self.trained if ".lora_B." in name]
+        if not names:
+            return
+        norms = _wide([_local(self.trained[name]).detach().norm() for name in names])
+        if isinstance(self.trained[names[0]], DTensor):
+            torch.distributed.all_reduce(norms)
+        for name, norm in zip(names, norms.tolist(), strict=True):
+            if not norm > 0:
+                raise MidblockError(f"the adapter of {plain_name(name)} did not move in the first step")
+
+    def by_place(self, squares: Mapping[str, float]) -> dict[tuple[int, str], float]:
+        """Gradient norm by layer and part; the part "block" is all of a layer."""
+        sums: dict[tuple[int, str], float] = {}
+        for name, square in squares.items():
+            layer, part = self.places[name]
+            for key in {(layer, part), (layer, "block")}:
+                sums[key] = sums.get(key, 0.0) + square
+        return {key: total**0.5 for key, total in sums.items()}
+
+    def _by_owner(self, squares: Mapping[str, float]) -> dict[str, float]:
+        """Sums over each module; of an adapted one over its B alone, for A's gradient is zero while B is."""
+        sums: dict[str, float] = {}
+        for name, square in squares.items():
+            counted = ".lora_B." in name or ".lora_" not in name
+            owner = plain_name(name).rpartition(".")[0]
+            sums[owner] = sums.get(owner, 0.0) + (square if counted else 0.0)
+        return sums
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name in the model itself, without what PEFT and wrappers add; of an adapter, its weight's."""
+    adapted, lora, _ = name.partition(".lora_")
+    parts = [part for part in adapted.split(".") if part not in ("base_layer", "_orig_mod")]
+    if parts[:1] == ["module"]:
+        parts = parts[1:]
+    if parts[:2] == ["base_model", "model"]:
+        parts = parts[2:]
+    return ".".join(parts) + (".weight" if lora else "")
+
+
+def _local(value: Tensor) -> Tensor:
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def _wide(norms: Sequence[Tensor]) -> Tensor:
+    """One vector, in float64 where the device has it."""
+    kind = torch.float32 if norms[0].device.type == "mps" else torch.float64
+    return torch.stack([norm.to(kind) for norm in norms])
+
+
+def _has(value: Tensor) -> bool:
+    return value.grad is not None and bool(_local(value.grad).any())

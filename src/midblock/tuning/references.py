@@ -1,0 +1,60 @@
+"""p_ref, for losses that compare with the model before tuning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from midblock.base import MidblockError
+from midblock.checkpoints import Anatomy, LoadSettings, load_model, open_checkpoint
+from midblock.tuning.losses import LOSSES
+from midblock.tuning.prepared import Prepared
+from midblock.tuning.scoring import Reference
+from midblock.tuning.settings import TuneSettings
+
+
+def check_reference(settings: TuneSettings, base: str) -> None:
+    """Raise MidblockError where a reference is needed and there is none, or is given and not used."""
+    needed = _needed(settings)
+    if needed and settings.method == "full" and settings.reference is None:
+        raise MidblockError(
+            f"--loss {settings.loss} compares with a reference, and full tuning changes the base itself",
+            hint=f"--reference {base} loads it a second time, frozen: its memory once more, and a forward pass a step",
+        )
+    if settings.reference is not None and not needed:
+        raise MidblockError(f"the loss {settings.loss} uses no reference", hint="leave out --reference")
+
+
+def find_reference(
+    prepared: Prepared, settings: TuneSettings, loading: LoadSettings, device: torch.device
+) -> Reference | None:
+    """The base with adapters bypassed, or the model that was named.
+
+    Raises:
+        MidblockError: the named model cannot be loaded, or has another vocabulary.
+    """
+    if not _needed(settings):
+        return None
+    divergence = LOSSES[settings.loss].divergence
+    if settings.reference is None:
+        return Reference(prepared.anatomy, prepared.model, divergence)
+    dtype = str(next(prepared.causal.parameters()).dtype).removeprefix("torch.")
+    named = LoadSettings(
+        dtype=dtype,
+        device=str(device),
+        attn_implementation=loading.attn_implementation,
+        allow_pickle=loading.allow_pickle,
+        trust_remote_code=loading.trust_remote_code,
+    )
+    consent: dict[str, Any] = {"allow_pickle": loading.allow_pickle, "trust_remote_code": loading.trust_remote_code}
+    model = load_model(open_checkpoint(settings.reference, **consent), named)
+    anatomy = Anatomy.of(model)
+    ours, theirs = prepared.anatomy.config.vocab_size, anatomy.config.vocab_size
+    if ours != theirs:
+        raise MidblockError(f"the reference {settings.reference} has {theirs} tokens, the base {ours}")
+    return Reference(anatomy, None, divergence)
+
+
+def _needed(settings: TuneSettings) -> bool:
+    return LOSSES[settings.loss].reference or LOSSES[settings.loss].divergence

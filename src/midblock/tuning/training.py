@@ -1,0 +1,156 @@
+"""From a prepared model to a trained one: the frozen prefix, the loss in the forward pass, the loop, the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from midblock.base import MidblockError, Progress
+from midblock.base.files import write_failure
+from midblock.checkpoints import LoadSettings
+from midblock.tuning.arguments import barrier, main_process
+from midblock.tuning.examples import Collator, TrainingExamples
+from midblock.tuning.gradients import Gradients
+from midblock.tuning.hold import Hold
+from midblock.tuning.log_file import LogFile
+from midblock.tuning.prefix import FrozenPrefix, reason_not_exact
+from midblock.tuning.prefix_store import PrefixStore
+from midblock.tuning.prepared import Prepared
+from midblock.tuning.references import find_reference
+from midblock.tuning.resume import last_checkpoint
+from midblock.tuning.schedule import epochs_of
+from midblock.tuning.scoring import scoring
+from midblock.tuning.settings import TuneSettings
+from midblock.tuning.trainer import Watch, make_trainer
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything the loop needs.
+
+    Attributes:
+        folder: the run folder; checkpoints and `log.jsonl` go there.
+        arguments: an SFTConfig.
+        store: where the frozen prefix's output is kept, or None.
+    """
+
+    folder: Path
+    prepared: Prepared
+    examples: TrainingExamples
+    settings: TuneSettings
+    loading: LoadSettings
+    hold: Hold
+    store: PrefixStore | None
+    arguments: Any
+    tokenizer: Any
+    progress: Progress
+
+    def run(self) -> tuple[LogFile, FrozenPrefix]:
+        """Train, from the last whole checkpoint if there is one.
+
+        Returns:
+            The log, and the prefix with its counts.
+
+        Raises:
+            MidblockError: a loss that is no number, a planned module without a gradient, no memory, no disk space.
+        """
+        found = last_checkpoint(self.checkpoints) if self.checkpoints.is_dir() else None
+        barrier()
+        log = LogFile(self.folder / "log.jsonl")
+        earlier = log.cut(found[1] if found else 0) if main_process() else ()
+        prepared = self.prepared
+        reference = find_reference(prepared, self.settings, self.loading, self.arguments.device)
+        prefix = FrozenPrefix(prepared.anatomy, prepared.first, self.store)
+        with ExitStack() as surgery:
+            surgery.enter_context(prefix.installed())
+            surgery.enter_context(scoring(prepared.causal, prepared.anatomy, prefix, reference))
+            trainer = self._trainer(log, earlier)
+            self._hold_on(trainer, resumed=found is not None)
+            trainer.advance(found[1] if found else 0)
+            self._loop(trainer, str(found[0]) if found else None)
+        return log, prefix
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def _trainer(self, log: LogFile, earlier: tuple[Mapping[str, Any], ...]) -> Any:
+        watch = Watch(
+            objective=self.settings,
+            gradients=Gradients(self.prepared.model, len(self.prepared.anatomy)),
+            anchor=self.hold.anchor(self.prepared),
+            on_line=log.append if main_process() else lambda line: None,
+            tokens=earlier[-1]["tokens"] if earlier else 0,
+            seconds=earlier[-1]["seconds"] if earlier else 0.0,
+        )
+        trainer = make_trainer(
+            self.prepared.model,
+            self.arguments,
+            watch,
+            train_dataset=self.examples.dataset(),
+            data_collator=Collator(self.tokenizer.pad_token_id or 0),
+            processing_class=_with_padding(self.tokenizer),
+        )
+        steps = self.arguments.max_steps
+        if steps <= 0:
+            batches = len(trainer.get_train_dataloader())
+            each = -(-batches // self.arguments.gradient_accumulation_steps)
+            steps = max(1, int(-(-each * self.arguments.num_train_epochs // 1)))
+        trainer.advance = self.progress.phase("tuning", steps)
+        return trainer
+
+    def _hold_on(self, trainer: Any, *, resumed: bool) -> None:
+        """Make the anchor while the weights are the pretrained ones, or leave it to the first step under FSDP."""
+        if not trainer.is_fsdp_enabled:
+            trainer.hold_on()
+        elif resumed and self.settings.anchor_scope == "subspace" and self.settings.method == "full":
+            hint = "--shard, which splits before checkpoints are read"
+            raise MidblockError("under accelerate's FSDP the subspace anchor cannot be resumed", hint=hint)
+
+    def _loop(self, trainer: Any, checkpoint: str | None) -> None:
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        except torch.OutOfMemoryError as error:
+            hint = "lower --per-device-train-batch-size, or --gradient-checkpointing; --resume goes on"
+            raise MidblockError("out of memory on the accelerator", hint=hint) from error
+        except (OSError, SafetensorError) as error:
+            raise write_failure(self.checkpoints, error) from error
+
+
+def open_store(
+    prepared: Prepared, examples: TrainingExamples, settings: TuneSettings, folder: Path, key: str, notes: list[str]
+) -> PrefixStore | None:
+    """The cache of the frozen prefix, where it is wanted and exact.
+
+    Args:
+        key: names the weights and the data.
+        notes: gets the reason where there is none.
+
+    Raises:
+        MidblockError: it is asked for and would not be exact, or the disk is full.
+    """
+    asked = settings.prefix_cache
+    if asked == "off" or prepared.first == 0 or (asked == "auto" and epochs_of(settings, len(examples)) <= 1):
+        return None
+    reason = reason_not_exact(prepared.anatomy, prepared.first, longest=max(examples.lengths))
+    if reason is not None:
+        if asked == "on":
+            raise MidblockError(f"the frozen prefix cannot be cached: {reason}", hint="--prefix-cache off")
+        notes.append(f"The frozen prefix is not cached: {reason}.")
+        return None
+    whole = repr((key, settings.max_length, settings.template, prepared.first))
+    dtype = next(prepared.anatomy.embedding.parameters()).dtype
+    return PrefixStore.open(folder, examples.lengths, prepared.anatomy.width, dtype, whole)
+
+
+def _with_padding(tokenizer: Any) -> Any:
+    """The Trainer wants a padding token to be named, though our batches are padded already."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer

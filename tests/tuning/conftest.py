@@ -1,0 +1,61 @@
+"""A pico model and sums to learn, on disk as a user has them."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from midblock.tuning import Artifact, tune
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """Matrices this small gain nothing from threads; and losses must not depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def write_model(family: str, folder: Path, pico: Any, tokenizer: Any) -> Path:
+    pico(family).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_sums(path: Path, count: int = 32) -> Path:
+    draw = random.Random(0)
+    rows = []
+    for _ in range(count):
+        a, b = draw.randint(1, 50), draw.randint(1, 50)
+        rows.append({"prompt": f"{a} + {b} =", "completion": f" {a + b}" + " apples" * draw.randint(0, 3)})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="package")
+def llama(tmp_path_factory: pytest.TempPathFactory, pico: Any, tokenizer: Any) -> Path:
+    """Folder of a pico Llama of three blocks."""
+    return write_model("llama", tmp_path_factory.mktemp("models") / "start", pico, tokenizer)
+
+
+@pytest.fixture(scope="package")
+def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty-two additions with completions of unequal lengths."""
+    return write_sums(tmp_path_factory.mktemp("data") / "sums.jsonl")
+
+
+@pytest.fixture
+def tuned(llama: Path, sums: Path, tmp_path: Path) -> Callable[..., Artifact]:
+    """Tune the pico Llama on the CPU for ten steps; any option may be given."""
+
+    def run(**options: Any) -> Artifact:
+        name = options.pop("name", "run")
+        given = {"max_steps": 10, "learning_rate": 3e-3, "device": "cpu", "output_dir": tmp_path / name, **options}
+        return tune(str(options.pop("base", llama)), str(sums), given.pop("layers", "010"), **given)
+
+    return run

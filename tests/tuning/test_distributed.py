@@ -1,0 +1,83 @@
+"""Real runs of two processes on this machine (gloo) end with one process's losses and a whole result."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from midblock import tune
+
+KINDS = {"ddp": {}, "shard": {"shard": True}}
+RPSFT = {"anchor": "rpsft", "anchor_k": "8", "anchor_lambda": 0.1}
+HOLDS = {"plain": {}, "block": RPSFT, "subspace": {**RPSFT, "anchor_scope": "subspace"}}
+METHODS = {"lora": {"method": "lora"}, "full": {"method": "full", "learning_rate": 1e-3}}
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def runs(llama, sums, tmp_path_factory) -> Path:
+    """A folder with every run: `one-METHOD-HOLD` in this process, `KIND-METHOD-HOLD` in two of their own."""
+    folder = tmp_path_factory.mktemp("runs")
+    common = {"base": str(llama), "data": str(sums), "layers": "010", "max_steps": 4, "learning_rate": 3e-3}
+    common["device"] = "cpu"
+    planned = []
+    for method, how in METHODS.items():
+        for hold, held in HOLDS.items():
+            options = {**common, **how, **held}
+            alone = {**options, "per_device_train_batch_size": 8, "output_dir": str(folder / f"one-{method}-{hold}")}
+            tune(alone.pop("base"), alone.pop("data"), alone.pop("layers"), **alone)
+            split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+            planned += [
+                {**options, **split, **extra, "output_dir": str(folder / f"{kind}-{method}-{hold}")}
+                for kind, extra in KINDS.items()
+            ]
+    (folder / "plan.json").write_text(json.dumps(planned))
+    script = Path(__file__).with_name("two_processes.py")
+    done = subprocess.run(
+        [*LAUNCH, str(script), str(folder / "plan.json")], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def log_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(next(iter([*folder.glob("adapter/*.safetensors"), *folder.glob("model/*.safetensors")])))
+
+
+@pytest.mark.parametrize("hold", HOLDS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_equal_one(kind, method, hold, runs):
+    alone, together = runs / f"one-{method}-{hold}", runs / f"{kind}-{method}-{hold}"
+    one, two = log_of(alone), log_of(together)
+    assert [line["step"] for line in two] == [1, 2, 3, 4]
+    for key in ("loss", "nll", "grad_norm", "tokens"):
+        assert [line[key] for line in two] == pytest.approx([line[key] for line in one], rel=1e-4)
+    if hold != "plain":
+        penalties = [[line["penalty"] for line in lines] for lines in (one, two)]
+        assert penalties[1] == pytest.approx(penalties[0], rel=1e-2, abs=1e-9)
+    before, after = weights_of(alone), weights_of(together)
+    assert after.keys() == before.keys()
+    for name, value in before.items():
+        # Adam's first steps are ± the learning rate, whatever the gradient: a near-zero one may turn its sign
+        assert (after[name] - value).abs().mean() < 1e-4, name
+    assert json.loads((together / "summary.json").read_text())["untouched"]["changed"] == 0
+
+
+def test_a_user_error_under_torchrun_ends_all_processes_with_one_line(llama, sums, tmp_path):
+    arguments = ["-m", "midblock", "tune", str(llama), "--data", str(sums), "--output-dir", str(tmp_path / "x")]
+    done = subprocess.run(
+        [*LAUNCH, *arguments, "--layers", "7-9", "--device", "cpu"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode != 0
+    said = {line for line in done.stderr.splitlines() if line.startswith("midblock: ")}
+    assert said == {"midblock: the layer plan '7-9' names block 7; the model has 0 to 2"}
+    assert not (tmp_path / "x").exists()
