@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from midblock.report.page import page_of
-from midblock.report.reading import Run
+from midblock.report.tune_run import read_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
@@ -107,7 +107,7 @@ def view(browser, make_run):
 
     def open_page(folder: Path | None = None, width: int = 1280) -> Tab:
         page = (folder or make_run()) / "report.html"
-        page.write_text(page_of(Run.read(page.parent)), encoding="utf-8")
+        page.write_text(page_of(read_run(page.parent)), encoding="utf-8")
         browser.events.clear()
         browser("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
         browser("Emulation.setDeviceMetricsOverride", width=width, height=2000, deviceScaleFactor=1, mobile=width < 600)
@@ -244,3 +244,66 @@ def test_weights_only_and_sparse_layers(view, make_run, residual, weights):
     tab.until("document.querySelectorAll('.plot svg').length === 2")
     tab = view(make_run([row for row in residual if row.layer in (0, 4, 5, 11)], name="sparse"))
     tab.until("document.querySelector('#figure-cka_debiased .bridge') !== null")
+
+
+TUNED = (
+    {},
+    {"anchor": True, "steps": 3000},
+    {"method": "full"},
+    {"finished": False, "steps": 1},
+    {"steps": 30, "every": 5},
+)
+
+
+@pytest.mark.parametrize("keywords", TUNED, ids=str)
+def test_a_tuning_run_draws_all_its_figures(view, make_tune_run, hostile, keywords):
+    folder = make_tune_run(text=hostile, **keywords)
+    for width in (390, 1280):
+        tab = view(folder, width=width)
+        tab("Emulation.setDeviceMetricsOverride", width=width, height=12000, deviceScaleFactor=1, mobile=width < 600)
+        tab.run(DRAW_ALL)
+        tab.until("[...document.querySelectorAll('[data-figure]')].every(f => f.querySelector('svg'))")
+        assert tab.run("document.documentElement.scrollWidth") <= width
+        drawn = "s.querySelector('path.line, path.thin, rect.bar, rect.cell')"
+        assert tab.run(f"[...document.querySelectorAll('.plot svg')].filter(s => !{drawn}).length") == 0
+        written = (
+            "[...document.querySelectorAll('.plot svg *')].flatMap(n => [...n.attributes].map(a => a.name + a.value))"
+        )
+        assert tab.run(f"{written}.filter(text => /NaN|undefined|Infinity/.test(text))") == []
+
+
+def test_labels_of_a_tuning_run_are_not_cut(view, make_tune_run):
+    tab = view(make_tune_run(method="full"), width=390)
+    tab("Emulation.setDeviceMetricsOverride", width=390, height=12000, deviceScaleFactor=1, mobile=True)
+    tab.run(DRAW_ALL)
+    tab.until("[...document.querySelectorAll('[data-figure]')].every(f => f.querySelector('svg'))")
+    outside = (
+        "[...document.querySelectorAll('.plot svg text')].filter(t => { const b = t.getBoundingClientRect(),"
+        "s = t.closest('svg').getBoundingClientRect(); return b.left < s.left - 1 || b.right > s.right + 1; })"
+    )
+    assert tab.run(f"{outside}.map(t => t.textContent)") == []
+
+
+@pytest.mark.parametrize(
+    ("figure", "words"),
+    [
+        ("plan", ("Block 0 · frozen",)),
+        ("loss", ("Step 1 · epoch", "loss (plain NLL): ", "learning rate: ")),
+        ("gradient_map", ("Block 6 · step 1 to 2", "gradient norm, mean: ")),
+        ("update_by_depth", ("Block 6", "tuned: ")),
+    ],
+)
+def test_pointing_at_a_tuning_run_tells_values(view, make_tune_run, figure, words):
+    tab = view(make_tune_run())
+    tab.run(f"document.querySelector('#figure-{figure}').scrollIntoView()")
+    tab.until(f"document.querySelector('#figure-{figure} .overlay') !== null")
+    key = "new KeyboardEvent('keydown', {key: 'Home', bubbles: true})"
+    if figure == "gradient_map":
+        key = "new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true})"
+    text = tab.run(
+        f"(() => {{ const a = document.querySelector('#figure-{figure} .overlay');"
+        f"a.dispatchEvent(new KeyboardEvent('keydown', {{key: 'ArrowRight', bubbles: true}}));"
+        f"a.dispatchEvent({key}); return a.getAttribute('aria-valuetext'); }})()"
+    )
+    for word in words:
+        assert word in text

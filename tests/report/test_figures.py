@@ -5,14 +5,17 @@ import pytest
 
 from midblock.base import LayerRow
 from midblock.report.facts import Number, Thirds, facts_of, number
-from midblock.report.figures import FIGURES, write_figures
+from midblock.report.figures import FIGURES
 from midblock.report.modules import heat_rows
+from midblock.report.paper import write_figures
 from midblock.report.reading import Run
+from midblock.report.tune_figures import TUNE_FIGURES
+from midblock.report.tune_run import TuneRun
 
 
 def test_each_figure_as_png_and_pdf(make_run):
     folder = make_run()
-    written = write_figures(Run.read(folder), folder / "figures")
+    written = write_figures(Run.read(folder), folder / "figures", FIGURES)
     assert set(written) == set(FIGURES)
     for name in FIGURES:
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -22,7 +25,7 @@ def test_each_figure_as_png_and_pdf(make_run):
 
 def test_only_figures_with_data(make_run, weights):
     folder = make_run(weights)
-    assert set(write_figures(Run.read(folder), folder / "figures")) == {"change_by_depth", "weights_heatmap"}
+    assert set(write_figures(Run.read(folder), folder / "figures", FIGURES)) == {"change_by_depth", "weights_heatmap"}
 
 
 def test_identical_models_can_be_drawn(make_run, residual, weights):
@@ -34,7 +37,7 @@ def test_identical_models_can_be_drawn(make_run, residual, weights):
         for row in residual + weights
     ]
     folder = make_run(rows)
-    assert set(write_figures(Run.read(folder), folder / "figures")) == set(FIGURES)
+    assert set(write_figures(Run.read(folder), folder / "figures", FIGURES)) == set(FIGURES)
 
 
 def test_facts_quote_the_table(make_run):
@@ -57,3 +60,19 @@ def test_heat_rows_follow_the_data_through_a_block():
     rows = heat_rows(["block", "router", "head", "q_proj", "residual", "embedding", "down_proj"])
     assert [label for label, _ in rows] == ["q_proj", "down_proj", "router", "block", "embed / head"]
     assert heat_rows(["embedding"]) == [("embedding", ("embedding",))]
+
+
+@pytest.mark.parametrize("keywords", [{"method": "full"}, {"anchor": True}, {"steps": 1}, {"steps": 3000}], ids=str)
+def test_figures_of_a_tuning_run(make_tune_run, keywords):
+    folder = make_tune_run(**keywords)
+    assert set(write_figures(TuneRun.read(folder), folder / "figures", TUNE_FIGURES)) == set(TUNE_FIGURES)
+    for name in TUNE_FIGURES:
+        assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_only_figures_that_a_killed_run_has_data_for(make_tune_run):
+    folder = make_tune_run(finished=False)
+    found = write_figures(TuneRun.read(folder), folder / "figures", TUNE_FIGURES)
+    assert set(found) == {"loss", "gradient_by_depth"}
+    (folder / "log.jsonl").unlink()
+    assert write_figures(TuneRun.read(folder), folder / "figures", TUNE_FIGURES) == {}

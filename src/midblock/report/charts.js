@@ -76,7 +76,7 @@ function drawLines(box, spec) {
   let top = drawLegend(svg, legendOf(reads, domains, mode), width, 0) + (spec.thirds ? 26 : 6);
   const first = top;
   const layers = new Set(reads.flatMap((r) => r.lines.flatMap((l) => l.points.map((p) => p.layer))));
-  const ends = { first: layers.has(-1), last: layers.has(L) ? "norm" : null };
+  const ends = { first: layers.has(-1), last: layers.has(L) ? (reads.some((r) => r.panel.module === "residual") ? "norm" : "head") : null };
   reads.forEach((read, i) => {
     const strip = spec.thirds && sharesOf(read) ? 18 : 0;
     const y = verticalScale(domains[i], top + 26 + strip, top + 26 + strip + read.panel.height);
@@ -92,23 +92,27 @@ function drawLines(box, spec) {
   if (spec.thirds) thirds(svg, x, first - 20, top - 40);
   svg.setAttribute("height", top);
   svg.setAttribute("viewBox", `0 0 ${width} ${top}`);
-  cursor(svg, reads, x, first, top - 40, [...layers].sort((a, b) => a - b));
+  const bare = reads.every((read) => read.panel.module !== "residual");
+  cursor(svg, reads, x, first, top - 40, [...layers].sort((a, b) => a - b), {
+    label: "Depth",
+    title: (layer) => `${layerName(layer, bare)} · depth ${number((layer + 1) / L, 2)}`,
+    rows: (layer) => rowsAt(reads, layer),
+  });
   box.replaceChildren(svg);
 }
 
-// The depth cursor: follows the pointer, or the arrow keys once focused.
-function cursor(svg, reads, x, top, bottom, layers) {
+// The cursor along the horizontal axis: follows the pointer, or the arrow keys once focused. `told` says what is there.
+function cursor(svg, reads, x, top, bottom, layers, told) {
   if (!layers.length) return;
   const group = draw(svg, "g", { class: "cursor", visibility: "hidden" });
   const area = draw(svg, "rect", {
     class: "overlay", x: x.left, y: top, width: x.right - x.left, height: bottom - top, tabindex: 0, role: "slider",
-    "aria-label": "Depth", "aria-valuemin": layers[0], "aria-valuemax": layers.at(-1), "aria-valuenow": layers[0],
+    "aria-label": told.label, "aria-valuemin": layers[0], "aria-valuemax": layers.at(-1), "aria-valuenow": layers[0],
   });
   let here = layers[0];
   const show = (layer, px, py) => {
     here = layer;
-    const rows = rowsAt(reads, layer);
-    const title = `${layerName(layer, reads.every((r) => r.panel.module !== "residual"))} · depth ${number((layer + 1) / L, 2)}`;
+    const [title, rows] = [told.title(layer), told.rows(layer)];
     group.replaceChildren();
     draw(group, "line", { x1: x(layer), x2: x(layer), y1: top + 22, y2: bottom });
     for (const read of reads) for (const line of read.bars ? [] : read.lines) {

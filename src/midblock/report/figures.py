@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from midblock.report import palette
+from midblock.report.chart import Panel
 from midblock.report.modules import heat_rows
-from midblock.report.paper import depth_axis, draw, empty, legend, paper_style, plain, save
+from midblock.report.paper import depth_axis, draw, empty, legend, plain
 from midblock.report.reading import Run, describe
-from midblock.report.sections import INFORMATION, Panel, hero_of
+from midblock.report.sections import INFORMATION, hero_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-def write_figures(run: Run, folder: Path) -> dict[str, Path]:
-    """Write each figure that has data as PNG and PDF.
-
-    Returns:
-        Figure name → path of its PNG.
-    """
-    written = {}
-    with paper_style():
-        for name, make in FIGURES.items():
-            if (figure := make(run)) is not None:
-                written[name] = save(figure, folder / name)
-    return written
 
 
 def change_by_depth(run: Run) -> Figure | None:

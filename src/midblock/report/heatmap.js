@@ -51,7 +51,7 @@ function drawHeat(box, spec) {
   const svg = draw(null, "svg", { width, role: "group", "aria-label": spec.title });
   draw(svg, "title", {}, `${spec.title}: ${DATA.metrics[metric].title}, ${model}`);
   draw(svg, "desc", {}, spec.caption);
-  const top = heatKey(svg, scale, DATA.metrics[metric], model, width);
+  const top = heatKey(svg, scale, `${DATA.metrics[metric].title} · ${model}`, DATA.metrics[metric].unit, width);
   const tall = 21;
   let y = top;
   let previous = null;
@@ -73,24 +73,28 @@ function drawHeat(box, spec) {
   depthAxis(svg, x, y + 4, ends, true);
   svg.setAttribute("height", y + 44);
   svg.setAttribute("viewBox", `0 0 ${width} ${y + 44}`);
-  heatCursor(svg, shown, rows, x, top, y, tall);
+  heatCursor(svg, shown, rows, x, top, y, tall, (cell) => ({
+    title: `${layerName(cell.layer, true)} · ${cell.module}`,
+    entries: [{ hue: hue(cell.model), name: cell.model, value: number(cell.value) }],
+  }));
   box.replaceChildren(svg);
 }
 const heatPart = (row) => (/_proj/.test(row.label) ? 0 : ["attention", "mlp", "norm", "block"].includes(row.label) ? 1 : /embed|head/.test(row.label) ? 2 : 0);
 
-function heatKey(svg, scale, about, model, width) {
+function heatKey(svg, scale, name, unit, width) {
   const group = draw(svg, "g", { class: "axis" });
   const title = draw(group, "text", { class: "y-title", x: 0, y: 12 });
-  draw(title, "tspan", { class: "strong" }, shortened(`${about.title} · ${model}`, width - 10));
+  draw(title, "tspan", { class: "strong" }, shortened(name, width - 10));
   const [bar, left] = [Math.min(220, width * 0.42), textWidth(number(scale.from, 2)) + 6];
   for (let i = 0; i < 40; i++)
     draw(group, "rect", { x: left + (i * bar) / 40, y: 22, width: bar / 40 + 0.4, height: 9 }).style.fill = ramp((i + 0.5) / 40);
   draw(group, "text", { x: 0, y: 30.5 }, number(scale.from, 2));
-  draw(group, "text", { x: left + bar + 6, y: 30.5 }, `${number(scale.high, 2)}  ${about.unit}${scale.log ? ", log" : ""}`);
+  draw(group, "text", { x: left + bar + 6, y: 30.5 }, `${number(scale.high, 2)}  ${unit}${scale.log ? ", log" : ""}`);
   return 44;
 }
 
-function heatCursor(svg, cells, rows, x, top, bottom, tall) {
+// Cells have a column (`layer`) and a row; `told` says what stands in one.
+function heatCursor(svg, cells, rows, x, top, bottom, tall, told) {
   const mark = draw(svg, "rect", { class: "cell-mark", width: x.step, height: tall, visibility: "hidden" });
   const area = draw(svg, "rect", {
     class: "overlay", x: x.left, y: top, width: x.right - x.left, height: bottom - top, tabindex: 0, role: "slider",
@@ -102,8 +106,7 @@ function heatCursor(svg, cells, rows, x, top, bottom, tall) {
     here = cell;
     const row = rows.find((r) => r.row === cell.row);
     for (const [name, value] of [["x", x(cell.layer) - x.step / 2], ["y", row.y], ["visibility", "visible"]]) mark.setAttribute(name, value);
-    const title = `${layerName(cell.layer, true)} · ${cell.module}`;
-    const entries = [{ hue: hue(cell.model), name: cell.model, value: number(cell.value) }];
+    const { title, entries } = told(cell);
     area.setAttribute("aria-valuenow", cells.indexOf(cell));
     area.setAttribute("aria-valuetext", `${title}: ${asText(entries)}`);
     showTip(title, entries, px, py);

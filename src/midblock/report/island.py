@@ -77,16 +77,17 @@ def _series(key: tuple[str, ...], rows: pd.DataFrame) -> dict[str, Any]:
         "module": module,
         "dataset": dataset,
         "layer": rows["layer"].to_numpy().tolist(),
-        "value": _numbers(rows.value),
+        "value": numbers(rows.value),
         "n": counts[0] if len(set(counts)) == 1 else counts,
     }
     for bound in ("low", "high"):
         if rows[bound].notna().any():
-            series[bound] = _numbers(rows[bound])
+            series[bound] = numbers(rows[bound])
     return series
 
 
-def _numbers(column: Iterable[float]) -> list[float | int | None]:
+def numbers(column: Iterable[float]) -> list[float | int | None]:
+    """Shortened for the page; what is not finite becomes None."""
     return [_short(value) if math.isfinite(value) else None for value in column]
 
 

@@ -54,11 +54,13 @@ async function saveFigure(figure, kind) {
   return blob;
 }
 
+const KINDS = { lines: drawLines, heat: drawHeat, steps: drawSteps, step_heat: drawStepHeat, plan: drawPlan };
+
 function drawFigure(figure) {
   const spec = DATA.figures[figure.dataset.figure];
   const box = figure.querySelector(".plot");
   if (!box.clientWidth) return; // inside something closed
-  (spec.kind === "heat" ? drawHeat : drawLines)(box, spec);
+  KINDS[spec.kind](box, spec);
   figure.dataset.drawn = box.clientWidth;
 }
 
@@ -125,7 +127,7 @@ function start() {
   modelChips(figures);
   themeButton();
   whenNear(figures, drawFigure);
-  whenNear([document.querySelector(".numbers")], (box) => buildTable(box, document.querySelector(".filters")));
+  whenNear([...document.querySelectorAll(".numbers")], (box) => buildTable(box, document.querySelector(".filters")));
   const resized = new ResizeObserver(() => {
     hideTip();
     for (const figure of figures)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from midblock.base import replace_atomically
 from midblock.metrics.catalogue import NULL, PRECISION_FLOOR, SPLIT_FLOOR
 from midblock.report import palette
+from midblock.report.chart import Panel
 from midblock.report.reading import BASE, Run, describe
-from midblock.report.sections import Panel
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+R = TypeVar("R", bound=Run)
 WIDTH = 6.8  # inches: two columns of a paper
 STYLE = {
     "font.size": 8, "axes.titlesize": 8.5, "axes.titlelocation": "left", "axes.labelsize": 8, "legend.fontsize": 7.5,
@@ -38,6 +39,23 @@ def paper_style() -> Iterator[None]:
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def write_figures(run: R, folder: Path, makers: Mapping[str, Callable[[R], Figure | None]]) -> dict[str, Path]:
+    """Write each figure that has data as PNG and PDF.
+
+    Args:
+        makers: figure name → a function that draws it, or gives None where the run has no data for it.
+
+    Returns:
+        Figure name → path of its PNG.
+    """
+    written = {}
+    with paper_style():
+        for name, make in makers.items():
+            if (figure := make(run)) is not None:
+                written[name] = save(figure, folder / name)
+    return written
 
 
 def save(figure: Figure, stem: Path) -> Path:

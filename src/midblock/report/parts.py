@@ -8,30 +8,17 @@ from html import escape
 from pathlib import Path
 
 from midblock.report import facts, palette
-from midblock.report.reading import BASE, Run
-from midblock.report.sections import Chart, Section
+from midblock.report.chart import Chart, Section
+from midblock.report.reading import Run
 
 FALLBACK_HEADLINE = "What fine-tuning changed, layer by layer"
+NUMBERS = ("numbers", "Numbers")
+MADE = ("made", "How it was made")
 
 
 def subject(run: Run) -> str:
     """What was compared, in a line."""
-    models = run.record.get("models")
-    entries = [m for m in models if isinstance(m, dict) and m.get("role") == BASE] if isinstance(models, list) else []
-    base = str(entries[0].get("reference") or BASE) if entries else BASE
-    return f"{', '.join(run.tuned)} against {base}" if run.tuned else base
-
-
-def bar(sections: list[Section]) -> str:
-    """The bar that stays on top: links to the sections and the switch between light and dark."""
-    links = [(section.id, section.title) for section in sections]
-    links += [("numbers", "Numbers"), ("made", "How it was made")]
-    anchors = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in links)
-    return (
-        '<header class="topbar"><a class="brand" href="#top"><i></i><i></i><i></i>midblock</a>'
-        f'<nav aria-label="Sections">{anchors}</nav>'
-        '<button id="theme" type="button" aria-label="Colours: as the system">◐</button></header>'
-    )
+    return f"{', '.join(run.tuned)} against {run.base}" if run.tuned else run.base
 
 
 def opening(run: Run, first: str) -> str:
@@ -46,7 +33,7 @@ def _lead(run: Run, below: str) -> str:
     facts_line = [subject(run), f"{run.blocks} blocks"]
     if isinstance(data, dict) and data.get("reference"):
         facts_line.append(str(data["reference"]))
-    eyebrow, headline = escape(" · ".join(facts_line)), escape(_unbroken(str(headline)))
+    eyebrow, headline = escape(" · ".join(facts_line)), escape(unbroken(str(headline)))
     return f'<section id="top" class="lead"><p class="eyebrow">{eyebrow}</p><h1>{headline}</h1>{below}</section>'
 
 
@@ -55,11 +42,11 @@ def _readings(run: Run) -> str:
     for name in run.tuned:
         text = run.summary_of(name).get("reading")
         if text and text != run.summary.get("headline"):
-            items.append(f"<li>{_swatch(run, name)}<b>{escape(name)}</b> {escape(_unbroken(str(text)))}</li>")
+            items.append(f"<li>{_swatch(run, name)}<b>{escape(name)}</b> {escape(unbroken(str(text)))}</li>")
     return f'<ul class="readings">{"".join(items)}</ul>' if items else ""
 
 
-def _unbroken(text: str) -> str:
+def unbroken(text: str) -> str:
     """Keep "9–20" and "93 %" on one line."""
     return re.sub(r"(?<=\d) (?=%)", "\u00a0", re.sub(r"(?<=\d)–(?=\d)", "\u2060–\u2060", text))
 
@@ -69,12 +56,12 @@ def _swatch(run: Run, name: str) -> str:
     return f'<span class="dot m{index}"></span>'
 
 
-def noscript(still: Path | None) -> str:
-    """What a reader without JavaScript sees in place of the figures."""
+def noscript(still: Path | None, alternative: str) -> str:
+    """What a reader without JavaScript sees in place of the figures; `alternative` says what the picture shows."""
     picture = ""
     if still is not None:
         encoded = base64.b64encode(still.read_bytes()).decode()
-        picture = f'<img alt="Change by depth" src="data:image/png;base64,{encoded}">'
+        picture = f'<img alt="{escape(alternative)}" src="data:image/png;base64,{encoded}">'
     message = "The figures and the table are drawn by a script in this file; without it, see figures/ and layers.csv."
     return f'<noscript><p class="intro">{message}</p>{picture}</noscript>'
 
@@ -104,9 +91,9 @@ def section(part: Section) -> str:
     )
 
 
-def tiles(run: Run) -> str:
+def tiles(run: Run, found: list[facts.Fact]) -> str:
     """The key figures, a tile each."""
-    each = "".join(_tile(run, fact) for fact in facts.facts_of(run))
+    each = "".join(_tile(run, fact) for fact in found)
     return f'<div class="tiles">{each}</div>' if each else ""
 
 
@@ -141,3 +128,7 @@ def numbers() -> str:
         '<div class="filters" role="group" aria-label="Filter the table"></div>'
         '<div class="scroll numbers" tabindex="0" role="region" aria-label="Table of numbers"></div></section>'
     )
+
+
+def made(provenance: str) -> str:
+    return f'<section id="made"><h2>How this was made</h2>{provenance}</section>'

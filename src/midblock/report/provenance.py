@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from midblock.report.reading import Run, describe
+from midblock.report.reading import Run, describe, mapping
 
 DATA_FACTS = {
     "reference": "Reference", "split": "Split", "layout": "Layout", "content_hash": "Content hash",
@@ -17,29 +17,30 @@ RUN_FACTS = {"verb": "Verb", "status": "Status", "started": "Started", "seed": "
 MODEL_FACTS = ("name", "role", "reference", "parameters", "dtype", "weight_hash")
 
 
-def provenance_of(run: Run) -> str:
-    """HTML of the last section."""
+def provenance_of(run: Run, data_facts: Mapping[str, str] = DATA_FACTS, details: str = "") -> str:
+    """HTML of the last section.
+
+    Args:
+        data_facts: which entries of the data are told, and what they are called.
+        details: HTML of what only this kind of run has to tell.
+    """
     return "".join(
         (
             _notes(run.record.get("notes")),
             _pre("Command", run.record.get("command"), opened=True),
             _models(run.record.get("models")),
-            _facts("Run", _picked(run.record, RUN_FACTS)),
-            _facts("Data", _picked(_mapping(run.record, "data"), DATA_FACTS)),
-            _pre("Template", _mapping(run.record, "data").get("template")),
+            facts("Run", _picked(run.record, RUN_FACTS)),
+            facts("Data", _picked(mapping(run.record, "data"), data_facts)),
+            _pre("Template", mapping(run.record, "data").get("template")),
             _samples(run),
+            details,
             _pre("Configuration", run.config),
-            _facts("Versions", {k: v for k, v in _mapping(run.record, "versions").items() if v}),
-            _facts("Platform", _mapping(run.record, "platform")),
-            _phases(_mapping(run.record, "phases")),
+            facts("Versions", {k: v for k, v in mapping(run.record, "versions").items() if v}),
+            facts("Platform", mapping(run.record, "platform")),
+            _phases(mapping(run.record, "phases")),
             _definitions(run),
         )
     )
-
-
-def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = record.get(key)
-    return value if isinstance(value, dict) else {}
 
 
 def _picked(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -52,7 +53,8 @@ def _text(value: Any) -> str:
     return escape(str(value))
 
 
-def _facts(title: str, values: Mapping[str, Any]) -> str:
+def facts(title: str, values: Mapping[str, Any]) -> str:
+    """A heading and what is known under it, name by name; nothing where nothing is known."""
     if not values:
         return ""
     rows = "".join(f"<div><dt>{escape(str(key))}</dt><dd>{_text(value)}</dd></div>" for key, value in values.items())
@@ -73,7 +75,8 @@ def _notes(notes: Any) -> str:
     return f'<h3>Notes and caveats</h3><ul class="notes">{items}</ul>'
 
 
-def _grid(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+def grid(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table that scrolls sideways where it must."""
     titles = "".join(f'<th scope="col">{escape(title.replace("_", " "))}</th>' for title in head)
     body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return (
@@ -87,7 +90,7 @@ def _models(models: Any) -> str:
         return ""
     head = [key for key in MODEL_FACTS if any(entry.get(key) is not None for entry in entries)]
     rows = [["–" if entry.get(key) is None else entry[key] for key in head] for entry in entries]
-    return "<h3>Models</h3>" + _grid(head, rows)
+    return "<h3>Models</h3>" + grid(head, rows)
 
 
 def _phases(phases: Mapping[str, Any]) -> str:
@@ -96,7 +99,7 @@ def _phases(phases: Mapping[str, Any]) -> str:
         for name, phase in phases.items()
         if isinstance(phase, dict)
     ]
-    return "<h3>Time and memory</h3>" + _grid(("phase", "seconds", "peak memory, MB"), rows) if rows else ""
+    return "<h3>Time and memory</h3>" + grid(("phase", "seconds", "peak memory, MB"), rows) if rows else ""
 
 
 def _fixed(value: Any, digits: int) -> str:

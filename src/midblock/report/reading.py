@@ -16,6 +16,19 @@ from midblock.metrics import METRICS, Metric
 
 T = TypeVar("T")
 BASE = "base"
+# What a tuning run records by depth; no metric to ask `analyze` for.
+TRAINING: Mapping[str, Metric] = {
+    "gradient_norm": Metric(
+        "Gradient norm, mean over steps", "L2", "weights", False, "",
+        "Norm of the loss's gradient by what is trained there, before clipping, averaged over the logged steps.",
+        (0, None),
+    ),
+    "gradient_norm_first": Metric(
+        "Gradient norm, first step", "L2", "weights", False, "",
+        "Norm of the loss's gradient at the first logged step, where the weights are still the base model's.",
+        (0, None),
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,10 +64,10 @@ class Run:
             raise MidblockError(f"the layer table in {folder} is empty", hint="run `midblock analyze` again")
         return cls(
             table=table,
-            record=_json(folder / "run.json", {}),
-            summary=_json(folder / "summary.json", {}),
-            samples=_json(folder / "samples.json", []),
-            config=_text(folder / "config.yaml"),
+            record=read_json(folder / "run.json", {}),
+            summary=read_json(folder / "summary.json", {}),
+            samples=read_json(folder / "samples.json", []),
+            config=read_text(folder / "config.yaml"),
         )
 
     @cached_property
@@ -76,6 +89,14 @@ class Run:
         """Names of the tuned models in the table, in its order: the order of their colours everywhere."""
         return [name for name in self.table.models if name != BASE]
 
+    @cached_property
+    def base(self) -> str:
+        """The base model, as it was asked for."""
+        models = self.record.get("models")
+        entries = [m for m in models if isinstance(m, dict)] if isinstance(models, list) else []
+        references = [entry.get("reference") for entry in entries if entry.get("role") == BASE]
+        return str(references[0] or BASE) if references else BASE
+
     def has(self, metric: str, module: str = "residual") -> bool:
         return module in self.present.get(metric, ())
 
@@ -90,17 +111,28 @@ class Run:
 
 def describe(metric: str) -> Metric:
     """The catalogue's entry; a metric it does not know is shown under its own name."""
-    return METRICS.get(metric) or Metric(metric.replace("_", " ").capitalize(), "", "pooled", True, "", "")
+    return (
+        METRICS.get(metric)
+        or TRAINING.get(metric)
+        or Metric(metric.replace("_", " ").capitalize(), "", "pooled", True, "", "")
+    )
 
 
-def _text(path: Path) -> str:
+def mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A part of a file, {} where it is missing or something else."""
+    value = values.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def read_text(path: Path) -> str:
+    """The file's text, "" where there is none."""
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _json(path: Path, otherwise: T) -> T:
+def read_json(path: Path, otherwise: T) -> T:
     """A report is worth having when a file beside the table is missing or broken."""
     try:
-        value = json.loads(_text(path))
+        value = json.loads(read_text(path))
     except ValueError:
         return otherwise
     return value if isinstance(value, type(otherwise)) else otherwise

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from midblock.metrics.catalogue import METRICS
+from midblock.report.chart import Chart, Panel, Section
 from midblock.report.modules import heat_rows
 from midblock.report.reading import Run, describe
 
@@ -17,63 +17,6 @@ HEAT_METRICS = (
     "delta_rel", "delta_fro", "delta_spectral", "delta_stable_rank", "delta_effective_rank", "block_drift",
     "subspace_rotation_mean", "subspace_rotation_max", "changed_fraction",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One pair of axes: a metric by depth.
-
-    Attributes:
-        mark: "line" or "bars".
-        distance: draw 1 − value (for similarities).
-        depth: which of the summary's depth entries annotates it: "weight", "representation" or "".
-    """
-
-    metric: str
-    module: str = "residual"
-    mark: str = "line"
-    distance: bool = False
-    title: str = ""
-    height: int = 170
-    depth: str = ""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One figure of the page, drawn by the scripts from its panels ("lines") or metrics ("heat").
-
-    Attributes:
-        rows: of a heat map, each a label and its modules.
-        modes: scales the reader may switch between, the first one shown: "zoom" on the curves, "full" with the null,
-            "distance" (1 − value, logarithmic).
-        wide: takes the whole row.
-        thirds: mark the lower, middle and upper third.
-    """
-
-    id: str
-    title: str
-    caption: str
-    kind: str = "lines"
-    panels: tuple[Panel, ...] = ()
-    metrics: tuple[str, ...] = ()
-    rows: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    modes: tuple[str, ...] = ()
-    wide: bool = False
-    thirds: bool = False
-
-    def as_spec(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, what the reader should look for, and its figures (behind a click when `folded`)."""
-
-    id: str
-    title: str
-    intro: str
-    charts: tuple[Chart, ...]
-    folded: bool = False
 
 
 def hero_of(run: Run) -> Chart | None:
