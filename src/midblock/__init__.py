@@ -15,6 +15,9 @@ _HOMES = {
     "load_dataset": "midblock.data",
     "METRICS": "midblock.metrics",
     "analyze": "midblock.metrics",
+    "LOSSES": "midblock.tuning",
+    "tune": "midblock.tuning",
+    "export": "midblock.tuning",
     "write_report": "midblock.report",
     "demo": "midblock.studies",
 }

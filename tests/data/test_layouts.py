@@ -38,10 +38,15 @@ def test_every_layout_has_a_case():
     assert set(ROWS) | {"wikitext"} == set(LAYOUTS)
 
 
-@pytest.mark.parametrize("layout", ["prompt/completion", "prompt/response", "instruction/input/output"])
+@pytest.mark.parametrize("layout", ["prompt/response", "instruction/input/output"])
 def test_a_prompt_and_its_completion(layout):
     messages = (Message("user", "Hi"), Message("assistant", "Hello"))
     assert read(ROWS[layout]) == Example("Hi", "Hello", messages)
+
+
+def test_prompt_and_completion_are_joined_as_trl_joins_them():
+    messages = (Message("user", "Hi"), Message("assistant", "Hello"))
+    assert read(ROWS["prompt/completion"]) == Example("Hi", "Hello", messages, separator="")
 
 
 def test_messages_keep_all_turns_and_the_last_answer_completes():

@@ -2,16 +2,17 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from midblock.base import read_record
 from midblock.studies import demo
-from midblock.tuning import FullTuning
+from midblock.studies.demo import TUNING as FULL
 
 pytestmark = pytest.mark.embedded
-TUNING = FullTuning(max_steps=2, per_device_train_batch_size=2, max_length=64, learning_rate=1e-4, device="cpu")
+TUNING = replace(FULL, max_steps=2, num_samples=4, per_device_train_batch_size=2, max_length=160, learning_rate=1e-4)
 
 
 class Phases:
@@ -30,7 +31,7 @@ def made(tmp_path_factory):
     pytest.importorskip("reasoning_gym")
     output = tmp_path_factory.mktemp("demo")
     phases = Phases()
-    table, folder = demo(output, num_samples=4, tuning=TUNING, progress=phases)
+    table, folder = demo(output, num_samples=4, tuning=TUNING, device="cpu", progress=phases)
     return output, table, folder, phases.titles
 
 
@@ -40,8 +41,8 @@ def test_a_tuned_partner_and_an_analysis(made):
     assert sorted(path.name for path in output.iterdir()) == ["analysis", "sft"]
     assert table.models == ["base", "sft"]
     assert table.blocks == 30
-    assert titles[0] == "tuning all weights for 2 steps"
-    losses = json.loads((output / "sft" / "tuning.json").read_text())["losses"]
+    assert titles[0] == "tuning"
+    losses = [json.loads(line)["loss"] for line in (output / "sft" / "log.jsonl").read_text().splitlines()]
     assert len(losses) == 2
     assert all(0 < loss < 5 for loss in losses)
 
@@ -60,7 +61,7 @@ def test_a_second_run_uses_what_is_there(made):
     output, table, folder, _ = made
     before = {path: os.stat(path).st_mtime_ns for path in output.rglob("*") if path.is_file()}
     phases = Phases()
-    again, same = demo(output, num_samples=4, tuning=TUNING, progress=phases)
+    again, same = demo(output, num_samples=4, tuning=TUNING, device="cpu", progress=phases)
     assert phases.titles == []
     assert same == folder
     pd.testing.assert_frame_equal(again.frame, table.frame, check_exact=True)
@@ -69,8 +70,8 @@ def test_a_second_run_uses_what_is_there(made):
 
 def test_train_and_held_out_prompts_are_recorded_and_disjoint(made):
     output, _, folder, _ = made
-    tuned = json.loads((output / "sft" / "tuning.json").read_text())
+    tuned = read_record(output / "sft")["data"]
     measured = read_record(folder)["data"]
     assert (tuned["split"], measured["split"]) == ("train", "test")
-    assert tuned["data"] == measured["reference"] == "builtin:gsm_symbolic"
+    assert tuned["reference"] == measured["reference"] == "builtin:gsm_symbolic"
     assert tuned["content_hash"] != measured["content_hash"]

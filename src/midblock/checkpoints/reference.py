@@ -61,6 +61,7 @@ class ModelReference:
     @classmethod
     def _local(cls, text: str, path: Path) -> ModelReference:
         if path.is_dir():
+            path = _tuned_inside(path) or path
             return cls(text, "adapter" if (path / "adapter_config.json").exists() else "folder", str(path))
         if path.suffix.lower() == ".gguf":
             return cls(text, "gguf", str(path))
@@ -77,10 +78,20 @@ class ModelReference:
         if self.kind in ("hub", "builtin"):
             name = self.location.rpartition("/")[2]
             return f"{name}@{self.revision}" if self.revision else name
-        return self.path.stem if self.kind == "gguf" else self.path.resolve().name
+        if self.kind == "gguf":
+            return self.path.stem
+        path = self.path.resolve()
+        return path.parent.name if _tuned_inside(path.parent) == path else path.name
 
     def __str__(self) -> str:
         return self.text
+
+
+def _tuned_inside(folder: Path) -> Path | None:
+    """What a run folder of `midblock tune` holds: its adapter or its model; None for any other folder."""
+    if not (folder / "run.json").exists() or (folder / "config.json").exists():
+        return None
+    return next((folder / name for name in ("adapter", "model") if (folder / name).is_dir()), None)
 
 
 def nearest_path(path: Path) -> Path | None:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from midblock.base import watched
 from midblock.cli.table import print_profile
 from midblock.report import write_report
 from midblock.studies import demo as run_demo
-from midblock.tuning import FullTuning
 
 
 def demo(
@@ -21,7 +17,7 @@ def demo(
     overwrite: bool = False,
     num_samples: int = 96,
     json: bool = False,
-    tuning: Annotated[FullTuning | None, Parameter(name="*")] = None,
+    device: str = "auto",
 ) -> None:
     """Tune the embedded model for a few dozen steps, compare it with itself before, and show where it changed.
 
@@ -30,6 +26,7 @@ def demo(
         overwrite: make everything anew.
         num_samples: held-out prompts the two models are compared on.
         json: print the summary as JSON on standard output, for programs.
+        device: `cpu`, `cuda`, …; `auto` takes the accelerator if there is one.
     """
     with watched() as progress:
         table, folder = run_demo(
@@ -38,6 +35,6 @@ def demo(
             num_samples=num_samples,
             progress=progress,
             command=" ".join(["midblock", *sys.argv[1:]]),
-            tuning=tuning,
+            device=device,
         )
     print_profile(table, folder, write_report(folder), as_json=json)

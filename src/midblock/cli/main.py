@@ -23,6 +23,8 @@ app = cyclopts.App(
 VERBS = {
     "demo": "Tune the embedded model a little and show what that changed.",
     "analyze": "Compare a base with models tuned from it, layer by layer.",
+    "tune": "Fine-tune chosen blocks of a model.",
+    "export": "Write a tuned adapter in another form.",
     "report": "Draw the page of a run folder again.",
 }
 for verb, purpose in VERBS.items():
@@ -43,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except cyclopts.CycloptsError as error:
         return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        resumable = "; the same command with --resume goes on from here" if arguments[:1] == ["analyze"] else ""
-        return _fail("stopped" + resumable, code=130)
+        resumable = arguments[:1] in (["analyze"], ["tune"])
+        return _fail("stopped" + "; the same command with --resume goes on from here" * resumable, code=130)
     return DONE
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -10,13 +9,23 @@ from pathlib import Path
 import yaml
 
 from midblock.base import LayerTable, Progress, Silent
-from midblock.checkpoints import load_pair, open_checkpoint
-from midblock.data import load_dataset
+from midblock.checkpoints import load_pair
 from midblock.metrics import analyze
-from midblock.tuning import FullTuning, tune_fully
+from midblock.tuning import TuneSettings, tune
 
 BASE = "builtin:smollm2-135m-instruct"
 DATA = "builtin:gsm_symbolic"
+# All weights, at a rate and for a time that a laptop has patience for.
+TUNING = TuneSettings(
+    method="full",
+    also=("embedding", "final_norm"),
+    max_steps=40,
+    num_samples=160,
+    max_length=160,
+    learning_rate=2e-5,
+    warmup_steps=0.1,
+    save_steps=0,
+)
 
 
 def demo(
@@ -26,7 +35,8 @@ def demo(
     num_samples: int = 96,
     progress: Progress | None = None,
     command: str | None = None,
-    tuning: FullTuning | None = None,
+    tuning: TuneSettings = TUNING,
+    device: str = "auto",
 ) -> tuple[LayerTable, Path]:
     """Make a tuned partner of the embedded model and analyze the pair on held-out prompts.
 
@@ -34,9 +44,10 @@ def demo(
     finished or not.
 
     Args:
-        output_dir: gets `sft/` (the tuned model) and `analysis/` (the run folder).
+        output_dir: gets `sft/` (the run folder of the tuning) and `analysis/` (that of the comparison).
         overwrite: make everything anew.
         num_samples: held-out prompts to compare the models on.
+        device: `cpu`, `cuda`, …; `auto` takes the accelerator if there is one.
 
     Returns:
         The analysis' table and its run folder.
@@ -44,20 +55,18 @@ def demo(
     Raises:
         MidblockError: the embedded model or its data cannot be had (the message says what to install).
     """
-    output, tuning, progress = Path(output_dir), tuning or FullTuning(), progress or Silent()
-    base = open_checkpoint(BASE)
+    output, progress = Path(output_dir), progress or Silent()
     partner, analysis = output / "sft", output / "analysis"
     fresh = overwrite or not _made_with(partner, tuning)
-    if fresh:
-        wanted = tuning.max_steps * tuning.per_device_train_batch_size
-        data = load_dataset(DATA, split="train", num_samples=wanted, seed=tuning.seed)
-        # What was measured on the old partner must not be taken for the new one's, should this be stopped here.
-        if (analysis / "run.json").exists():
-            shutil.rmtree(analysis)
-        tune_fully(base, data, partner, tuning, progress)
+    # What was measured on the old partner must not be taken for the new one's, should this be stopped here.
+    if fresh and (analysis / "run.json").exists():
+        shutil.rmtree(analysis)
+    options = {**asdict(tuning), "device": device}
+    layers = options.pop("layers")
+    tune(BASE, DATA, layers, output_dir=partner, resume=not fresh, overwrite=fresh, progress=progress, **options)
     reuse = not fresh and _analyzed_with(analysis, num_samples)
     table = analyze(
-        load_pair(BASE, str(partner), device=tuning.device),
+        load_pair(BASE, str(partner), device=device),
         DATA,
         split="test",
         num_samples=num_samples,
@@ -71,12 +80,14 @@ def demo(
     return table, analysis
 
 
-def _made_with(partner: Path, tuning: FullTuning) -> bool:
+def _made_with(partner: Path, tuning: TuneSettings) -> bool:
+    """Whether the tuned partner, finished or not, was begun with these settings."""
     try:
-        record = json.loads((partner / "tuning.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = yaml.safe_load((partner / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
         return False
-    return all(record.get(name) == value for name, value in asdict(tuning).items())
+    wanted = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(tuning).items()}
+    return isinstance(config, dict) and all(config.get(name) == value for name, value in wanted.items())
 
 
 def _analyzed_with(analysis: Path, num_samples: int) -> bool:
