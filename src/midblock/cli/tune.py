@@ -1,0 +1,136 @@
+"""`midblock tune`: parse, show the plan, call `midblock.tune`, draw the page, print how it went."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from midblock.base import Silent, watched
+from midblock.checkpoints import LoadSettings, ModelReference
+from midblock.cli.output import OutputSettings
+from midblock.report import write_report
+from midblock.tuning import Artifact, TuneSettings
+from midblock.tuning import tune as run_tuning
+
+Flat = Parameter(name="*")
+PURPOSES = {
+    "weights": "weights", "gradients": "gradients", "optimizer": "optimiser", "activations": "activations",
+    "logits": "logits", "anchor": "anchor",
+}  # fmt: skip
+
+
+def tune(
+    base: str,
+    *,
+    data: str,
+    settings: Annotated[TuneSettings | None, Flat] = None,
+    loading: Annotated[LoadSettings | None, Flat] = None,
+    output: Annotated[OutputSettings | None, Flat] = None,
+) -> None:
+    """Fine-tune chosen blocks of a model and write an adapter or a checkpoint, with its log and a report.
+
+    Args:
+        base: the model: `org/name[@rev]`, a folder, a `.gguf` file or `builtin:smollm2-135m-instruct`.
+        data: examples with completions: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+    """
+    settings, loading, output = settings or TuneSettings(), loading or LoadSettings(), output or OutputSettings()
+    folder = output.output_dir or Path("runs") / f"tune-{ModelReference.parse(base).label}"
+    options = asdict(settings)
+    main = os.environ.get("RANK", "0") == "0"
+    with watched() as progress:
+        artifact = run_tuning(
+            base,
+            data,
+            options.pop("layers"),
+            output_dir=folder,
+            resume=output.resume,
+            overwrite=output.overwrite,
+            progress=progress if main else Silent(),
+            announce=None if output.json else print_plan,
+            command=" ".join(["midblock", *sys.argv[1:]]),
+            **options,
+            **asdict(loading),
+        )
+    if main:
+        _print_result(artifact, write_report(folder), as_json=output.json)
+
+
+def print_plan(plan: Mapping[str, Any]) -> None:
+    """Show what is about to be trained: blocks, modules, ranks, parameters by part, memory."""
+    console = Console(file=sys.stderr, highlight=False)
+    share = plan["trained_parameters"] / plan["total_parameters"]
+    console.print(
+        f"Blocks {plan['layers']} of {plan['total_blocks']}, method {plan['method']}, loss {plan['loss']}", style="bold"
+    )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for title, side in (("blocks", "left"), ("modules", "left"), ("rank", "right"), ("alpha", "right")):
+        table.add_column(title, justify=side)  # type: ignore[arg-type]
+    for blocks, modules, rank, alpha in _grouped(plan["targets"]):
+        table.add_row(blocks, modules, rank, alpha)
+    console.print(table)
+    parts = ", ".join(f"{part} {count:,}" for part, count in plan["by_part"].items())
+    console.print(
+        f"Trained: {plan['trained_parameters']:,} parameters ({parts}); the model has {plan['total_parameters']:,} "
+        f"({share:.2%})."
+    )
+    if anchor := plan["anchor"]:
+        console.print(
+            f"Anchor: {anchor['kind']} on {anchor['weights']} weights, k {anchor['k']}, λ {anchor['lambda']:g}, scope "
+            f"{anchor['scope']}."
+        )
+    when = plan["schedule"]
+    console.print(
+        f"Data: {when['examples']:,} examples, {when['target_tokens']:,} of {when['tokens']:,} tokens are targets; "
+        f"{when['steps']:,} steps of {when['examples_a_step']} examples, {when['epochs']:g} epochs."
+    )
+    memory = plan["memory"]
+    needed = [(title, memory[key]) for key, title in PURPOSES.items() if memory.get(key)]
+    listed = ", ".join(f"{title} {size / 2**20:,.0f}" for title, size in needed)
+    console.print(f"Memory, estimated: {sum(size for _, size in needed) / 2**30:.2f} GiB (MiB: {listed}).")
+    prefix = plan["frozen_prefix"]
+    if prefix["blocks"]:
+        kept = f", its output kept on disk ({prefix['bytes'] / 2**20:,.0f} MiB)" if prefix["cached"] else ""
+        console.print(f"Frozen prefix: {prefix['blocks']} blocks run without a graph{kept}.")
+    for note in plan["notes"]:
+        console.print(f"Note: {note}", style="yellow", markup=False)
+
+
+def _grouped(targets: list[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """Neighbouring blocks that are treated alike, on one line."""
+    by_block: dict[int, list[Mapping[str, Any]]] = {}
+    for target in targets:
+        by_block.setdefault(target["block"], []).append(target)
+    lines: list[tuple[int, int, tuple[str, str, str]]] = []
+    for block, found in sorted(by_block.items()):
+        roles = ", ".join(dict.fromkeys(target["role"] for target in found))
+        rank, alpha = (_values([target[key] for target in found]) for key in ("rank", "alpha"))
+        if lines and lines[-1][2] == (roles, rank, alpha) and lines[-1][1] == block - 1:
+            lines[-1] = (lines[-1][0], block, lines[-1][2])
+        else:
+            lines.append((block, block, (roles, rank, alpha)))
+    return [(str(low) if low == high else f"{low}-{high}", *rest) for low, high, rest in lines]
+
+
+def _values(values: list[Any]) -> str:
+    return ", ".join(f"{value:g}" for value in dict.fromkeys(values) if value is not None) or "–"
+
+
+def _print_result(artifact: Artifact, page: Path, *, as_json: bool) -> None:
+    if as_json:
+        found = {"folder": str(artifact.folder), "path": str(artifact.path), "report": str(page)}
+        print(json.dumps({**artifact.summary, **found}, indent=2))
+        return
+    print(artifact.summary["headline"])
+    print(f"{artifact.summary['untouched']['checked']} frozen tensors checked: none changed.")
+    print(f"Result: {artifact.path}")
+    print(f"Report: {page}")
