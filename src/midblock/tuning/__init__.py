@@ -1,5 +1,6 @@
 """Change a model's weights: at which depth, by which method, under which loss, holding on to what."""
 
+from midblock.tuning.export import export as export
 from midblock.tuning.losses import LOSSES as LOSSES
 from midblock.tuning.outputs import Artifact as Artifact
 from midblock.tuning.settings import TuneSettings as TuneSettings

@@ -1,0 +1,64 @@
+"""A safetensors file written tensor by tensor, so that memory never holds a whole shard."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from midblock.base.files import write_failure
+from midblock.checkpoints.safetensors_file import DTYPES
+
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+ALIGNMENT = 8  # bytes; the header is padded to it with spaces, as the format wants
+
+
+def write_tensors(
+    file: Path,
+    entries: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    read: Callable[[str], Shaped[Tensor, "*shape"]],
+) -> int:
+    """Write a safetensors file.
+
+    Args:
+        file: where; what is there is replaced.
+        entries: type and shape of each tensor, by name; wider types are written first, so that all stay aligned.
+        read: gives a tensor when its turn comes.
+
+    Returns:
+        The size of the tensors, in bytes.
+
+    Raises:
+        MidblockError: the disk is full or the place cannot be written.
+        ValueError: `read` gave another type or shape than was said.
+    """
+    order = sorted(entries, key=lambda name: -entries[name][0].itemsize)
+    header, size = _header(order, entries)
+    try:
+        with file.open("wb") as stream:
+            stream.write(len(header).to_bytes(8, "little") + header)
+            for name in order:
+                tensor = read(name)
+                if (tensor.dtype, tuple(tensor.shape)) != entries[name]:
+                    raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, not {entries[name]}")
+                if tensor.numel():
+                    stream.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    except OSError as error:
+        raise write_failure(file, error) from error
+    return size
+
+
+def _header(order: list[str], entries: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> tuple[bytes, int]:
+    fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in order:
+        dtype, shape = entries[name]
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        fields[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(fields, separators=(",", ":")).encode("utf-8")
+    return text + b" " * (-len(text) % ALIGNMENT), end
