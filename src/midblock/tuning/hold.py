@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from midblock.base import MidblockError, Progress, derive
+from midblock.tuning.adapters import ALTERING_INITS
 from midblock.tuning.anchor import Anchor
 from midblock.tuning.anchor_full import FullAnchor
 from midblock.tuning.anchor_lora import LoraAnchor
@@ -101,11 +102,12 @@ class Hold:
         if prepared.adapters is None:
             trained = prepared.trained
             return FullAnchor({name: (trained[name], factors) for name, factors in self.factors.items()}, *how)
-        items = {}
-        for name, delta in adapters_of(prepared).items():
-            factors = self.factors[f"{name}.weight"]
-            stored = factors if factors.shape == (delta.B.shape[0], delta.A.shape[1]) else factors.transposed
-            items[name] = (delta.A, delta.B, delta.scale, stored)
+        deltas, items = adapters_of(prepared), {}
+        for target in prepared.adapters.targets:
+            factors, delta = self.factors[f"{target.name}.weight"], deltas[target.name]
+            # an adapter's B A is (out, in) also where the weight is stored the other way round
+            oriented = factors.transposed if target.transposed else factors
+            items[target.name] = (delta.A, delta.B, delta.scale, oriented)
         return LoraAnchor(items, *how)
 
 
@@ -117,5 +119,6 @@ def _check(prepared: Prepared, settings: TuneSettings) -> None:
     if prepared.adapters is not None and any(target.kind == "experts" for target in prepared.adapters.targets):
         hint = "--target-modules attention, or --method full"
         raise MidblockError("the anchor does not reach adapters on fused experts", hint=hint)
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise MidblockError("under DeepSpeed gradients are not at hand for an anchor", hint="FSDP2, or --shard")
+    if settings.init_lora_weights.lower().startswith(ALTERING_INITS):
+        what = f"adapters that start by {settings.init_lora_weights} take part of the weight that the anchor would hold"
+        raise MidblockError(what, hint="another init_lora_weights")
