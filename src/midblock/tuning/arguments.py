@@ -112,6 +112,15 @@ def weight_dtype(settings: TuneSettings, loading: LoadSettings) -> str:
     return "float32" if on_cpu or settings.method == "full" or settings.shard else "auto"
 
 
+def refuse_deepspeed() -> None:
+    """Raise MidblockError under DeepSpeed, where parameters and gradients are not at hand to be checked."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        hint = "FSDP2 by accelerate, or torchrun with --shard, split a model too"
+        raise MidblockError(
+            "DeepSpeed keeps gradients where midblock cannot check them, so it is not supported", hint=hint
+        )
+
+
 def main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from midblock.base import MidblockError
 from midblock.data import ExampleSet, TokenizedPrompt, TokenizedSet, encode, load_dataset
 from midblock.data.batches import IGNORED
+from midblock.data.load import FILE_ENDINGS
 from midblock.tuning.settings import TuneSettings
 
 SHOWN = 5
@@ -67,7 +69,7 @@ def load_examples(data: str | ExampleSet, tokenizer: Any, settings: TuneSettings
             (how many, and which).
     """
     if isinstance(data, str):
-        split = settings.split or ("train" if data.startswith("builtin:") else None)
+        split = settings.split or (None if _is_file(data) else "train")
         data = load_dataset(data, split=split, num_samples=settings.num_samples, seed=settings.seed)
     tokens = encode(
         data, tokenizer, template=settings.template, max_length=settings.max_length, min_tokens=2, add_eos=True
@@ -96,6 +98,12 @@ def load_examples(data: str | ExampleSet, tokenizer: Any, settings: TuneSettings
 def _first_target(prompt: TokenizedPrompt, on_prompt: bool) -> int:
     """Position of the first token to be predicted; nothing predicts the very first, so it must not be counted."""
     return 1 if on_prompt else max(1, prompt.answer_start)
+
+
+def _is_file(data: str) -> bool:
+    """One file has no splits; anything else is trained on its `train` split, whatever it is evaluated on."""
+    path = Path(data).expanduser()
+    return path.is_file() or path.suffix.lower() in FILE_ENDINGS
 
 
 def _refuse_without_targets(data: ExampleSet, tokens: TokenizedSet, max_length: int) -> None:

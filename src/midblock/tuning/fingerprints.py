@@ -15,7 +15,7 @@ WORDS = 2**22
 
 
 def fingerprint(tensor: Tensor) -> tuple[int, int]:
-    """Two 64-bit sums over the tensor's bits, one of them weighted by position; of a sharded tensor, this rank's part.
+    """Two 64-bit sums over the tensor's bits, one of them weighted by position; a sharded tensor is put together first.
 
     An accidental change of any bit changes them (with a chance of about 2⁻⁶⁴ of a miss); they are no defence against
     a forger.

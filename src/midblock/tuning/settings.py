@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from midblock.base import MidblockError, from_options, unknown
@@ -13,6 +13,10 @@ OUTSIDE = ("embedding", "head", "final_norm", "norms")
 ANCHORS = ("none", "rpsft")
 SCOPES = ("block", "subspace")
 PREFIX_CACHE = ("auto", "on", "off")
+ONLY_LORA = (
+    "lora_r", "lora_scale", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights", "rank_budget",
+    "match_parameters", "load_in_4bit",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,8 +221,9 @@ class TuneSettings(Schedule, Anchoring, Objective, Placement):
         if self.rank_budget is not None and self.match_parameters is not None:
             raise MidblockError("rank_budget and match_parameters exclude each other")
         if self.method == "full":
-            only_lora = ("rank_budget", "match_parameters", "use_dora", "use_rslora", "lora_alpha", "load_in_4bit")
-            if given := [name for name in only_lora if getattr(self, name)]:
+            given = [each.name for each in fields(self) if each.name in ONLY_LORA]
+            given = [name for name in given if getattr(self, name) != type(self).__dataclass_fields__[name].default]
+            if given:
                 raise MidblockError(f"{given[0]} is about adapters", hint="leave it out, or --method lora")
         elif self.also:
             raise MidblockError("`also` trains weights themselves", hint="--method full")

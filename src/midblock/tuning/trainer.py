@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from midblock.base import MidblockError
 from midblock.tuning.anchor import Anchor
+from midblock.tuning.fingerprints import Untouched
 from midblock.tuning.gradients import Gradients
 from midblock.tuning.losses import LOSSES, Objective, Scored
 
@@ -56,6 +57,7 @@ def make_trainer(model: nn.Module, arguments: Any, watch: Watch, **parts: Any) -
     class DepthTrainer(SFTTrainer):
         tally: Tally
         anchor: Anchor | None = None
+        untouched: Untouched | None = None
         looked = False
         advance: Callable[[float], None] = staticmethod(lambda steps: None)
 
@@ -80,9 +82,10 @@ def make_trainer(model: nn.Module, arguments: Any, watch: Watch, **parts: Any) -
             return loss
 
         def hold_on(self) -> None:
-            """Make the anchor; FSDP replaces parameters when training starts, so there it waits for the first step."""
-            if self.anchor is None and watch.anchor is not None:
-                self.anchor = watch.anchor()
+            """Take the frozen tensors' fingerprints and make the anchor, once the parameters are where they stay."""
+            if self.untouched is None:
+                self.untouched = Untouched.of(watch.gradients.model, set(watch.gradients.trained))
+                self.anchor = watch.anchor() if watch.anchor is not None else None
 
         def before_optimizer(self) -> None:
             """Between the last backward pass of a step and the optimiser."""

@@ -31,6 +31,21 @@ from midblock.tuning.trainer import Watch, make_trainer
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What training left behind besides the weights.
+
+    Attributes:
+        log: its lines.
+        prefix: the frozen blocks, with their counts.
+        compared: how many frozen tensors were found unchanged to the bit.
+    """
+
+    log: LogFile
+    prefix: FrozenPrefix
+    compared: int
+
+
+@dataclass(frozen=True)
 class Training:
     """Everything the loop needs.
 
@@ -51,11 +66,8 @@ class Training:
     tokenizer: Any
     progress: Progress
 
-    def run(self) -> tuple[LogFile, FrozenPrefix]:
-        """Train, from the last whole checkpoint if there is one.
-
-        Returns:
-            The log, and the prefix with its counts.
+    def run(self) -> Trained:
+        """Train, from the last whole checkpoint if there is one, and check that frozen tensors stayed what they were.
 
         Raises:
             MidblockError: a loss that is no number, a planned module without a gradient, no memory, no disk space.
@@ -74,7 +86,8 @@ class Training:
             self._hold_on(trainer, resumed=found is not None)
             trainer.advance(found[1] if found else 0)
             self._loop(trainer, str(found[0]) if found else None)
-        return log, prefix
+            compared = trainer.untouched.check(self.prepared.model)
+        return Trained(log, prefix, compared)
 
     @property
     def checkpoints(self) -> Path:
@@ -106,11 +119,11 @@ class Training:
         return trainer
 
     def _hold_on(self, trainer: Any, *, resumed: bool) -> None:
-        """Make the anchor while the weights are the pretrained ones, or leave it to the first step under FSDP."""
+        """Make anchor and fingerprints while the weights are the base's; FSDP, which moves them, makes that wait."""
         if not trainer.is_fsdp_enabled:
             trainer.hold_on()
         elif resumed and self.settings.anchor_scope == "subspace" and self.settings.method == "full":
-            hint = "--shard, which splits before checkpoints are read"
+            hint = "--overwrite begins again; --anchor-scope block can be resumed"
             raise MidblockError("under accelerate's FSDP the subspace anchor cannot be resumed", hint=hint)
 
     def _loop(self, trainer: Any, checkpoint: str | None) -> None:

@@ -15,12 +15,18 @@ from midblock.base import LayerPlan, LayerTable, MidblockError, Progress, RunFol
 from midblock.base.run_folder import peak_memory
 from midblock.checkpoints import Checkpoint, LoadSettings, open_checkpoint, quiet_transformers
 from midblock.data import ExampleSet
-from midblock.tuning.arguments import barrier, half, main_process, training_arguments, weight_dtype
+from midblock.tuning.arguments import (
+    barrier,
+    half,
+    main_process,
+    refuse_deepspeed,
+    training_arguments,
+    weight_dtype,
+)
 from midblock.tuning.auto import plan_from_run
 from midblock.tuning.card import model_card
 from midblock.tuning.estimate import estimate_memory
 from midblock.tuning.examples import TrainingExamples, load_examples
-from midblock.tuning.fingerprints import Untouched
 from midblock.tuning.hold import Hold
 from midblock.tuning.log_file import LogFile
 from midblock.tuning.outputs import Artifact, gradient_rows, moved_rows, save_model
@@ -29,8 +35,8 @@ from midblock.tuning.prepared import Prepared, prepare
 from midblock.tuning.references import check_reference
 from midblock.tuning.schedule import schedule_of
 from midblock.tuning.settings import TuneSettings
-from midblock.tuning.sharding import release, shard
-from midblock.tuning.training import Training, open_store
+from midblock.tuning.sharding import release, shard, world_size
+from midblock.tuning.training import Trained, Training, open_store
 
 Announce = Callable[[Mapping[str, Any]], None]
 PATHS = {"lora": "adapter", "full": "model"}
@@ -93,6 +99,7 @@ class _Tuning:
     def run(self, resume: bool, overwrite: bool, announce: Announce | None) -> Artifact:
         if self.loading.device_map is not None:
             raise MidblockError("training takes no device map", hint="torchrun … --shard splits a model")
+        refuse_deepspeed()
         check_reference(self.settings, self.base)
         checkpoint = self._open_base()
         plan = _read_plan(self.settings.layers, checkpoint)
@@ -116,7 +123,6 @@ class _Tuning:
         if self.settings.shard:
             on = arguments.device
             shard(prepared.model, prepared.causal, prepared.anatomy, on, half(self.settings, self.loading))
-        untouched = Untouched.of(prepared.model, set(prepared.trained))
         run.record["notes"] = self.notes
         run.add_phase("prepare", time.perf_counter() - start)
         if main_process():
@@ -137,12 +143,11 @@ class _Tuning:
             self.progress,
         )
         with _phase(run, "train"):
-            log, prefix = training.run()
-        planned["frozen_prefix"] |= {"computed": prefix.computed, "served": prefix.served}
+            done = training.run()
+        planned["frozen_prefix"] |= {"computed": done.prefix.computed, "served": done.prefix.served}
         if self.settings.shard:
             release(prepared.causal)
-        compared = untouched.check(prepared.model)
-        return self._save(run, prepared, checkpoint, tokenizer, planned, log, compared)
+        return self._save(run, prepared, checkpoint, tokenizer, planned, done)
 
     @property
     def _target(self) -> Path:
@@ -162,7 +167,11 @@ class _Tuning:
     ) -> tuple[RunFolder, Any]:
         """Join the other processes, if there are any, and open the run folder: the main one writes."""
         config, weight_hash = self._config(), checkpoint.weight_hash()
-        inputs = {"the data": examples.facts["content_hash"], "the weights of the base": weight_hash}
+        inputs = {
+            "the data": examples.facts["content_hash"],
+            "the weights of the base": weight_hash,
+            "the number of processes": world_size(),
+        }
         RunFolder.check(self.folder, "tune", config, resume=resume, overwrite=overwrite, inputs=inputs)
         arguments = training_arguments(self.settings, self.loading, self.folder / "checkpoints")
         _ = arguments.device
@@ -217,8 +226,7 @@ class _Tuning:
         checkpoint: Checkpoint,
         tokenizer: Any,
         planned: dict[str, Any],
-        log: LogFile,
-        compared: int,
+        done: Trained,
     ) -> Artifact:
         main = main_process()
         card = model_card(self.settings, checkpoint, run.record, planned, self.command) if main else ""
@@ -227,7 +235,7 @@ class _Tuning:
         barrier()
         if not main:
             return Artifact(self.folder, self._target, LayerTable.from_rows([]), (), {})
-        lines, blocks, name = log.read(), len(prepared.anatomy), self.folder.name
+        lines, blocks, name = done.log.read(), len(prepared.anatomy), self.folder.name
         rows = gradient_rows(lines, name, blocks)
         with _phase(run, "compare"):
             try:
@@ -236,7 +244,7 @@ class _Tuning:
                 self.notes.append(f"How far weights moved is left out: {error}.")
         table = LayerTable.from_rows(rows)
         table.write(self.folder)
-        summary = _summary(lines, planned, compared, self._target.name)
+        summary = _summary(lines, planned, done.compared, self._target.name)
         write_json(self.folder / "summary.json", summary)
         write_json(self.folder / "plan.json", planned)
         if self.settings.push_to_hub:

@@ -1,0 +1,112 @@
+"""Options: what is out of range, unknown or contradictory is said in one line that names it."""
+
+from dataclasses import fields
+
+import pytest
+
+from midblock.base import MidblockError
+from midblock.tuning.losses import LOSSES
+from midblock.tuning.settings import TuneSettings
+
+MUST_BE_POSITIVE = (
+    "lora_r", "lora_scale", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "num_train_epochs", "logging_steps", "max_length", "anchor_lambda", "iw_temperature", "kl_beta",
+)  # fmt: skip
+
+
+def complaint(**options):
+    with pytest.raises(MidblockError) as caught:
+        TuneSettings.of(options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_nothing_asked_for_is_plain_lora_on_all_blocks():
+    settings = TuneSettings.of({})
+    assert settings == TuneSettings()
+    assert (settings.method, settings.layers, settings.loss, settings.anchor) == ("lora", "all", "nll", "none")
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_every_loss_can_be_asked_for(loss):
+    assert TuneSettings.of({"loss": loss}).loss == loss
+
+
+@pytest.mark.parametrize("name", MUST_BE_POSITIVE)
+@pytest.mark.parametrize("value", [0, -1])
+def test_numbers_that_must_be_above_zero(name, value):
+    assert complaint(**{name: value}) == f"{name} is {value}; it must be above 0"
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "lora_scale", "kl_beta"])
+def test_a_value_that_is_no_number(name):
+    assert complaint(**{name: float("nan")}) == f"{name} is nan; it must be above 0"
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, 2.0])
+def test_dropout_lies_between_zero_and_one(value):
+    assert complaint(lora_dropout=value) == f"lora_dropout is {value}; it must lie in [0, 1)"
+
+
+def test_the_bounds_themselves():
+    assert TuneSettings.of({"lora_dropout": 0.0}).lora_dropout == 0
+    assert TuneSettings.of({"warmup_steps": 0.0}).warmup_steps == 0
+    assert complaint(warmup_steps=-1.0).startswith("warmup_steps is -1.0")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "loar"}, "unknown method 'loar' (did you mean 'lora'?)"),
+        ({"loss": "dtf"}, "unknown loss 'dtf' (did you mean 'dft'?)"),
+        ({"loss": "iw-published"}, "unknown loss 'iw-published' (did you mean 'iw_published'?)"),
+        ({"anchor": "rpfst"}, "unknown anchor 'rpfst' (did you mean 'rpsft'?)"),
+        ({"anchor_scope": "blok"}, "unknown anchor scope 'blok' (did you mean 'block'?)"),
+        ({"anchor_dtype": "bfloat"}, "unknown anchor dtype 'bfloat' (did you mean 'bfloat16'?)"),
+        ({"prefix_cache": "yes"}, "unknown prefix cache 'yes' (one of: auto, off, on)"),
+        ({"method": "full", "also": ("heads",)}, "unknown part for `also` 'heads' (did you mean 'head'?)"),
+    ],
+)
+def test_an_unknown_name_names_the_nearest(options, said):
+    assert complaint(**options) == said
+
+
+@pytest.mark.parametrize(
+    ("option", "nearest"),
+    [
+        ("learningrate", "learning_rate"),
+        ("lr_schedule_type", "lr_scheduler_type"),
+        ("lora_rank", "lora_r"),
+        ("max_len", "max_length"),
+        ("train_batch_size", "per_device_train_batch_size"),
+    ],
+)
+def test_an_unknown_option_names_the_nearest(option, nearest):
+    assert complaint(**{option: 1}) == f"unknown option {option!r} (did you mean {nearest!r}?)"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rank_budget": 64, "match_parameters": "all:64"}, "rank_budget and match_parameters exclude each other"),
+        ({"also": ("head",)}, "`also` trains weights themselves (--method full)"),
+        ({"method": "full", "rank_budget": 64}, "rank_budget is about adapters (leave it out, or --method lora)"),
+        ({"method": "full", "match_parameters": "all:4"}, "match_parameters is about adapters"),
+        ({"method": "full", "use_dora": True}, "use_dora is about adapters"),
+        ({"method": "full", "use_rslora": True}, "use_rslora is about adapters"),
+        ({"method": "full", "lora_alpha": 128.0}, "lora_alpha is about adapters"),
+        ({"method": "full", "load_in_4bit": True}, "load_in_4bit is about adapters"),
+    ],
+)
+def test_options_that_exclude_each_other(options, said):
+    assert complaint(**options).startswith(said)
+
+
+def test_full_tuning_takes_the_parts_outside_the_blocks():
+    parts = ("embedding", "head", "final_norm", "norms")
+    assert TuneSettings.of({"method": "full", "also": parts}).also == parts
+
+
+def test_every_option_is_declared_once():
+    names = [each.name for each in fields(TuneSettings)]
+    assert len(names) == len(set(names))
