@@ -73,6 +73,9 @@ def _yaml(path: Path) -> cyclopts.config.Yaml:
         raise MidblockError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
         raise MidblockError(f"{path} holds no settings", hint="a line each, like `num_samples: 200`")
+    if isinstance(plan := loaded.get("layers", ""), int | float):
+        # YAML reads 01100 as an octal number and 00010 as 8, which would be a plan too
+        raise MidblockError(f"{path}: layers is the number {plan}", hint='put the plan in quotes: layers: "01100"')
     return cyclopts.config.Yaml(path, use_commands_as_keys=False, allow_unknown=False, must_exist=True)
 
 
