@@ -17,8 +17,11 @@ class MidblockError(Exception):
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:
-    """Return the option spelled most like `name`, or None when nothing comes close."""
+    """Return the option spelled most like `name`, or the shortest that contains it; None when nothing comes close."""
     by_lower = {option.lower(): option for option in options}
+    holding = [option for option in by_lower if len(name) > 3 and name.lower() in option]
+    if holding:
+        return by_lower[min(holding, key=len)]
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return by_lower[close[0]] if close else None
 

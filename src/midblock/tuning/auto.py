@@ -16,7 +16,7 @@ def plan_from_run(folder: Path | str, total: int) -> LayerPlan:
     """The shortest run of neighbouring blocks that holds half of what an earlier tuning changed inside blocks.
 
     What counts is `change_increment`, the change that each block adds to the residual stream; where states were not
-    measured, the block's relative weight change. Of several tuned models the first counts.
+    measured, the block's relative weight change. Of several tuned models or datasets the first counts.
 
     Args:
         folder: a run folder of `midblock analyze`.
@@ -31,6 +31,7 @@ def plan_from_run(folder: Path | str, total: int) -> LayerPlan:
         curve = table.curve(metric, models[0], module) if models else None
         if curve is None or not len(curve):
             continue
+        curve = curve[curve["dataset"] == curve["dataset"].iloc[0]]
         values = np.zeros(total)
         for layer, value in zip(curve["layer"], curve["value"], strict=True):
             if layer >= total:

@@ -67,7 +67,7 @@ class Gradients:
         """
         for owner, total in self._by_owner(squares).items():
             if not total > 0:
-                raise MidblockError(f"{owner} is to be trained but its gradient is exactly zero")
+                raise MidblockError(f"{plain_name(owner)} is to be trained but its gradient is exactly zero")
         strays = [name for name, value in self.model.named_parameters() if name not in self.trained and _has(value)]
         if strays:
             raise MidblockError(f"the frozen tensor {strays[0]} got a gradient")
@@ -102,7 +102,7 @@ class Gradients:
         sums: dict[str, float] = {}
         for name, square in squares.items():
             counted = ".lora_B." in name or ".lora_" not in name
-            owner = plain_name(name).rpartition(".")[0]
+            owner = name.partition(".lora_")[0] if ".lora_" in name else name.rpartition(".")[0]
             sums[owner] = sums.get(owner, 0.0) + (square if counted else 0.0)
         return sums
 

@@ -206,16 +206,23 @@ class TuneSettings(Schedule, Anchoring, Objective, Placement):
         positive = (
             "lora_r", "lora_scale", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps",
             "num_train_epochs", "logging_steps", "max_length", "anchor_lambda", "iw_temperature", "kl_beta",
+            "adam_epsilon",
         )  # fmt: skip
         for name in positive:
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < float("inf"):
                 raise MidblockError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("weight_decay", "max_grad_norm", "warmup_steps", "save_steps", "seed"):
+            if not getattr(self, name) >= 0:
+                raise MidblockError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise MidblockError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
+        if self.lora_alpha is not None and not self.lora_alpha > 0:
+            raise MidblockError(f"lora_alpha is {self.lora_alpha}; it must be above 0")
         if self.max_steps == 0:
             raise MidblockError("max_steps is 0", hint="-1 leaves it to num_train_epochs")
         if not 0 <= self.lora_dropout < 1:
             raise MidblockError(f"lora_dropout is {self.lora_dropout}; it must lie in [0, 1)")
-        if self.warmup_steps < 0:
-            raise MidblockError(f"warmup_steps is {self.warmup_steps}; it must not be negative")
 
     def _check_together(self) -> None:
         if self.rank_budget is not None and self.match_parameters is not None:
