@@ -61,7 +61,7 @@ HIDDEN = {
     ("tuning/prepared.py", "transformers"): "only where weights are loaded in 4 bits",
     ("tuning/trainer.py", "transformers"): TRAINER,
     ("tuning/trainer.py", "trl"): EXTRA,
-    ("tuning/tune.py", "huggingface_hub"): "only where the result is uploaded",
+    ("tuning/summary.py", "huggingface_hub"): "only where the result is uploaded",
 }
 
 

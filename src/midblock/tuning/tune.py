@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from midblock.base import LayerPlan, LayerTable, MidblockError, Progress, RunFolder, Silent, write_json
-from midblock.base.run_folder import peak_memory
+import torch
+
+from midblock.base import LayerPlan, LayerTable, MidblockError, Progress, RunFolder, Silent, read_record, write_json
 from midblock.checkpoints import Checkpoint, LoadSettings, open_checkpoint, quiet_transformers
 from midblock.data import ExampleSet
 from midblock.tuning.arguments import (
@@ -28,7 +28,6 @@ from midblock.tuning.card import model_card
 from midblock.tuning.estimate import estimate_memory
 from midblock.tuning.examples import TrainingExamples, load_examples
 from midblock.tuning.hold import Hold
-from midblock.tuning.log_file import LogFile
 from midblock.tuning.outputs import Artifact, gradient_rows, moved_rows, save_model
 from midblock.tuning.prefix_store import PrefixStore
 from midblock.tuning.prepared import Prepared, prepare
@@ -36,9 +35,11 @@ from midblock.tuning.references import check_reference
 from midblock.tuning.schedule import schedule_of
 from midblock.tuning.settings import TuneSettings
 from midblock.tuning.sharding import release, shard, world_size
+from midblock.tuning.summary import read_artifact, summarize_tuning, upload
 from midblock.tuning.training import Trained, Training, open_store
 
 Announce = Callable[[Mapping[str, Any]], None]
+BASE_WEIGHTS = "the weights of the base"
 PATHS = {"lora": "adapter", "full": "model"}
 
 
@@ -103,26 +104,24 @@ class _Tuning:
         check_reference(self.settings, self.base)
         checkpoint = self._open_base()
         plan = _read_plan(self.settings.layers, checkpoint)
-        # what is cheap to find wrong is found before the data and the weights are read
+        # what is cheap to find wrong is found before data and weights are read, all of it before anything is written
         RunFolder.check(self.folder, "tune", self._config(), resume=resume, overwrite=overwrite)
         tokenizer = checkpoint.tokenizer()
         examples = load_examples(self.data, tokenizer, self.settings)
         self.notes += examples.notes
-        run, arguments = self._open_folder(checkpoint, examples, resume, overwrite)
-        if run.done:
-            return _finished(self.folder, self._target)
+        inputs = _inputs(checkpoint, examples)
+        where: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "inputs": inputs}
+        earlier = RunFolder.check(self.folder, "tune", self._config(), **where)
+        if earlier is not None and earlier.get("status") == "done":
+            return read_artifact(self.folder, self._target)
+        arguments = training_arguments(self.settings, self.loading, self.folder / "checkpoints")
         start = time.perf_counter()
-        loading = replace(self.loading, dtype=weight_dtype(self.settings, self.loading))
-        prepared = prepare(checkpoint, plan, self.settings, loading)
-        weight_hash = run.record["models"][0]["weight_hash"]
-        hold = Hold.of(prepared, self.settings, weight_hash, arguments.device, self.progress)
-        self.notes += hold.notes
-        key = repr(sorted(run.record["inputs"].items()))
-        store = open_store(prepared, examples, self.settings, run.partial / "prefix", key, self.notes)
+        prepared, hold = self._prepare(checkpoint, plan, inputs[BASE_WEIGHTS], arguments.device)
+        barrier()  # nobody may look at the folder after the main process has begun to write
+        run = self._open_folder(checkpoint, examples, **where)
+        place = run.partial / "prefix"
+        store = open_store(prepared, examples, self.settings, place, repr(sorted(inputs.items())), self.notes)
         planned = self._plan_record(prepared, examples, hold, store)
-        if self.settings.shard:
-            on = arguments.device
-            shard(prepared.model, prepared.causal, prepared.anatomy, on, half(self.settings, self.loading))
         run.record["notes"] = self.notes
         run.add_phase("prepare", time.perf_counter() - start)
         if main_process():
@@ -130,24 +129,27 @@ class _Tuning:
             run.save()
             if announce is not None:
                 announce(planned)
-        training = Training(
-            self.folder,
-            prepared,
-            examples,
-            self.settings,
-            self.loading,
-            hold,
-            store,
-            arguments,
-            tokenizer,
-            self.progress,
-        )
+        # in the order of the fields of Training
+        parts = (self.settings, self.loading, hold, store, arguments, tokenizer, self.progress)
         with _phase(run, "train"):
-            done = training.run()
+            done = Training(self.folder, prepared, examples, *parts).run()
         planned["frozen_prefix"] |= {"computed": done.prefix.computed, "served": done.prefix.served}
         if self.settings.shard:
             release(prepared.causal)
         return self._save(run, prepared, checkpoint, tokenizer, planned, done)
+
+    def _prepare(
+        self, checkpoint: Checkpoint, plan: LayerPlan, weight_hash: str, device: torch.device
+    ) -> tuple[Prepared, Hold]:
+        """Load the base, make the planned parameters trainable, factorise what is held on to, and share it out."""
+        loading = replace(self.loading, dtype=weight_dtype(self.settings, self.loading))
+        prepared = prepare(checkpoint, plan, self.settings, loading)
+        hold = Hold.of(prepared, self.settings, weight_hash, device, self.progress)
+        self.notes += hold.notes
+        if self.settings.shard:
+            computing = half(self.settings, self.loading)
+            shard(prepared.model, prepared.causal, prepared.anatomy, device, computing)
+        return prepared, hold
 
     @property
     def _target(self) -> Path:
@@ -162,29 +164,16 @@ class _Tuning:
             raise MidblockError(f"{self.base} is an adapter", hint="midblock export --to merged, then tune that")
         return checkpoint
 
-    def _open_folder(
-        self, checkpoint: Checkpoint, examples: TrainingExamples, resume: bool, overwrite: bool
-    ) -> tuple[RunFolder, Any]:
-        """Join the other processes, if there are any, and open the run folder: the main one writes."""
-        config, weight_hash = self._config(), checkpoint.weight_hash()
-        inputs = {
-            "the data": examples.facts["content_hash"],
-            "the weights of the base": weight_hash,
-            "the number of processes": world_size(),
-        }
-        RunFolder.check(self.folder, "tune", config, resume=resume, overwrite=overwrite, inputs=inputs)
-        arguments = training_arguments(self.settings, self.loading, self.folder / "checkpoints")
-        _ = arguments.device
-        barrier()  # nobody may look after the main process has begun to write
+    def _open_folder(self, checkpoint: Checkpoint, examples: TrainingExamples, **where: Any) -> RunFolder:
+        """Open the run folder: the main process writes it, the others read what it wrote."""
         if main_process():
-            run = RunFolder.open(self.folder, "tune", config, resume=resume, overwrite=overwrite, inputs=inputs)
-            if not run.done:
-                self._record(run, checkpoint, examples, weight_hash)
-                run.save()
+            run = RunFolder.open(self.folder, "tune", self._config(), **where)
+            self._record(run, checkpoint, examples, where["inputs"][BASE_WEIGHTS])
+            run.save()
         barrier()
         if not main_process():
-            run = RunFolder(self.folder, json.loads((self.folder / "run.json").read_text(encoding="utf-8")))
-        return run, arguments
+            run = RunFolder(self.folder, read_record(self.folder))
+        return run
 
     def _config(self) -> dict[str, Any]:
         """Everything that decides the result, as the YAML of the run folder."""
@@ -244,15 +233,24 @@ class _Tuning:
                 self.notes.append(f"How far weights moved is left out: {error}.")
         table = LayerTable.from_rows(rows)
         table.write(self.folder)
-        summary = _summary(lines, planned, done.compared, self._target.name)
+        summary = summarize_tuning(lines, planned, done.compared, self._target.name)
         write_json(self.folder / "summary.json", summary)
         write_json(self.folder / "plan.json", planned)
         if self.settings.push_to_hub:
-            _push(self._target, self.settings)
+            upload(self._target, self.settings)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         run.record["notes"] = self.notes
         run.finish()
         return Artifact(self.folder, self._target, table, lines, summary)
+
+
+def _inputs(checkpoint: Checkpoint, examples: TrainingExamples) -> dict[str, Any]:
+    """What must be the same for a run to be resumed."""
+    return {
+        "the data": examples.facts["content_hash"],
+        BASE_WEIGHTS: checkpoint.weight_hash(),
+        "the number of processes": world_size(),
+    }
 
 
 def _read_plan(text: str, checkpoint: Checkpoint) -> LayerPlan:
@@ -261,50 +259,6 @@ def _read_plan(text: str, checkpoint: Checkpoint) -> LayerPlan:
     if text.startswith("auto:"):
         return plan_from_run(text.removeprefix("auto:"), total)
     return LayerPlan.parse(text, total)
-
-
-def _summary(
-    lines: tuple[Mapping[str, Any], ...], planned: Mapping[str, Any], compared: int, artifact: str
-) -> dict[str, Any]:
-    last = lines[-1]
-    # a single batch says little: the first and the last tenth of the steps, at least one
-    few = max(1, len(lines) // 10)
-    before, after = ({key: _mean(some, key) for key in ("loss", "nll")} for some in (lines[:few], lines[-few:]))
-    headline = (
-        f"Blocks {planned['layers']} of {planned['total_blocks']} tuned, {planned['trained_parameters']:,} parameters: "
-        f"the loss per target token went from {before['nll']:.3f} to {after['nll']:.3f} nats in {last['step']} steps."
-    )
-    seconds = max(last["seconds"], 1e-9)
-    return {
-        "headline": headline,
-        "models": [],
-        "loss": {"first": before["loss"], "last": after["loss"]},
-        "nll": {"first": before["nll"], "last": after["nll"]},
-        "steps": last["step"],
-        "tokens_per_second": round(last["tokens"] / seconds, 1),
-        "peak_memory_mb": round(peak_memory() / 2**20),
-        "untouched": {"checked": compared, "changed": 0},
-        "artifact": artifact,
-    }
-
-
-def _mean(lines: Sequence[Mapping[str, Any]], key: str) -> float:
-    return sum(line[key] for line in lines) / len(lines)
-
-
-def _finished(folder: Path, target: Path) -> Artifact:
-    lines = LogFile(folder / "log.jsonl").read()
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return Artifact(folder, target, LayerTable.read(folder), lines, summary)
-
-
-def _push(target: Path, settings: TuneSettings) -> None:
-    from huggingface_hub import HfApi
-
-    hub = HfApi()
-    name = settings.hub_model_id or f"{hub.whoami()['name']}/{target.parent.name}"
-    hub.create_repo(name, private=settings.hub_private_repo, exist_ok=True)
-    hub.upload_folder(repo_id=name, folder_path=str(target), commit_message="Tuned with midblock")
 
 
 @contextmanager

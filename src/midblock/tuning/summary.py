@@ -1,0 +1,68 @@
+"""How a tuning run went, in a few numbers; reading a finished one back, and uploading its result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from midblock.base import LayerTable
+from midblock.base.run_folder import peak_memory
+from midblock.tuning.log_file import LogFile
+from midblock.tuning.outputs import Artifact
+from midblock.tuning.settings import TuneSettings
+
+
+def summarize_tuning(
+    lines: tuple[Mapping[str, Any], ...], planned: Mapping[str, Any], compared: int, artifact: str
+) -> dict[str, Any]:
+    """What `summary.json` says.
+
+    Args:
+        lines: of `log.jsonl`, at least one.
+        planned: `plan.json`.
+        compared: frozen tensors found unchanged.
+        artifact: name of the result's folder.
+    """
+    last = lines[-1]
+    # a single batch says little: the first and the last tenth of the steps, at least one
+    few = max(1, len(lines) // 10)
+    before, after = ({key: _mean(some, key) for key in ("loss", "nll")} for some in (lines[:few], lines[-few:]))
+    headline = (
+        f"Blocks {planned['layers']} of {planned['total_blocks']} tuned, {planned['trained_parameters']:,} parameters: "
+        f"the loss per target token went from {before['nll']:.3f} to {after['nll']:.3f} nats in {last['step']} steps."
+    )
+    seconds = max(last["seconds"], 1e-9)
+    return {
+        "headline": headline,
+        "models": [],
+        "loss": {"first": before["loss"], "last": after["loss"]},
+        "nll": {"first": before["nll"], "last": after["nll"]},
+        "steps": last["step"],
+        "tokens_per_second": round(last["tokens"] / seconds, 1),
+        "peak_memory_mb": round(peak_memory() / 2**20),
+        "untouched": {"checked": compared, "changed": 0},
+        "artifact": artifact,
+    }
+
+
+def _mean(lines: Sequence[Mapping[str, Any]], key: str) -> float:
+    return sum(line[key] for line in lines) / len(lines)
+
+
+def read_artifact(folder: Path, target: Path) -> Artifact:
+    """A finished run, read back from its folder."""
+    lines = LogFile(folder / "log.jsonl").read()
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return Artifact(folder, target, LayerTable.read(folder), lines, summary)
+
+
+def upload(target: Path, settings: TuneSettings) -> None:
+    """Put the result on the hub, in a private repository unless asked otherwise."""
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    name = settings.hub_model_id or f"{hub.whoami()['name']}/{target.parent.name}"
+    hub.create_repo(name, private=settings.hub_private_repo, exist_ok=True)
+    hub.upload_folder(repo_id=name, folder_path=str(target), commit_message="Tuned with midblock")
