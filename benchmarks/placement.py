@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
             row = {
                 "arm": plan, "seed": seed, "blocks": planned["layers"], "parameters": planned["trained_parameters"],
                 "ranks": sorted({target["rank"] for target in planned["targets"]}), **artifact.summary["nll"],
-                "held_out_nll": nll, **numbers(after), "against_uniform": [gap.value, gap.low, gap.high, gap.p],
+                "held_out_nll": nll, **numbers(after), "against_uniform": [gap.difference, gap.low, gap.high, gap.p],
                 "seconds": artifact.log[-1]["seconds"],
             }  # fmt: skip
             rows.append(row)

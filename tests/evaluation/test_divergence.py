@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from midblock.base import MidblockError
+from midblock.checkpoints import without_adapters
 from midblock.data import Batch, TokenizedPrompt, TokenizedSet, make_batches
-from midblock.evaluation import divergence, mean_divergence, mean_nll, without_adapters
+from midblock.evaluation import divergence, mean_divergence, mean_nll
 
 IDS = [(5, 9, 120, 33, 7, 8), (4, 17, 201), (8, 8, 9, 10, 11, 40, 41, 42, 43), (60, 61)]
 STARTS = [3, 1, 6, 2]

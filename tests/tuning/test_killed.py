@@ -51,3 +51,27 @@ def test_kill_and_resume(options, llama, sums, tmp_path):
     file = "model/model.safetensors" if "full" in options else "adapter/adapter_model.safetensors"
     first, second = load_file(whole / file), load_file(killed / file)
     assert all(first[name].equal(second[name]) for name in first)
+
+
+@pytest.mark.parametrize("limit", [60_000, 100_000], ids=["adapter", "checkpoint"])
+def test_no_room_is_said_in_one_line_and_what_was_there_stays(limit, llama, sums, tmp_path):
+    """A limit on file sizes stands in for a full disk: the system refuses to write in the middle of a file."""
+    import resource
+
+    method = (
+        ["--method", "full", "--layers", "all"] if limit == 100_000 else ["--lora-r", "16", "--target-modules", "all"]
+    )
+    given = [str(llama), "--data", str(sums), "--output-dir", str(tmp_path / "run"), "--device", "cpu", *method]
+    done = subprocess.run(
+        [*COMMAND, *given, "--max-steps", "6", "--save-steps", "4"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    said = [line for line in done.stderr.splitlines() if line.startswith("midblock: ")]
+    assert len(said) == 1
+    assert "cannot write" in said[0]
+    assert len(lines_of(tmp_path / "run")) >= 4
+    assert not (tmp_path / "run" / "adapter").exists()

@@ -19,7 +19,7 @@ import yaml
 from midblock.base.errors import MidblockError
 from midblock.base.files import replace_atomically, write_json
 
-RECORDED_PACKAGES = ("midblock", "torch", "transformers", "peft", "safetensors", "numpy", "scipy")
+RECORDED_PACKAGES = ("midblock", "torch", "transformers", "peft", "trl", "accelerate", "safetensors", "numpy", "scipy")
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from midblock.checkpoints.adapter import Adapter as Adapter
 from midblock.checkpoints.anatomy import Anatomy as Anatomy
 from midblock.checkpoints.anatomy import device_of as device_of
+from midblock.checkpoints.bypass import without_adapters as without_adapters
 from midblock.checkpoints.checkpoint import Checkpoint as Checkpoint
 from midblock.checkpoints.checkpoint import open_checkpoint as open_checkpoint
 from midblock.checkpoints.low_rank import LowRankDelta as LowRankDelta

@@ -5,7 +5,6 @@ from midblock.evaluation.answers import choose_reader as choose_reader
 from midblock.evaluation.divergence import TokenMean as TokenMean
 from midblock.evaluation.divergence import mean_divergence as mean_divergence
 from midblock.evaluation.divergence import mean_nll as mean_nll
-from midblock.evaluation.divergence import without_adapters as without_adapters
 from midblock.evaluation.exact_match import MatchResult as MatchResult
 from midblock.evaluation.exact_match import PairedDifference as PairedDifference
 from midblock.evaluation.exact_match import compare as compare

@@ -6,7 +6,7 @@ Both are means over tokens, sum over count; their intervals resample prompts, be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from midblock.base import MidblockError, Progress, Silent, generator
-from midblock.checkpoints import Anatomy, device_of
+from midblock.checkpoints import Anatomy, device_of, without_adapters
 from midblock.data import Batch, TokenizedSet, make_batches
 from midblock.evaluation.generate import evaluating
 
@@ -137,19 +137,6 @@ def mean_nll(
 
     with evaluating(model):
         return _mean(measure, _batches(prompts, batch_tokens), "negative log-likelihood", seed, progress)
-
-
-@contextmanager
-def without_adapters(model: Any) -> Iterator[None]:
-    """The model that PEFT's adapters were put on, inside the `with`; what was trainable or frozen stays so."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        with model.disable_adapter():
-            yield
-    finally:
-        # PEFT makes every adapter trainable when it comes back on.
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
 
 
 def _switch(model: nn.Module) -> Callable[[], AbstractContextManager[None]]:

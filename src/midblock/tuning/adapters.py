@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's format: made from an AdapterPlan, checked against it, and stepped around.
+"""LoRA adapters in PEFT's format: made from an AdapterPlan, and checked against it.
 
 PEFT matches names and ranks by patterns and says nothing when one does not match, so what it made is compared with the
 plan, tensor by tensor, before anything trains.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +16,6 @@ from torch import nn
 
 from midblock.base import MidblockError, derive, unknown
 from midblock.checkpoints import LowRankDelta
-from midblock.checkpoints.lora_config import ALTERING_INITS
 from midblock.tuning.settings import Placement
 from midblock.tuning.where import AdapterPlan, Target
 
@@ -141,35 +138,6 @@ def adapter_parameters(peft_model: nn.Module) -> dict[str, LowRankDelta]:
         for name, layer in _lora_layers(peft_model).items()
         if not hasattr(layer, "parameter_name")
     }
-
-
-@contextmanager
-def without_adapters(peft_model: nn.Module) -> Iterator[None]:
-    """Let the model compute as its base while the `with` lasts.
-
-    Only a flag of each adapted layer is set, and put back. Nothing is merged and `requires_grad` stays (PEFT's own
-    `disable_adapter` turns it off), so this may happen within a step, and on sharded models.
-
-    Raises:
-        MidblockError: the adapters took something out of the base's weights when they were made (PiSSA, OLoRA), or
-            are merged into them: what is left is not the base.
-    """
-    layers = [module for module in peft_model.modules() if hasattr(module, "_disable_adapters")]
-    config = getattr(peft_model, "peft_config", {}).get(ADAPTER)
-    init = str(getattr(config, "init_lora_weights", "")).lower()
-    if init.startswith(ALTERING_INITS):
-        hint = "another init_lora_weights, or what needs no reference"
-        raise MidblockError(f"adapters that start by {init} alter the base's weights, so it cannot be asked", hint=hint)
-    if any(getattr(layer, "merged", False) for layer in layers):
-        raise MidblockError("the adapters are merged into the base's weights", hint="unmerge them first")
-    before = [layer._disable_adapters for layer in layers]
-    try:
-        for layer in layers:
-            layer._disable_adapters = True  # type: ignore[assignment]
-        yield
-    finally:
-        for layer, state in zip(layers, before, strict=True):
-            layer._disable_adapters = state
 
 
 def _check_supported(adapters: AdapterPlan, settings: Placement) -> None:

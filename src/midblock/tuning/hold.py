@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from midblock.base import MidblockError, Progress, derive
-from midblock.tuning.adapters import ALTERING_INITS
+from midblock.checkpoints.lora_config import ALTERING_INITS
 from midblock.tuning.anchor import Anchor
 from midblock.tuning.anchor_full import FullAnchor
 from midblock.tuning.anchor_lora import LoraAnchor

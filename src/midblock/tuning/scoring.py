@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from midblock.checkpoints import Anatomy
+from midblock.checkpoints import Anatomy, without_adapters
 from midblock.data.batches import IGNORED
-from midblock.tuning.adapters import without_adapters
 from midblock.tuning.prefix import FrozenPrefix
 
 LOGIT_BYTES = 2**28

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from midblock.base import LayerPlan, MidblockError
-from midblock.tuning.adapters import attach, without_adapters
+from midblock.checkpoints import without_adapters
+from midblock.tuning.adapters import attach
 from midblock.tuning.settings import Placement
 from midblock.tuning.where import place_adapters
 
