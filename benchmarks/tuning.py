@@ -103,7 +103,7 @@ def run_arm(name: str, steps: int, targets: str) -> dict[str, float]:
 
 
 def watch_anchor() -> list[float]:
-    """Time the anchor inside each step as well: between processes a step's time varies by more than the anchor takes."""
+    """Time the anchor inside its step too: from one process to the next a step varies by more than the anchor takes."""
     from midblock.tuning.anchor import Anchor
 
     seconds: list[float] = []

@@ -105,7 +105,8 @@ def update_panels(run: TuneRun) -> tuple[Panel, ...]:
     """How far the weights of each block moved, attention and MLP apart where both did."""
     if not run.has("delta_rel", "block"):
         return ()
-    parts = [module for module in ("attention", "mlp") if run.has("delta_rel", module)]
+    moved = run.table.frame.query("metric == 'delta_rel' and value > 0")["module"].unique()
+    parts = [module for module in ("attention", "mlp") if module in moved]
     titles = {"block": "Whole block", "attention": "Attention", "mlp": "MLP"}
     modules = ["block", *(parts if len(parts) > 1 else [])]
     return tuple(Panel("delta_rel", module, "bars", title=titles[module], height=110) for module in modules)
