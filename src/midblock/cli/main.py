@@ -18,6 +18,8 @@ app = cyclopts.App(
     help="See, layer by layer, what supervised fine-tuning does to a language model.",
     version=__version__,
     help_format="plaintext",
+    help_epilogue="Every verb reads options from a file with --config FILE.yaml. In the options' texts P1 is arXiv "
+    "2604.11838 and P2 arXiv 2605.10973.",
 )
 # Verbs are imported when called: torch alone takes longer than `--help` should.
 VERBS = {

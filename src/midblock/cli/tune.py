@@ -44,7 +44,7 @@ def tune(
         data: examples with completions: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
     """
     settings, loading, output = settings or TuneSettings(), loading or LoadSettings(), output or OutputSettings()
-    folder = output.output_dir or Path("runs") / f"tune-{ModelReference.parse(base).label}"
+    folder = (output.output_dir or Path("runs") / f"tune-{ModelReference.parse(base).label}").expanduser()
     options = asdict(settings)
     main = os.environ.get("RANK", "0") == "0"
     with watched() as progress:
@@ -91,16 +91,17 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     when = plan["schedule"]
     console.print(
         f"Data: {when['examples']:,} examples, {when['target_tokens']:,} of {when['tokens']:,} tokens are targets; "
-        f"{when['steps']:,} steps of {when['examples_a_step']} examples, {when['epochs']:g} epochs."
+        f"{when['steps']:,} steps of {when['examples_a_step']} examples, epochs: {when['epochs']:g}."
     )
     memory = plan["memory"]
     needed = [(title, memory[key]) for key, title in PURPOSES.items() if memory.get(key)]
     listed = ", ".join(f"{title} {size / 2**20:,.0f}" for title, size in needed)
-    console.print(f"Memory, estimated: {sum(size for _, size in needed) / 2**30:.2f} GiB (MiB: {listed}).")
+    total = sum(size for _, size in needed) / 2**30
+    console.print(f"Memory, estimated: {total:.2f} GiB (MiB: {listed}), and about 0.4 GiB for the libraries.")
     prefix = plan["frozen_prefix"]
     if prefix["blocks"]:
         kept = f", its output kept on disk ({prefix['bytes'] / 2**20:,.0f} MiB)" if prefix["cached"] else ""
-        console.print(f"Frozen prefix: {prefix['blocks']} blocks run without a graph{kept}.")
+        console.print(f"The {prefix['blocks']} blocks below the lowest tuned one need no backward pass{kept}.")
     for note in plan["notes"]:
         console.print(f"Note: {note}", style="yellow", markup=False)
 

@@ -58,7 +58,9 @@ class Run:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise MidblockError(f"no run folder at {folder}", hint="give a folder written by `midblock analyze`")
+            raise MidblockError(
+                f"no run folder at {folder}", hint="give a folder written by `midblock analyze` or `midblock tune`"
+            )
         table = LayerTable.read(folder)
         if not len(table):
             raise MidblockError(f"the layer table in {folder} is empty", hint="run `midblock analyze` again")

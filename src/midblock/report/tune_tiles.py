@@ -61,7 +61,11 @@ def _ends(run: TuneRun, key: str, label: str) -> str:
         if not len(known):
             return ""
         first, last = float(known[0]), float(known[-1])
-    return _tile(label, f"{number(first)} → {number(last)}", note="mean of the first → of the last tenth of the steps, nats per token")
+    return _tile(
+        label,
+        f"{number(first)} → {number(last)}",
+        note="mean of the first → of the last tenth of the steps, nats per token",
+    )
 
 
 def _nll(run: TuneRun) -> str:

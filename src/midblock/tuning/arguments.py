@@ -79,11 +79,36 @@ def training_arguments(settings: TuneSettings, loading: LoadSettings, folder: Pa
             router_aux_loss_coef=0.0 if settings.method == "lora" else None,
             data_seed=settings.seed,
         )
+        _try_out(arguments)
         # one device a process: beyond one GPU the Trainer would use DataParallel and multiply the batch, unasked
         arguments._n_gpu = min(arguments.n_gpu, 1)
-    except (ValueError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise MidblockError(f"transformers refuses the options: {_first_line(error)}") from error
     return arguments
+
+
+def _try_out(arguments: Any) -> None:
+    """Make optimiser class, schedule and trackers once, to hear now what training would hear after loading the model.
+
+    Raises:
+        ValueError, TypeError, ImportError, RuntimeError: an unknown tracker, a package that is missing, or a name that
+            wants more options than there are here.
+    """
+    from transformers import Trainer, get_scheduler
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+    one: Any = torch.nn.Linear(1, 1)
+    Trainer.get_optimizer_cls_and_kwargs(arguments, one)
+    steps = max(arguments.max_steps, 2)
+    get_scheduler(
+        arguments.lr_scheduler_type,
+        torch.optim.SGD(one.parameters(), lr=arguments.learning_rate),
+        num_warmup_steps=arguments.get_warmup_steps(steps),
+        num_training_steps=steps,
+        scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,
+    )
+    for callback in get_reporting_integration_callbacks(arguments.report_to):
+        callback()
 
 
 def _checkpointing(config: type, wanted: bool) -> dict[str, Any]:

@@ -169,7 +169,8 @@ def _error(module: _Module, own: TensorReader, written: TensorReader, rank: int,
 
 def _notes(source: AdapterSource, modules: Sequence[_Module], rank: int) -> list[str]:
     ranks = sorted({module.rank for module in modules})
-    notes = [f"ranks {', '.join(map(str, ranks))} padded to {rank}; vLLM: --max-lora-rank {rank}"]
+    done = f"rank {rank} everywhere" if ranks == [rank] else f"ranks {', '.join(map(str, ranks))} padded to {rank}"
+    notes = [f"{done}; vLLM: --max-lora-rank {rank}"]
     if rank not in SERVED_RANKS:
         notes.append(f"vLLM takes ranks up to {SERVED_RANKS[-1]} only")
     if source.settings.modules_to_save or source.config.get("bias", "none") != "none":

@@ -18,6 +18,8 @@ from midblock.data.load import FILE_ENDINGS
 from midblock.tuning.settings import TuneSettings
 
 SHOWN = 5
+# families that look positions up in a table, which ends
+LEARNED_POSITIONS = ("gpt2", "gpt_neo", "gpt_bigcode", "opt", "biogpt", "xglm")
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,32 @@ def load_examples(data: str | ExampleSet, tokenizer: Any, settings: TuneSettings
         "longest": max(len(p.input_ids) for p in prompts),
     }
     return TrainingExamples(prompts, settings.train_on_prompt, facts, _notes(tokens, settings))
+
+
+def check_fit(examples: TrainingExamples, config: Any) -> list[str]:
+    """Hold the examples against the sizes of the model.
+
+    Args:
+        config: the model's.
+
+    Returns:
+        A note where examples are longer than what the model was made for.
+
+    Raises:
+        MidblockError: token ids that it has no embedding for, or more positions than a table of them has.
+    """
+    text = config.get_text_config()
+    largest = max(max(prompt.input_ids) for prompt in examples.prompts)
+    if largest >= text.vocab_size:
+        what = f"the tokenizer gives the id {largest}, the model has {text.vocab_size} tokens"
+        raise MidblockError(what, hint="the tokenizer belongs to another model")
+    longest, most = examples.facts["longest"], getattr(text, "max_position_embeddings", None)
+    if most is None or longest <= most:
+        return []
+    what = f"the longest example has {longest} tokens, the model was made for {most}"
+    if text.model_type in LEARNED_POSITIONS:
+        raise MidblockError(what, hint=f"--max-length {most}")
+    return [f"{what[0].upper()}{what[1:]}."]
 
 
 def _first_target(prompt: TokenizedPrompt, on_prompt: bool) -> int:

@@ -136,7 +136,7 @@ def run_export(
         raise unknown("dtype", dtype, DTYPES)
     if dtype != "auto" and to != "merged":
         raise MidblockError(f"--dtype is about merged weights, not about --to {to}")
-    form, output = FORMS[to], Path(output)
+    form, output = FORMS[to], Path(output).expanduser()
     is_file = form.file is not None and output.suffix != ""
     _check_free(output, is_file, overwrite)
     found = AdapterSource.find(str(source))

@@ -28,12 +28,15 @@ class LogFile:
     def read(self) -> tuple[dict[str, Any], ...]:
         """The lines that are whole; a kill may leave half of one at the end."""
         lines = []
-        if self.path.exists():
+        if self.path.is_file():
             for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    lines.append(json.loads(text))
+                    line = json.loads(text)
                 except ValueError:
                     break
+                if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+                    break
+                lines.append(line)
         return tuple(lines)
 
     def cut(self, step: int) -> tuple[dict[str, Any], ...]:

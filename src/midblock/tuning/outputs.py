@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -65,6 +66,8 @@ def save_model(prepared: Prepared, tokenizer: Any, checkpoint: Checkpoint, targe
             if adapted:
                 _name_base(prepared, checkpoint)
             wrapped.save_pretrained(made, state_dict=state, **extra)
+            if adapted:
+                _sort_names(made / "adapter_config.json")
             tokenizer.save_pretrained(made)
             (made / "README.md").write_text(card, encoding="utf-8")
             shutil.rmtree(target, ignore_errors=True)
@@ -83,6 +86,15 @@ def _name_base(prepared: Prepared, checkpoint: Checkpoint) -> None:
         config.base_model_name_or_path = reference.location if reference.kind == "hub" else reference.text
         config.revision = checkpoint.reference.revision
         config.inference_mode = True
+
+
+def _sort_names(path: Path) -> None:
+    """PEFT writes sets in an order that changes from run to run."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("target_modules", "target_parameters"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def moved_rows(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Anatomy, LoadSettings, load_model, open_checkpoint
+from midblock.checkpoints import Anatomy, Checkpoint, LoadSettings, load_model, open_checkpoint
 from midblock.tuning.losses import LOSSES
 from midblock.tuning.prepared import Prepared
 from midblock.tuning.scoring import Reference
@@ -24,6 +24,18 @@ def check_reference(settings: TuneSettings, base: str) -> None:
         )
     if settings.reference is not None and not needed:
         raise MidblockError(f"the loss {settings.loss} uses no reference", hint="leave out --reference")
+
+
+def check_vocabulary(settings: TuneSettings, loading: LoadSettings, base: Checkpoint) -> None:
+    """Look at the reference before anything is written or loaded: it is there, and has the base's vocabulary.
+
+    Raises:
+        MidblockError: it leads nowhere, or has another vocabulary.
+    """
+    if settings.reference is not None:
+        config: Any = _open(settings.reference, loading).config
+        ours: Any = base.config
+        _check_sizes(settings.reference, config.get_text_config().vocab_size, ours.get_text_config().vocab_size)
 
 
 def find_reference(
@@ -47,13 +59,18 @@ def find_reference(
         allow_pickle=loading.allow_pickle,
         trust_remote_code=loading.trust_remote_code,
     )
-    consent: dict[str, Any] = {"allow_pickle": loading.allow_pickle, "trust_remote_code": loading.trust_remote_code}
-    model = load_model(open_checkpoint(settings.reference, **consent), named)
-    anatomy = Anatomy.of(model)
-    ours, theirs = prepared.anatomy.config.vocab_size, anatomy.config.vocab_size
-    if ours != theirs:
-        raise MidblockError(f"the reference {settings.reference} has {theirs} tokens, the base {ours}")
+    anatomy = Anatomy.of(load_model(_open(settings.reference, loading), named))
+    _check_sizes(settings.reference, anatomy.config.vocab_size, prepared.anatomy.config.vocab_size)
     return Reference(anatomy, None, divergence)
+
+
+def _open(reference: str, loading: LoadSettings) -> Checkpoint:
+    return open_checkpoint(reference, allow_pickle=loading.allow_pickle, trust_remote_code=loading.trust_remote_code)
+
+
+def _check_sizes(reference: str, theirs: int, ours: int) -> None:
+    if ours != theirs:
+        raise MidblockError(f"the reference {reference} has {theirs} tokens, the base {ours}")
 
 
 def _needed(settings: TuneSettings) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from midblock.base import MidblockError, from_options, unknown
+from midblock.tuning.factors import resolve_k
 from midblock.tuning.losses import LOSSES, Objective
 
 METHODS = ("lora", "full")
@@ -13,6 +14,7 @@ OUTSIDE = ("embedding", "head", "final_norm", "norms")
 ANCHORS = ("none", "rpsft")
 SCOPES = ("block", "subspace")
 PREFIX_CACHE = ("auto", "on", "off")
+SEEDS = 2**32  # NumPy takes no larger ones, and transformers seeds it
 ONLY_LORA = (
     "lora_r", "lora_scale", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights", "rank_budget",
     "match_parameters", "load_in_4bit",
@@ -209,31 +211,48 @@ class TuneSettings(Schedule, Anchoring, Objective, Placement):
             "adam_epsilon",
         )  # fmt: skip
         for name in positive:
-            if not 0 < getattr(self, name) < float("inf"):
+            if not getattr(self, name) > 0:
                 raise MidblockError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name in ("weight_decay", "max_grad_norm", "warmup_steps", "save_steps", "seed"):
             if not getattr(self, name) >= 0:
                 raise MidblockError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in (*positive, "weight_decay", "warmup_steps", "lora_alpha"):
+            if getattr(self, name) == float("inf"):
+                raise MidblockError(f"{name} is inf; it must be finite")
+        if self.seed >= SEEDS:
+            raise MidblockError(f"seed is {self.seed}; it must be below 2^32")
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise MidblockError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
         if self.lora_alpha is not None and not self.lora_alpha > 0:
             raise MidblockError(f"lora_alpha is {self.lora_alpha}; it must be above 0")
-        if self.max_steps == 0:
-            raise MidblockError("max_steps is 0", hint="-1 leaves it to num_train_epochs")
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise MidblockError(f"max_steps is {self.max_steps}", hint="-1 leaves it to num_train_epochs")
         if not 0 <= self.lora_dropout < 1:
             raise MidblockError(f"lora_dropout is {self.lora_dropout}; it must lie in [0, 1)")
 
     def _check_together(self) -> None:
         if self.rank_budget is not None and self.match_parameters is not None:
             raise MidblockError("rank_budget and match_parameters exclude each other")
+        if self.hub_model_id is not None and not self.push_to_hub:
+            raise MidblockError("hub_model_id is about uploading", hint="leave it out, or --push-to-hub")
+        for given in self._given():
+            if given.startswith("anchor_") and self.anchor == "none":
+                raise MidblockError(f"{given} is about an anchor, and there is none", hint="--anchor rpsft")
+            if given == "kl_beta" and self.loss != "kl":
+                raise MidblockError(f"the loss {self.loss} uses no kl_beta", hint="leave it out, or --loss kl")
+            if given == "iw_temperature" and not self.loss.startswith("iw"):
+                raise MidblockError(f"the loss {self.loss} uses no iw_temperature", hint="leave it out, or --loss iw")
+        resolve_k(self.anchor_k, 1, 1)
         if self.method == "full":
-            given = [each.name for each in fields(self) if each.name in ONLY_LORA]
-            given = [name for name in given if getattr(self, name) != type(self).__dataclass_fields__[name].default]
-            if given:
-                raise MidblockError(f"{given[0]} is about adapters", hint="leave it out, or --method lora")
+            if about := [name for name in self._given() if name in ONLY_LORA]:
+                raise MidblockError(f"{about[0]} is about adapters", hint="leave it out, or --method lora")
         elif self.also:
             raise MidblockError("`also` trains weights themselves", hint="--method full")
+
+    def _given(self) -> list[str]:
+        """Options that differ from what is taken without them."""
+        return [each.name for each in fields(self) if getattr(self, each.name) != each.default]
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> TuneSettings:

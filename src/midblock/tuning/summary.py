@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from midblock.base import LayerTable
+from midblock.base import LayerTable, MidblockError
 from midblock.base.run_folder import peak_memory
 from midblock.tuning.log_file import LogFile
 from midblock.tuning.outputs import Artifact
 from midblock.tuning.settings import TuneSettings
+
+AGAIN = "--overwrite begins again"
 
 
 def summarize_tuning(
@@ -52,17 +54,56 @@ def _mean(lines: Sequence[Mapping[str, Any]], key: str) -> float:
 
 
 def read_artifact(folder: Path, target: Path) -> Artifact:
-    """A finished run, read back from its folder."""
+    """A finished run, read back from its folder.
+
+    Raises:
+        MidblockError: its result, table or summary is not there any more.
+    """
     lines = LogFile(folder / "log.jsonl").read()
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    if not target.is_dir():
+        raise MidblockError(f"{folder} holds a finished run whose {target.name} is gone", hint=AGAIN)
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MidblockError(f"{folder / 'summary.json'} is missing or broken", hint=AGAIN) from error
     return Artifact(folder, target, LayerTable.read(folder), lines, summary)
 
 
 def upload(target: Path, settings: TuneSettings) -> None:
-    """Put the result on the hub, in a private repository unless asked otherwise."""
+    """Put the result on the hub, in a private repository unless asked otherwise.
+
+    Raises:
+        MidblockError: no network, no token, or the hub refuses; the run is whole all the same.
+    """
     from huggingface_hub import HfApi
 
     hub = HfApi()
-    name = settings.hub_model_id or f"{hub.whoami()['name']}/{target.parent.name}"
-    hub.create_repo(name, private=settings.hub_private_repo, exist_ok=True)
-    hub.upload_folder(repo_id=name, folder_path=str(target), commit_message="Tuned with midblock")
+    try:
+        name = settings.hub_model_id or f"{hub.whoami()['name']}/{target.parent.name}"
+        hub.create_repo(name, private=settings.hub_private_repo, exist_ok=True)
+        hub.upload_folder(repo_id=name, folder_path=str(target), commit_message="Tuned with midblock")
+    except Exception as error:  # whatever the hub, or the network library of this version of its client, raises
+        what = (
+            f"{target} is whole, but was not uploaded: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+        )
+        raise MidblockError(what, hint="--resume tries that again") from error
+
+
+def check_uploadable(settings: TuneSettings) -> None:
+    """Say before training what would stop `upload` after it.
+
+    Raises:
+        MidblockError: a name the hub does not take, or no token.
+    """
+    if not settings.push_to_hub:
+        return
+    from huggingface_hub import get_token
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        if settings.hub_model_id is not None:
+            validate_repo_id(settings.hub_model_id)
+    except HFValidationError as error:
+        raise MidblockError(f"the hub takes no such name: {str(error).splitlines()[0]}") from error
+    if get_token() is None:
+        raise MidblockError("--push-to-hub needs a token", hint="hf auth login, or HF_TOKEN")

@@ -138,6 +138,8 @@ def _observer(gradients: Gradients, trainer: Any) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             trainer.advance(1)
+            if state.global_step >= state.max_steps:
+                control.should_log = True  # else the log would end before the run does
 
     return Observer()
 

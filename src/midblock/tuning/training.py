@@ -23,7 +23,7 @@ from midblock.tuning.prefix import FrozenPrefix, reason_not_exact
 from midblock.tuning.prefix_store import PrefixStore
 from midblock.tuning.prepared import Prepared
 from midblock.tuning.references import find_reference
-from midblock.tuning.resume import last_checkpoint
+from midblock.tuning.resume import check_whole, last_checkpoint
 from midblock.tuning.schedule import epochs_of
 from midblock.tuning.scoring import scoring
 from midblock.tuning.settings import TuneSettings
@@ -75,6 +75,7 @@ class Training:
         found = last_checkpoint(self.checkpoints) if self.checkpoints.is_dir() else None
         barrier()
         log = LogFile(self.folder / "log.jsonl")
+        self._check_log(log, found[1] if found else 0)
         earlier = log.cut(found[1] if found else 0) if main_process() else ()
         prepared = self.prepared
         reference = find_reference(prepared, self.settings, self.loading, self.arguments.device)
@@ -83,6 +84,8 @@ class Training:
             surgery.enter_context(prefix.installed())
             surgery.enter_context(scoring(prepared.causal, prepared.anatomy, prefix, reference))
             trainer = self._trainer(log, earlier)
+            if found is not None and not trainer.is_fsdp_enabled:
+                check_whole(found[0])
             self._hold_on(trainer, resumed=found is not None)
             trainer.advance(found[1] if found else 0)
             self._loop(trainer, str(found[0]) if found else None)
@@ -92,6 +95,18 @@ class Training:
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
+
+    def _check_log(self, log: LogFile, step: int) -> None:
+        """Refuse a log that ends before the checkpoint: what the run was like until there would be missing.
+
+        Raises:
+            MidblockError: naming both steps.
+        """
+        last = max((line["step"] for line in log.read() if line["step"] <= step), default=0)
+        each = self.settings.logging_steps
+        if main_process() and last < max(step // each * each, min(step, 1)):
+            what = f"{log.path} is broken: it can be read until step {last}, the checkpoint is of step {step}"
+            raise MidblockError(what, hint="mend it, or --overwrite begins again")
 
     def _trainer(self, log: LogFile, earlier: tuple[Mapping[str, Any], ...]) -> Any:
         watch = Watch(

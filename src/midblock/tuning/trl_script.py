@@ -28,7 +28,7 @@ SCRIPT = Template('''\
 import torch
 from datasets import Dataset
 from midblock import load_dataset  # reads any column layout
-from peft import LoraConfig
+${import_base}from peft import LoraConfig
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -71,13 +71,15 @@ def write_trl(source: AdapterSource, file: Path, base: str | None) -> list[str]:
     if settings["load_in_4bit"]:
         notes.append("the run held the base in 4 bits; the script holds it whole")
     name = base or base_name(source)
+    ours = name.startswith("builtin:") or name.lower().endswith(".gguf")  # names that transformers cannot load
     drawn = {"split": _split(settings), "num_samples": settings["num_samples"], "seed": settings["seed"]}
     template = {"chat_template_path": settings["template"]} if settings["template"].endswith(".jinja") else {}
     planned = {key: value for key, value in lora_config(source).items() if _said(key, value)}
     script = SCRIPT.substitute(
         base=json.dumps(name)[1:-1],
         seed=settings["seed"],
-        base_name=repr(name),
+        base_name=f"str(open_checkpoint({name!r}).folder)" if ours else repr(name),
+        import_base="from midblock.checkpoints import open_checkpoint\n" if ours else "",
         data=repr(settings.get("data", NO_DATA)),
         lora=_arguments(planned),
         drawn="".join(f", {key}={value!r}" for key, value in drawn.items() if value is not None),

@@ -26,16 +26,16 @@ from midblock.tuning.arguments import (
 from midblock.tuning.auto import plan_from_run
 from midblock.tuning.card import model_card
 from midblock.tuning.estimate import estimate_memory
-from midblock.tuning.examples import TrainingExamples, load_examples
+from midblock.tuning.examples import TrainingExamples, check_fit, load_examples
 from midblock.tuning.hold import Hold
 from midblock.tuning.outputs import Artifact, gradient_rows, moved_rows, save_model
 from midblock.tuning.prefix_store import PrefixStore
 from midblock.tuning.prepared import Prepared, prepare
-from midblock.tuning.references import check_reference
+from midblock.tuning.references import check_reference, check_vocabulary
 from midblock.tuning.schedule import schedule_of
 from midblock.tuning.settings import TuneSettings
 from midblock.tuning.sharding import release, shard, world_size
-from midblock.tuning.summary import read_artifact, summarize_tuning, upload
+from midblock.tuning.summary import check_uploadable, read_artifact, summarize_tuning, upload
 from midblock.tuning.training import Trained, Training, open_store
 
 Announce = Callable[[Mapping[str, Any]], None]
@@ -79,7 +79,7 @@ def tune(
     loading = LoadSettings.of({name: value for name, value in options.items() if name in loadable})
     asked = {name: value for name, value in options.items() if name not in loadable}
     settings = TuneSettings.of({**asked, "layers": layers})
-    tuning = _Tuning(base, data, settings, loading, Path(output_dir), progress or Silent(), command)
+    tuning = _Tuning(base, data, settings, loading, Path(output_dir).expanduser(), progress or Silent(), command)
     with quiet_transformers():
         return tuning.run(resume, overwrite, announce)
 
@@ -102,18 +102,23 @@ class _Tuning:
             raise MidblockError("training takes no device map", hint="torchrun … --shard splits a model")
         refuse_deepspeed()
         check_reference(self.settings, self.base)
+        check_uploadable(self.settings)
         checkpoint = self._open_base()
+        check_vocabulary(self.settings, self.loading, checkpoint)
         plan = _read_plan(self.settings.layers, checkpoint)
         # what is cheap to find wrong is found before data and weights are read, all of it before anything is written
         RunFolder.check(self.folder, "tune", self._config(), resume=resume, overwrite=overwrite)
         tokenizer = checkpoint.tokenizer()
         examples = load_examples(self.data, tokenizer, self.settings)
         self.notes += examples.notes
+        self.notes += check_fit(examples, checkpoint.config)
         inputs = _inputs(checkpoint, examples)
         where: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "inputs": inputs}
         earlier = RunFolder.check(self.folder, "tune", self._config(), **where)
         if earlier is not None and earlier.get("status") == "done":
-            return read_artifact(self.folder, self._target)
+            artifact = read_artifact(self.folder, self._target)
+            self._upload()
+            return artifact
         arguments = training_arguments(self.settings, self.loading, self.folder / "checkpoints")
         start = time.perf_counter()
         prepared, hold = self._prepare(checkpoint, plan, inputs[BASE_WEIGHTS], arguments.device)
@@ -154,6 +159,10 @@ class _Tuning:
     @property
     def _target(self) -> Path:
         return self.folder / PATHS[self.settings.method]
+
+    def _upload(self) -> None:
+        if self.settings.push_to_hub and main_process():
+            upload(self._target, self.settings)
 
     def _open_base(self) -> Checkpoint:
         loading = self.loading
@@ -236,11 +245,10 @@ class _Tuning:
         summary = summarize_tuning(lines, planned, done.compared, self._target.name)
         write_json(self.folder / "summary.json", summary)
         write_json(self.folder / "plan.json", planned)
-        if self.settings.push_to_hub:
-            upload(self._target, self.settings)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         run.record["notes"] = self.notes
         run.finish()
+        self._upload()
         return Artifact(self.folder, self._target, table, lines, summary)
 
 
