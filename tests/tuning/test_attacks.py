@@ -91,6 +91,11 @@ def test_a_rare_log_ends_with_the_last_step(tuned):
     assert done.summary["steps"] == 3
 
 
+def test_a_warm_up_that_ends_after_the_run(tuned):
+    assert "nothing was trained" in said(lambda: tuned(max_steps=1, warmup_steps=0.03))
+    assert tuned(name="two", max_steps=2, warmup_steps=0.03).path.is_dir()
+
+
 def test_a_home_folder(tuned, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)

@@ -130,8 +130,10 @@ def _observer(gradients: Gradients, trainer: Any) -> Any:
 
     class Observer(TrainerCallback):
         waiting = True
+        taken = 0
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            self.taken += 1
             if self.waiting and given["optimizer"].param_groups[0]["lr"] > 0:
                 self.waiting = False
                 gradients.check_moved()
@@ -140,6 +142,11 @@ def _observer(gradients: Gradients, trainer: Any) -> Any:
             trainer.advance(1)
             if state.global_step >= state.max_steps:
                 control.should_log = True  # else the log would end before the run does
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if self.waiting and self.taken == state.global_step > 0:
+                what = f"the learning rate was zero in each of {self.taken} steps: nothing was trained"
+                raise MidblockError(what, hint="fewer --warmup-steps, or more steps")
 
     return Observer()
 
