@@ -84,3 +84,10 @@ def test_the_door_from_outside():
     assert gone.returncode == 2
     assert gone.stderr.count("\n") == 1
     assert json.dumps(gone.stdout) == '""'
+
+
+@pytest.mark.parametrize("text", ["tune: {lora_r: 4}", "3: 4", "layers: 00010"])
+def test_settings_that_would_be_passed_over_or_misread(text, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(text)
+    assert main(["tune", "--config", str(tmp_path / "config.yaml")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -18,6 +18,7 @@ app = cyclopts.App(
     help="See, layer by layer, what supervised fine-tuning does to a language model.",
     version=__version__,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,
     help_epilogue="Every verb reads options from a file with --config FILE.yaml. In the options' texts P1 is arXiv "
     "2604.11838 and P2 arXiv 2605.10973.",
 )
@@ -75,6 +76,9 @@ def _yaml(path: Path) -> cyclopts.config.Yaml:
         raise MidblockError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
         raise MidblockError(f"{path} holds no settings", hint="a line each, like `num_samples: 200`")
+    strays = [key for key in loaded if not isinstance(key, str) or isinstance(loaded[key], dict)]
+    if strays:
+        raise MidblockError(f"{path}: {strays[0]!r} is no option", hint="a line each, like `num_samples: 200`")
     if isinstance(plan := loaded.get("layers", ""), int | float):
         # YAML reads 01100 as an octal number and 00010 as 8, which would be a plan too
         raise MidblockError(f"{path}: layers is the number {plan}", hint='put the plan in quotes: layers: "01100"')
