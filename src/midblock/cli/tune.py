@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from midblock.cli.output import OutputSettings
 from midblock.report import write_report
 from midblock.tuning import Artifact, TuneSettings
 from midblock.tuning import tune as run_tuning
+from midblock.tuning.arguments import main_process
 
 Flat = Parameter(name="*")
 PURPOSES = {
@@ -46,7 +46,7 @@ def tune(
     settings, loading, output = settings or TuneSettings(), loading or LoadSettings(), output or OutputSettings()
     folder = (output.output_dir or Path("runs") / f"tune-{ModelReference.parse(base).label}").expanduser()
     options = asdict(settings)
-    main = os.environ.get("RANK", "0") == "0"
+    main = main_process()
     with watched() as progress:
         artifact = run_tuning(
             base,

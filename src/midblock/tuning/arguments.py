@@ -13,7 +13,7 @@ from midblock.base import MidblockError, unknown
 from midblock.checkpoints import LoadSettings
 from midblock.checkpoints.models import pick_device
 from midblock.tuning.settings import TuneSettings
-from midblock.tuning.sharding import world_size
+from midblock.tuning.sharding import rank, world_size
 
 # Options that mean the same there and have the same name.
 SAME = (
@@ -147,7 +147,7 @@ def refuse_deepspeed() -> None:
 
 
 def main_process() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
 
 
 def barrier() -> None:

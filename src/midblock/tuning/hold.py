@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,14 +10,15 @@ import torch
 
 from midblock.base import MidblockError, Progress, derive
 from midblock.checkpoints.lora_config import ALTERING_INITS
+from midblock.tuning.adapters import adapter_parameters
 from midblock.tuning.anchor import Anchor
 from midblock.tuning.anchor_full import FullAnchor
 from midblock.tuning.anchor_lora import LoraAnchor
 from midblock.tuning.factor_cache import load_factors
 from midblock.tuning.factors import Factors, full_rank_names
-from midblock.tuning.prepared import Prepared, adapters_of
+from midblock.tuning.prepared import Prepared
 from midblock.tuning.settings import Anchoring, TuneSettings
-from midblock.tuning.sharding import world_size
+from midblock.tuning.sharding import rank, world_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Hold:
             weight_hash=weight_hash,
             seed=derive(settings.seed, "factors"),
             dtype=getattr(torch, settings.anchor_dtype),
-            share=(int(os.environ.get("RANK", "0")), world_size()),
+            share=(rank(), world_size()),
             progress=progress,
         )
         shapes = {name: tuple(value.shape) for name, value in weights.items()}
@@ -102,7 +102,8 @@ class Hold:
         if prepared.adapters is None:
             trained = prepared.trained
             return FullAnchor({name: (trained[name], factors) for name, factors in self.factors.items()}, *how)
-        deltas, items = adapters_of(prepared), {}
+        deltas = adapter_parameters(prepared.model)
+        items: dict[str, Any] = {}
         for target in prepared.adapters.targets:
             factors, delta = self.factors[f"{target.name}.weight"], deltas[target.name]
             # an adapter's B A is (out, in) also where the weight is stored the other way round

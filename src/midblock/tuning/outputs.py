@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from midblock.base import LayerRow, LayerTable, Progress
 from midblock.base.files import write_failure
 from midblock.checkpoints import BASE, Checkpoint, Variant, open_checkpoint, quiet_transformers
-from midblock.metrics import METRICS
 from midblock.metrics.weight_comparison import WeightComparison
 from midblock.tuning.prepared import Prepared
 from midblock.tuning.sharding import gathered
@@ -72,10 +73,8 @@ def save_model(prepared: Prepared, tokenizer: Any, checkpoint: Checkpoint, targe
             (made / "README.md").write_text(card, encoding="utf-8")
             shutil.rmtree(target, ignore_errors=True)
             made.rename(target)
-    except Exception as error:
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise write_failure(target, error) from error
-        raise
+    except (OSError, SafetensorError) as error:
+        raise write_failure(target, error) from error
 
 
 def _name_base(prepared: Prepared, checkpoint: Checkpoint) -> None:
@@ -106,7 +105,7 @@ def moved_rows(
         Variant(BASE, base),
         Variant(name, after),
         blocks,
-        frozenset(metric for metric in MOVED if metric in METRICS),
+        frozenset(MOVED),
         frozenset(range(-1, blocks + 1)),
         1,
         False,

@@ -11,7 +11,7 @@ from torch import nn
 from midblock.base import LayerPlan, MidblockError
 from midblock.checkpoints import Anatomy, Checkpoint, LoadSettings, load_model
 from midblock.checkpoints.roles import place
-from midblock.tuning.adapters import adapter_parameters, attach
+from midblock.tuning.adapters import attach
 from midblock.tuning.gradients import plain_name
 from midblock.tuning.settings import TuneSettings
 from midblock.tuning.weights import by_part, choose_weights, train_only
@@ -160,8 +160,3 @@ def _load_in_4bit(checkpoint: Checkpoint, loading: LoadSettings) -> nn.Module:
         trust_remote_code=loading.trust_remote_code,
     )
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-
-
-def adapters_of(prepared: Prepared) -> Any:
-    """A, B and scale of each adapter by target name, as they are now (sharding replaces parameters)."""
-    return adapter_parameters(prepared.model)

@@ -77,6 +77,11 @@ def gathered(model: nn.Module, names: set[str] | None = None) -> dict[str, torch
     return whole
 
 
+def rank() -> int:
+    """Which of the processes this is; 0 is the main one, which writes and speaks."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def world_size() -> int:
     """How many processes `torchrun` or `accelerate launch` started."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -24,7 +24,7 @@ from midblock.tuning.prefix_store import PrefixStore
 from midblock.tuning.prepared import Prepared
 from midblock.tuning.references import find_reference
 from midblock.tuning.resume import check_whole, last_checkpoint
-from midblock.tuning.schedule import epochs_of
+from midblock.tuning.schedule import epochs_of, schedule_of
 from midblock.tuning.scoring import scoring
 from midblock.tuning.settings import TuneSettings
 from midblock.tuning.trainer import Watch, make_trainer
@@ -125,12 +125,7 @@ class Training:
             data_collator=Collator(self.tokenizer.pad_token_id or 0),
             processing_class=_with_padding(self.tokenizer),
         )
-        steps = self.arguments.max_steps
-        if steps <= 0:
-            batches = len(trainer.get_train_dataloader())
-            each = -(-batches // self.arguments.gradient_accumulation_steps)
-            steps = max(1, int(-(-each * self.arguments.num_train_epochs // 1)))
-        trainer.advance = self.progress.phase("tuning", steps)
+        trainer.advance = self.progress.phase("tuning", schedule_of(self.settings, self.examples)["steps"])
         return trainer
 
     def _hold_on(self, trainer: Any, *, resumed: bool) -> None:
