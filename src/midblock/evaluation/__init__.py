@@ -2,7 +2,6 @@
 
 from midblock.evaluation.answers import ANSWERS as ANSWERS
 from midblock.evaluation.answers import choose_reader as choose_reader
-from midblock.evaluation.divergence import TokenMean as TokenMean
 from midblock.evaluation.divergence import mean_divergence as mean_divergence
 from midblock.evaluation.divergence import mean_nll as mean_nll
 from midblock.evaluation.exact_match import MatchResult as MatchResult
@@ -12,3 +11,10 @@ from midblock.evaluation.exact_match import exact_match as exact_match
 from midblock.evaluation.exact_match import wilson as wilson
 from midblock.evaluation.generate import evaluating as evaluating
 from midblock.evaluation.generate import generate_greedy as generate_greedy
+from midblock.evaluation.targets import Scores as Scores
+from midblock.evaluation.targets import Targets as Targets
+from midblock.evaluation.targets import check_finite as check_finite
+from midblock.evaluation.targets import score as score
+from midblock.evaluation.token_mean import Interval as Interval
+from midblock.evaluation.token_mean import TokenMean as TokenMean
+from midblock.evaluation.token_mean import difference as difference

@@ -5,51 +5,22 @@ Both are means over tokens, sum over count; their intervals resample prompts, be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from midblock.base import MidblockError, Progress, Silent, generator
+from midblock.base import MidblockError, Progress, Silent
 from midblock.checkpoints import Anatomy, device_of, without_adapters
 from midblock.data import Batch, TokenizedSet, make_batches
 from midblock.evaluation.generate import evaluating
-
-LEVEL = 0.95
-RESAMPLES = 1000
-CHUNK = 1 << 24  # logits held at a time, per model: 128 MB in float64
+from midblock.evaluation.targets import Targets, chunks, log_probabilities, score
+from midblock.evaluation.token_mean import TokenMean
 
 Prompts = TokenizedSet | Sequence[Batch]
-
-
-@dataclass(frozen=True, eq=False)
-class TokenMean:
-    """A mean over the tokens of N prompts.
-
-    Attributes:
-        value: in nats per token.
-        low, high: its 95 % interval, from bootstrap samples of the prompts; NaN for a single one.
-        index: the prompts' identities, ascending; those without a token that counts are left out.
-        sums: each prompt's sum over its tokens.
-        counts: each prompt's number of tokens.
-    """
-
-    value: float
-    low: float
-    high: float
-    index: Int[Tensor, "N"]
-    sums: Float[Tensor, "N"]
-    counts: Int[Tensor, "N"]
-
-    @property
-    def n(self) -> int:
-        """N, the number of prompts."""
-        return len(self.index)
 
 
 def mean_divergence(
@@ -84,15 +55,15 @@ def mean_divergence(
     V = min(int(anatomy.config.vocab_size) for anatomy in (ours, theirs))
 
     def measure(batch: Batch) -> tuple[Tensor, Tensor]:
-        where = batch.region("all") if region == "all" else _predicting(batch, region)
+        where = batch.region("all") if region == "all" else Targets.of(batch, region).where
         states = _states(ours, batch, where)
         with away():
             expected = _states(theirs, batch, where)
         parts = []
-        for chunk in _chunks(len(states), V):
-            q = _log_probs(ours, states[chunk], V)
+        for chunk in chunks(len(states), V):
+            q = log_probabilities(ours, states[chunk], V)
             with away():
-                p = _log_probs(theirs, expected[chunk], V)
+                p = log_probabilities(theirs, expected[chunk], V)
             parts.append((p.exp() * (p - q.to(p.device))).sum(-1).clamp(min=0).cpu())
         return where, torch.cat(parts) if parts else torch.zeros(0)
 
@@ -126,14 +97,8 @@ def mean_nll(
     V = int(anatomy.config.vocab_size)
 
     def measure(batch: Batch) -> tuple[Tensor, Tensor]:
-        where = _predicting(batch, region)
-        targets = batch.input_ids.roll(-1, 1)[where]
-        states = _states(anatomy, batch, where)
-        parts = []
-        for chunk in _chunks(len(states), V):
-            log_probs = _log_probs(anatomy, states[chunk], V)
-            parts.append(-log_probs.gather(1, targets[chunk, None].to(log_probs.device)).squeeze(1).cpu())
-        return where, torch.cat(parts) if parts else torch.zeros(0)
+        targets = Targets.of(batch, region)
+        return targets.where, score(anatomy, _states(anatomy, batch, targets.where), targets.tokens, V).nll
 
     with evaluating(model):
         return _mean(measure, _batches(prompts, batch_tokens), "negative log-likelihood", seed, progress)
@@ -158,29 +123,10 @@ def _batches(prompts: Prompts, batch_tokens: int) -> Sequence[Batch]:
     return make_batches(prompts.prompts, batch_tokens=batch_tokens) if isinstance(prompts, TokenizedSet) else prompts
 
 
-def _predicting(batch: Batch, region: str) -> Bool[Tensor, "B T"]:
-    """Positions whose next token is of the region."""
-    ahead = batch.region(region).roll(-1, 1)
-    ahead[:, -1] = False
-    return ahead
-
-
 def _states(anatomy: Anatomy, batch: Batch, where: Bool[Tensor, "B T"]) -> Float[Tensor, "n D"]:
     """What the head is given at the chosen positions; padding on the right is never looked at."""
     output = anatomy.backbone(input_ids=batch.input_ids.to(device_of(anatomy.embedding)), use_cache=False)
     return output[0][where.to(output[0].device)]
-
-
-def _log_probs(anatomy: Anatomy, states: Float[Tensor, "n D"], V: int) -> Float[Tensor, "n V"]:
-    """ln p over the first V tokens, in float64."""
-    logits = anatomy.logits(states.to(device_of(anatomy.head)))[..., :V]
-    logits = logits.cpu() if logits.device.type == "mps" else logits  # MPS has no float64
-    return torch.log_softmax(logits.double(), dim=-1)
-
-
-def _chunks(count: int, V: int) -> Iterator[slice]:
-    size = max(1, CHUNK // V)
-    return (slice(start, start + size) for start in range(0, count, size))
 
 
 def _mean(
@@ -209,17 +155,4 @@ def _mean(
         advance(len(batch.index))
     if not batches or not int(sum(count.sum() for count in counts)):
         raise MidblockError(f"{title}: no token counts", hint="the region is empty in every prompt")
-    return _finish(torch.cat(index), torch.cat(sums), torch.cat(counts), seed)
-
-
-def _finish(index: Int[Tensor, "M"], sums: Float[Tensor, "M"], counts: Int[Tensor, "M"], seed: int) -> TokenMean:
-    order = torch.argsort(index, stable=True)
-    order = order[counts[order] > 0]
-    index, sums, counts = index[order], sums[order], counts[order]
-    N = len(index)
-    low = high = float("nan")
-    if N > 1:
-        draws = generator(seed, "bootstrap", N).multinomial(N, np.full(N, 1 / N), RESAMPLES)
-        means = (draws @ sums.numpy()) / (draws @ counts.numpy())
-        low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return TokenMean(float(sums.sum() / counts.sum()), low, high, index, sums, counts)
+    return TokenMean.of(torch.cat(index), torch.cat(sums), torch.cat(counts), seed)

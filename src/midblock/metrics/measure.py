@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from midblock.base import MidblockError, replace_atomically
 from midblock.checkpoints import Anatomy, Pair
 from midblock.data import Batch
 from midblock.metrics.lens import compare_predictions, gather_positions, lens_positions, log_probabilities
@@ -20,10 +16,10 @@ from midblock.metrics.prompts import Prompts
 from midblock.metrics.rounding import rounded
 from midblock.metrics.settings import AnalysisSettings
 from midblock.metrics.tokens import pooled_mean, token_statistics
-from midblock.trace import RowStatistic, RowStore, reduce_batch
+from midblock.trace import Pieces, RowStatistic, RowStore, reduce_batch
+from midblock.trace.pieces import SAVE_SECONDS
 
 ROUNDED = "base, rounded"  # the base in the other precision, for the precision floor
-SAVE_SECONDS = 30.0
 
 Advance = Callable[[int], None]
 
@@ -69,19 +65,15 @@ class Measurement:
             MidblockError: activations that are not finite, or a piece of an earlier pass that cannot be read.
         """
         anatomies = {variant.name: Anatomy.of(variant.model) for variant in self.pair}
-        done = self._restore()
+        pieces = Pieces(self.store, self.partial, self.save_seconds)
+        done = pieces.restore()
         steps = list(self._steps())
         for _, batch in steps[:done]:
             advance(batch.input_ids.numel())
-        saved = time.monotonic()
         for number, (kind, batch) in enumerate(steps[done:], start=done + 1):
             self._step(kind, batch, anatomies)
             advance(batch.input_ids.numel())
-            if time.monotonic() - saved >= self.save_seconds:
-                self._save(number)
-                saved = time.monotonic()
-        if self.partial and done < len(steps):
-            self._save(len(steps))
+            pieces.step(number, last=number == len(steps))
         return Measured(self.store.finish())
 
     def _steps(self) -> Iterator[tuple[str, Batch]]:
@@ -147,26 +139,6 @@ class Measurement:
             for name, at in states.items()
             if name != "base"
         }
-
-    def _save(self, done: int) -> None:
-        if self.partial is None:
-            return
-        piece = self.store.take_unsaved()
-        if not piece:  # the last batch's own save came just before: an empty piece must not replace it
-            return
-        with replace_atomically(self.partial / f"{done:06d}.safetensors") as path:
-            # safetensors' own writing hides a full disk in an error of its kind
-            path.write_bytes(save({name: values.contiguous() for name, values in piece.items()}))
-
-    def _restore(self) -> int:
-        """Take in the pieces of an earlier pass; return the number of steps they cover."""
-        files = sorted(self.partial.glob("*.safetensors")) if self.partial else []
-        for file in files:
-            try:
-                self.store.restore(load_file(file))
-            except (SafetensorError, OSError) as error:
-                raise MidblockError(f"cannot read {file}: {error}", hint="start again with --overwrite") from error
-        return int(files[-1].stem) if files else 0
 
 
 def is_dispatched(model: nn.Module) -> bool:

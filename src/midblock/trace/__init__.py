@@ -1,5 +1,9 @@
 """One streaming pass over batches: hooks, reductions and the rows they leave."""
 
+from midblock.trace.calls import BlockCalls as BlockCalls
+from midblock.trace.calls import check_rerun as check_rerun
+from midblock.trace.calls import record_calls as record_calls
+from midblock.trace.pieces import Pieces as Pieces
 from midblock.trace.residual import run_backbone as run_backbone
 from midblock.trace.residual import watch as watch
 from midblock.trace.rows import Rows as Rows
