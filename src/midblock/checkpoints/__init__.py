@@ -12,6 +12,7 @@ from midblock.checkpoints.models import quiet_transformers as quiet_transformers
 from midblock.checkpoints.pair import BASE as BASE
 from midblock.checkpoints.pair import Pair as Pair
 from midblock.checkpoints.pair import Variant as Variant
+from midblock.checkpoints.pair import load_models as load_models
 from midblock.checkpoints.pair import load_pair as load_pair
 from midblock.checkpoints.reference import ModelReference as ModelReference
 from midblock.checkpoints.roles import ATTENTION as ATTENTION

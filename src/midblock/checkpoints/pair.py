@@ -15,6 +15,7 @@ from midblock.base import MidblockError
 from midblock.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from midblock.checkpoints.models import load_model, pick_device, pick_dtype
 from midblock.checkpoints.settings import DTYPES, LoadSettings
+from midblock.checkpoints.weight_files import find_weight_files
 
 BASE = "base"
 
@@ -51,6 +52,27 @@ class Variant:
     @property
     def reference(self) -> str:
         return self.checkpoint.reference.text if self.checkpoint else "in memory"
+
+    def as_record(self) -> dict[str, Any]:
+        """What `run.json` says about it; hashing the weights reads them once."""
+        role = BASE if self.name == BASE else "tuned"
+        described: dict[str, Any] = {"name": self.name, "role": role, "reference": self.reference}
+        if self.checkpoint is not None:
+            described["weight_hash"] = self.checkpoint.weight_hash()
+        if self.loaded is not None:
+            described["dtype"] = str(next(self.loaded.parameters()).dtype).removeprefix("torch.")
+            described["parameters"] = sum(value.numel() for value in self.loaded.parameters())
+        return described
+
+    def files(self) -> list[list[str | int]]:
+        """Name, size and age of each weight file: they tell a change without reading any; empty in memory."""
+        if self.checkpoint is None:
+            return []
+        files = list(find_weight_files(self.checkpoint.folder, allow_pickle=self.checkpoint.allow_pickle).files)
+        if self.checkpoint.adapter is not None:
+            files += sorted(self.checkpoint.adapter.folder.glob("adapter_*"))
+        facts = [(file.name, file.stat()) for file in files]
+        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts]
 
 
 @dataclass
@@ -162,17 +184,26 @@ def load_pair(base: str, *tuned: str, **options: Any) -> Pair:
     """
     if not tuned:
         raise MidblockError("no tuned model given", hint="midblock analyze BASE TUNED [TUNED…]")
+    return load_models(base, *tuned, **options)
+
+
+def load_models(first: str, *others: str, **options: Any) -> Pair:
+    """As `load_pair`, but a model may come alone; it then keeps its own name instead of being called "base".
+
+    Raises:
+        MidblockError: as `load_pair`.
+    """
     settings = LoadSettings.of(options)
     consent: dict[str, Any] = {
         "allow_pickle": settings.allow_pickle,
         "trust_remote_code": settings.trust_remote_code,
     }
-    first = open_checkpoint(base, **consent)
+    base = open_checkpoint(first, **consent)
     # an adapter goes on the base it is compared with, wherever its config says that lies
-    below = None if first.adapter else base
-    checkpoints = [first, *(open_checkpoint(reference, adapter_base=below, **consent) for reference in tuned)]
-    settings = _concrete(settings, first)
-    names = [BASE, *_unique_names(checkpoints[1:])]
+    below = None if base.adapter else first
+    checkpoints = [base, *(open_checkpoint(reference, adapter_base=below, **consent) for reference in others)]
+    settings = _concrete(settings, base)
+    names = [BASE, *_unique_names(checkpoints[1:])] if others else [base.name]
     variants = [Variant(name, checkpoint, settings) for name, checkpoint in zip(names, checkpoints, strict=True)]
     return Pair(variants[0], tuple(variants[1:])).checked()
 

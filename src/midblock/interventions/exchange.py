@@ -1,0 +1,93 @@
+"""Put parts of one model into another, by reference: no weight is copied, and leaving puts everything back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from midblock.base import MidblockError
+from midblock.checkpoints import Anatomy
+
+
+@contextmanager
+def exchanged(
+    host: nn.Module, donor: nn.Module, blocks: Collection[int] = (), *, head: bool = False, embedding: bool = False
+) -> Iterator[int]:
+    """Inside the `with`, `host` computes with parts of `donor`, which stay the donor's own modules.
+
+    Args:
+        blocks: indices of decoder blocks.
+        head: the final norm and the head.
+        embedding: whatever stands before block 0 (learned positions and norms included). A head tied to it stays.
+
+    Yields:
+        How many modules were exchanged.
+
+    Raises:
+        MidblockError: there is no such block, or parts that differ in shape; the tensor is named.
+    """
+    ours, theirs = Anatomy.of(host), Anatomy.of(donor)
+    if len(ours) != len(theirs):
+        raise MidblockError(f"the host has {len(ours)} blocks, the donor {len(theirs)}")
+    if beyond := [block for block in blocks if not 0 <= block < len(ours)]:
+        raise MidblockError(f"block {beyond[0]} is not there; the models have 0 to {len(ours) - 1}")
+    paths = [f"{ours.names['blocks']}.{block}" for block in sorted(set(blocks))]
+    paths += [ours.names["final_norm"], ours.names["head"]] if head else []
+    paths += _before_blocks(host, ours) if embedding else []
+    for path in paths:
+        check_alike(path, host.get_submodule(path), donor.get_submodule(path))
+    before = {path: host.get_submodule(path) for path in paths}
+    try:
+        for path in paths:
+            _put(host, path, donor.get_submodule(path))
+        yield len(paths)
+    finally:
+        for path, module in before.items():
+            _put(host, path, module)
+
+
+def check_blocks_alike(host: Anatomy, donor: Anatomy) -> None:
+    """Compare blocks and final norm of two models tensor by tensor.
+
+    Raises:
+        MidblockError: one that differs in shape or is on one side only; it is named.
+    """
+    for position, (ours, theirs) in enumerate(zip(host.blocks, donor.blocks, strict=True)):
+        check_alike(f"{host.names['blocks']}.{position}", ours, theirs)
+    check_alike(host.names["final_norm"], host.final_norm, donor.final_norm)
+
+
+def check_alike(path: str, ours: nn.Module, theirs: nn.Module) -> None:
+    """Raise MidblockError unless two modules have the same tensors in the same shapes."""
+    a, b = _tensors(ours), _tensors(theirs)
+    for name in sorted(a.keys() ^ b.keys()):
+        raise MidblockError(f"{path}.{name} is in one of the models only", hint="swap models of one architecture")
+    for name, tensor in a.items():
+        if tensor.shape != b[name].shape:
+            what = f"{path}.{name} is {list(tensor.shape)} in one model and {list(b[name].shape)} in the other"
+            raise MidblockError(what, hint="swap models tuned from the same base")
+
+
+def _tensors(module: nn.Module) -> Mapping[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _before_blocks(model: nn.Module, anatomy: Anatomy) -> list[str]:
+    """Paths of the backbone's parts with weights, besides its blocks and what comes behind them."""
+    behind = {id(anatomy.blocks), id(anatomy.final_norm)}
+    prefix = f"{anatomy.names['backbone']}." if anatomy.names["backbone"] else ""
+    found = [
+        prefix + name
+        for name, child in anatomy.backbone.named_children()
+        if id(child) not in behind and name != "project_out" and any(True for _ in child.parameters())
+    ]
+    paths = {id(module): path for path, module in model.named_modules()}
+    own = paths[id(anatomy.embedding)]
+    return found if any(own == path or own.startswith(f"{path}.") for path in found) else [*found, own]
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    model.get_submodule(parent).register_module(name, module)

@@ -1,0 +1,133 @@
+"""`probe`: what a model would answer at every depth, through its own final norm and head.
+
+Source: P1's layer-wise probing; "dormant, then emergent" becomes a number with an interval, the depth of emergence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from midblock.base import LayerPlan, LayerTable, Progress, from_options
+from midblock.checkpoints import Anatomy, Pair, Variant
+from midblock.data import Batch, ExampleSet
+from midblock.evaluation import Scores, Targets, exact_match
+from midblock.evaluation.exact_match import expected_answers
+from midblock.interventions.exits import cut_off, score_exits
+from midblock.interventions.experiment import Bench, Experiment, Outcome
+from midblock.interventions.probe_curves import key_of, read_curves, summarize_probe
+from midblock.interventions.probe_settings import ProbeSettings
+from midblock.trace import Pieces, RowStore
+
+DEFAULT_DATA = "builtin:gsm_symbolic"
+
+
+def probe(
+    pair: Pair,
+    data: str | ExampleSet = DEFAULT_DATA,
+    *,
+    output_dir: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    command: str | None = None,
+    **options: Any,
+) -> LayerTable:
+    """Read models off at every depth: next-token accuracy, NLL, perplexity and, with `generate`, exact match.
+
+    Args:
+        pair: from `load_pair`, `load_models` (which takes a lone model too) or `Pair.of_models`.
+        data: a dataset reference, or examples already loaded; with completions, unless `region` is "all".
+        output_dir: a run folder to write; None writes nothing.
+        resume, overwrite: what to do with a folder that is there.
+        progress: told how far it got.
+        command: how it was called, recorded.
+        **options: fields of `ProbeSettings`.
+
+    Returns:
+        `exit_*` for every model, behind the embedding (layer -1) and each block.
+
+    Raises:
+        MidblockError: no final norm or head was found, or anything else the user can mend.
+    """
+    settings = from_options(ProbeSettings, options)
+    experiment = Experiment("probe", pair, data, settings, progress, command)
+    measure = partial(_measure, settings=settings)
+    return experiment.run(measure, output_dir=output_dir, resume=resume, overwrite=overwrite)
+
+
+def _measure(bench: Bench, settings: ProbeSettings) -> Outcome:
+    pass_ = _Pass(bench, settings)
+    pass_.run()
+    names = [variant.name for variant in bench.pair]
+    curves = [read_curves(name, bench.pair.blocks, pass_.store, settings.seed) for name in names]
+    rows = [row for curve in curves for row in curve.rows(bench.answers.reference)]
+    return Outcome(rows, summarize_probe(curves))
+
+
+@dataclass
+class _Pass:
+    """All batches through all models, then the answers of models cut off; rows in `store`, saved piece by piece."""
+
+    bench: Bench
+    settings: ProbeSettings
+    store: RowStore = field(default_factory=RowStore)
+
+    def run(self) -> None:
+        steps = [*self._readings(), *self._answers()]
+        pieces = Pieces(self.store, self.bench.partial)
+        done = pieces.restore()
+        advance = self.bench.progress.phase("probing", sum(cost for cost, _ in steps))
+        for number, (cost, step) in enumerate(steps, start=1):
+            if number > done:
+                step()
+                pieces.step(number, last=number == len(steps))
+            advance(cost)
+
+    def _readings(self) -> list[tuple[float, Callable[[], None]]]:
+        steps: list[tuple[float, Callable[[], None]]] = []
+        for variant in self.bench.pair:
+            anatomy = Anatomy.of(variant.model)
+            for batch, targets in zip(self.bench.answers.batches, self.bench.answers.targets, strict=True):
+                steps.append((batch.input_ids.numel(), partial(self._read, variant, anatomy, batch, targets)))
+        return steps
+
+    def _read(self, variant: Variant, anatomy: Anatomy, batch: Batch, targets: Targets) -> None:
+        def on_exit(layer: int, scores: Scores) -> None:
+            self.store.update(key_of("exit", variant.name, layer), batch.index, targets.sums(scores))
+
+        layers = range(-1, len(anatomy))
+        score_exits(variant.name, anatomy, batch, targets, layers, self.bench.pair.vocabulary, on_exit)
+
+    def _answers(self) -> list[tuple[float, Callable[[], None]]]:
+        if not self.settings.generate:
+            return []
+        chosen = LayerPlan.parse(self.settings.generate_layers, self.bench.pair.blocks).blocks
+        everything = self.bench.answers.examples
+        examples = replace(everything, examples=everything.examples[: self.settings.generate_samples])
+        expected_answers(examples, self.settings.reader)  # data without answers is refused before anything is measured
+        cost = len(examples.examples) * self.settings.max_new_tokens
+        return [
+            (cost * (layer + 1) / self.bench.pair.blocks, partial(self._answer, variant, layer, examples))
+            for variant in self.bench.pair
+            for layer in chosen
+        ]
+
+    def _answer(self, variant: Variant, layer: int, examples: ExampleSet) -> None:
+        settings, tokenizer = self.settings, self.bench.answers.tokenizer
+        with cut_off(Anatomy.of(variant.model), layer):
+            found = exact_match(
+                variant.model,
+                tokenizer,
+                examples,
+                reader=settings.reader,
+                template=settings.template,
+                max_new_tokens=settings.max_new_tokens,
+            )
+        right = found.correct.double()[:, None]
+        self.store.update(key_of("answer", variant.name, layer), torch.arange(found.n), right)
