@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -39,7 +38,7 @@ def analyze(
     """
     settings, loading, output = settings or AnalysisSettings(), loading or LoadSettings(), output or OutputSettings()
     pair = load_pair(base, *tuned, **asdict(loading))
-    folder = output.output_dir or Path("runs") / ("analyze-" + "-".join(_safe(each.name) for each in pair.tuned))
+    folder = output.folder("analyze", [variant.name for variant in pair.tuned])
     with watched() as progress:
         table = run_analysis(
             pair,
@@ -53,7 +52,3 @@ def analyze(
         )
     page = write_report(folder)
     print_profile(table, folder, page, as_json=output.json)
-
-
-def _safe(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)

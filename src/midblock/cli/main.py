@@ -26,6 +26,8 @@ app = cyclopts.App(
 VERBS = {
     "demo": "Tune the embedded model a little and show what that changed.",
     "analyze": "Compare a base with models tuned from it, layer by layer.",
+    "probe": "Read models off at every depth.",
+    "swap": "Put blocks of one model into the other.",
     "tune": "Fine-tune chosen blocks of a model.",
     "export": "Write a tuned adapter in another form.",
     "report": "Draw the page of a run folder again.",
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except cyclopts.CycloptsError as error:
         return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        resumable = arguments[:1] in (["analyze"], ["tune"])
+        resumable = arguments[:1] in (["analyze"], ["probe"], ["swap"], ["tune"])
         return _fail("stopped" + "; the same command with --resume goes on from here" * resumable, code=130)
     return DONE
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
+
+from midblock.base import read_record
+from midblock.report import write_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,3 +28,24 @@ class OutputSettings:
 
     json: bool = False
     """Print the summary as JSON on standard output, for programs."""
+
+    def folder(self, verb: str, names: Sequence[str]) -> Path:
+        """The run folder: as given, else `runs/VERB-NAMES`."""
+        named = "-".join("".join(c if c.isalnum() or c in "._-" else "-" for c in name) for name in names)
+        return (self.output_dir or Path("runs") / f"{verb}-{named}").expanduser()
+
+
+def print_run(folder: Path, console: Console, *, as_json: bool, tables: Sequence[object] = ()) -> None:
+    """Draw the page of a finished run; print its tables, headline, notes and the page's path, or all of it as JSON."""
+    page = write_report(folder)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    notes = read_record(folder).get("notes", [])
+    if as_json:
+        print(json.dumps({**summary, "notes": notes, "folder": str(folder), "report": str(page)}, indent=2))
+        return
+    for table in tables:
+        console.print(table)
+    console.print(summary["headline"], style="bold", markup=False, highlight=False, soft_wrap=True)
+    for note in notes:
+        console.print(f"Note: {note}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)

@@ -178,8 +178,8 @@ class SwapTable:
         several = best.cell is not None and len(best.cell.blocks) > 1
         where = f"{'Blocks' if several else 'Block'} {best.cell}" if best.cell and best.cell.blocks else "The embedding"
         return (
-            f"{where} of {donor}, put into {host}, move{'s' * (not several)} the answers' NLL by {change.value:+.3f} nats "
-            f"per token (95 % interval {change.low:+.3f} to {change.high:+.3f}), of {whole:+.3f} between the two models"
+            f"{where} of {donor}, put into {host}, move{'s' * (not several)} the answers' NLL by {change.value:+.3f} "
+            f"nats per token (95 % interval {change.low:+.3f} to {change.high:+.3f}), of {whole:+.3f} between the models"
         )
 
 

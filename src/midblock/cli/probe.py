@@ -1,0 +1,73 @@
+"""`midblock probe`: parse, call `midblock.probe`, draw the page, print every depth."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from midblock.base import LayerTable, watched
+from midblock.checkpoints import LoadSettings, load_models
+from midblock.cli.output import OutputSettings, print_run
+from midblock.interventions import ProbeSettings
+from midblock.interventions import probe as run_probe
+from midblock.interventions.probe import DEFAULT_DATA
+
+Flat = Parameter(name="*")
+SHOWN = (("accuracy", "exit_accuracy"), ("NLL", "exit_nll"), ("exact match", "exit_exact_match"))
+
+
+def probe(
+    model: str,
+    others: tuple[str, ...] = (),
+    *,
+    data: str = DEFAULT_DATA,
+    settings: Annotated[ProbeSettings | None, Flat] = None,
+    loading: Annotated[LoadSettings | None, Flat] = None,
+    output: Annotated[OutputSettings | None, Flat] = None,
+) -> None:
+    """Read models off behind every block, through their own final norm and head, and write a run folder with a report.
+
+    Args:
+        model: a model, or the base of those that follow: `org/name[@rev]`, a folder, a `.gguf` file or
+            `builtin:smollm2-135m-instruct`.
+        others: models tuned from it: the same, or PEFT adapter folders.
+        data: examples with completions: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+    """
+    settings, loading, output = settings or ProbeSettings(), loading or LoadSettings(), output or OutputSettings()
+    pair = load_models(model, *others, **asdict(loading))
+    folder = output.folder("probe", [variant.name for variant in pair.tuned or (pair.base,)])
+    with watched() as progress:
+        table = run_probe(
+            pair,
+            data,
+            output_dir=folder,
+            resume=output.resume,
+            overwrite=output.overwrite,
+            progress=progress,
+            command=" ".join(["midblock", *sys.argv[1:]]),
+            **asdict(settings),
+        )
+    print_run(folder, Console(), as_json=output.json, tables=[_by_depth(table)])
+
+
+def _by_depth(table: LayerTable) -> Table:
+    """One line a depth; columns for each model."""
+    out = Table(title="Read off behind each block", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    out.add_column("layer", justify="right")
+    curves = []
+    for title, metric in SHOWN:
+        for model in table.models:
+            curve = table.curve(metric, model).set_index("layer")
+            if len(curve):
+                curves.append(curve)
+                out.add_column(f"{title}\n{model}", justify="right")
+    for layer in range(-1, table.blocks):
+        cells = [f"{curve.loc[layer].value:.3f}" if layer in curve.index else "" for curve in curves]
+        out.add_row("embedding" if layer == -1 else str(layer), *cells)
+    return out

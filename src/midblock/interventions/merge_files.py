@@ -1,0 +1,89 @@
+"""What lies beside the weights of a merge: config, and the tokenizer that suits it better."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from midblock.checkpoints import Checkpoint
+from midblock.checkpoints.checkpoint_files import copy_small_files, write_config
+from midblock.checkpoints.config import TOKENIZER_FILES, has_tokenizer
+from midblock.data.tokenizers import tokenizer_difference
+
+GENERATION = "generation_config.json"
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+TOKENIZER = (
+    *TOKENIZER_FILES,
+    *TEMPLATES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+)
+PROBE = "Natalia sold 48 clips in April; how many did she sell?\n\n    return x**2  # größer, 数学"
+
+
+def write_small_files(base: Checkpoint, tuned: Checkpoint, folder: Path, changes: Mapping[str, Any]) -> list[str]:
+    """Write everything but the weights; config.json last, since a folder without it is no model.
+
+    The tuned model's tokenizer, chat template and generation config are taken where its token ids are the base's: chat
+    tuning sets them. The rest is the base's.
+
+    Args:
+        changes: fields of the base's config.json to set.
+
+    Returns:
+        Notes: whose tokenizer it is.
+    """
+    copy_small_files(base.folder, folder, code=base.trust_remote_code)
+    if base.adapter is not None and has_tokenizer(base.adapter.folder):
+        copy_small_files(base.adapter.folder, folder)
+    own = tuned.adapter.folder if tuned.adapter is not None else tuned.folder
+    notes = []
+    if has_tokenizer(own):
+        difference = _difference(base, tuned, own)
+        if difference is None:
+            _take_tokenizer(own, folder)
+            notes.append("Tokenizer, chat template and generation config are the tuned model's, its ids the base's.")
+        else:
+            notes.append(f"The tokenizer is the base's; the tuned model's reads otherwise: {difference}.")
+    write_config(base.folder, folder, changes)
+    return notes
+
+
+def _difference(base: Checkpoint, tuned: Checkpoint, own: Path) -> str | None:
+    """How the token ids differ; None where they are the same, or the base has no tokenizer at all."""
+    if not base.has_tokenizer:
+        return None
+    ours = base.adapter.folder if base.adapter is not None and has_tokenizer(base.adapter.folder) else base.folder
+    first, second = ours / "tokenizer.json", own / "tokenizer.json"
+    if first.exists() and second.exists() and first.read_bytes() == second.read_bytes():
+        return None
+    mine, theirs = base.tokenizer(), tuned.tokenizer()
+    if added := sorted(theirs.get_vocab().keys() - mine.get_vocab().keys()):
+        beyond = [
+            token for token in added if theirs.get_vocab()[token] >= int(base.config.get_text_config().vocab_size)
+        ]
+        if beyond:
+            return f"{beyond[0]!r} has an id that the model has no row for"
+    return tokenizer_difference(mine, theirs, [PROBE])
+
+
+def _take_tokenizer(source: Path, folder: Path) -> None:
+    for name in TOKENIZER:
+        if name not in TEMPLATES or _has_template(source):
+            (folder / name).unlink(missing_ok=True)
+    for name in (*TOKENIZER, GENERATION):
+        if (source / name).exists():
+            (folder / name).write_bytes((source / name).read_bytes())
+    for file in source.glob("*.tiktoken"):
+        (folder / file.name).write_bytes(file.read_bytes())
+
+
+def _has_template(folder: Path) -> bool:
+    if any((folder / name).exists() for name in TEMPLATES):
+        return True
+    settings = folder / "tokenizer_config.json"
+    return settings.exists() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))
