@@ -112,8 +112,7 @@ def exact_match(
         MidblockError: an unknown reader, a sample without an answer that it can read, or prompts that cannot be given
             to the model.
     """
-    reader = reader or choose_reader(examples)
-    expected = _expected(examples, reader)
+    reader, expected = expected_answers(examples, reader)
     prompts = encode_prompts(examples, tokenizer, template)
     outputs = continue_prompts(
         model,
@@ -166,7 +165,13 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def _expected(examples: ExampleSet, reader: str) -> tuple[str, ...]:
+def expected_answers(examples: ExampleSet, reader: str | None = None) -> tuple[str, tuple[str, ...]]:
+    """The reader that will be used, by default the one that fits, and the right answer of each sample as it reads it.
+
+    Raises:
+        MidblockError: an unknown reader, or a sample without an answer that it can read.
+    """
+    reader = reader or choose_reader(examples)
     if reader not in ANSWERS:
         raise unknown("reader", reader, ANSWERS)
     found: list[str] = []
@@ -176,4 +181,4 @@ def _expected(examples: ExampleSet, reader: str) -> tuple[str, ...]:
             what = f"sample {index}: {reader} reads no answer from {gold_answer(example)[:40]!r}"
             raise MidblockError(what, hint=f"choose another reader: {', '.join(ANSWERS)}")
         found.append(answer)
-    return tuple(found)
+    return reader, tuple(found)

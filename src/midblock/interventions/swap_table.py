@@ -179,7 +179,7 @@ class SwapTable:
         where = f"{'Blocks' if several else 'Block'} {best.cell}" if best.cell and best.cell.blocks else "The embedding"
         return (
             f"{where} of {donor}, put into {host}, move{'s' * (not several)} the answers' NLL by {change.value:+.3f} "
-            f"nats per token (95 % interval {change.low:+.3f} to {change.high:+.3f}), of {whole:+.3f} between the models"
+            f"nats per token (95 % interval {change.low:+.3f} to {change.high:+.3f}); the models differ by {whole:+.3f}"
         )
 
 
