@@ -21,6 +21,7 @@ _HOMES = {
     "swap": "midblock.interventions",
     "LOSSES": "midblock.tuning",
     "tune": "midblock.tuning",
+    "flow": "midblock.tuning",
     "export": "midblock.tuning",
     "write_report": "midblock.report",
     "demo": "midblock.studies",

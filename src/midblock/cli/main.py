@@ -29,6 +29,7 @@ VERBS = {
     "probe": "Read models off at every depth.",
     "swap": "Put blocks of one model into the other.",
     "tune": "Fine-tune chosen blocks of a model.",
+    "flow": "Measure gradients and weight change by depth over the first steps of fine-tuning.",
     "export": "Write a tuned adapter in another form.",
     "report": "Draw the page of a run folder again.",
 }
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except cyclopts.CycloptsError as error:
         return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        resumable = arguments[:1] in (["analyze"], ["probe"], ["swap"], ["tune"])
+        resumable = arguments[:1] in (["analyze"], ["flow"], ["probe"], ["swap"], ["tune"])
         return _fail("stopped" + "; the same command with --resume goes on from here" * resumable, code=130)
     return DONE
 

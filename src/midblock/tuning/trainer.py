@@ -32,6 +32,7 @@ class Watch:
         gradients: of the trained parameters.
         anchor: makes the anchor; None where nothing is held on to.
         on_line: told the line of each logged step, on every process.
+        on_gradients: called before each step of the optimiser, on every process, before the anchor adds its gradient.
         tokens, seconds: what a resumed run had used before.
     """
 
@@ -39,6 +40,7 @@ class Watch:
     gradients: Gradients
     anchor: Callable[[], Anchor] | None = None
     on_line: Callable[[dict[str, Any]], None] = lambda line: None
+    on_gradients: Callable[[Gradients], None] = lambda gradients: None
     tokens: int = 0
     seconds: float = 0.0
 
@@ -90,6 +92,7 @@ def make_trainer(model: nn.Module, arguments: Any, watch: Watch, **parts: Any) -
         def before_optimizer(self) -> None:
             """Between the last backward pass of a step and the optimiser."""
             self.hold_on()
+            watch.on_gradients(watch.gradients)
             if self.anchor is not None:
                 self.tally.penalty = self.anchor.add_gradient()
             squares = watch.gradients.squares()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,7 @@ class Training:
         folder: the run folder; checkpoints and `log.jsonl` go there.
         arguments: an SFTConfig.
         store: where the frozen prefix's output is kept, or None.
+        on_gradients: looks at the gradients before each step of the optimiser.
     """
 
     folder: Path
@@ -65,6 +66,7 @@ class Training:
     arguments: Any
     tokenizer: Any
     progress: Progress
+    on_gradients: Callable[[Gradients], None] = lambda gradients: None
 
     def run(self) -> Trained:
         """Train, from the last whole checkpoint if there is one, and check that frozen tensors stayed what they were.
@@ -114,6 +116,7 @@ class Training:
             gradients=Gradients(self.prepared.model, len(self.prepared.anatomy)),
             anchor=self.hold.anchor(self.prepared),
             on_line=log.append if main_process() else lambda line: None,
+            on_gradients=self.on_gradients,
             tokens=earlier[-1]["tokens"] if earlier else 0,
             seconds=earlier[-1]["seconds"] if earlier else 0.0,
         )

@@ -6,13 +6,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from midblock.base import LayerPlan, LayerTable, MidblockError, Progress, RunFolder, Silent, read_record, write_json
+from midblock.base.layer_table import LayerRow
 from midblock.checkpoints import Checkpoint, LoadSettings, open_checkpoint, quiet_transformers
 from midblock.data import ExampleSet
 from midblock.tuning.arguments import (
@@ -20,6 +21,7 @@ from midblock.tuning.arguments import (
     half,
     main_process,
     refuse_deepspeed,
+    split_options,
     training_arguments,
     weight_dtype,
 )
@@ -27,6 +29,7 @@ from midblock.tuning.auto import plan_from_run
 from midblock.tuning.card import model_card
 from midblock.tuning.estimate import estimate_memory
 from midblock.tuning.examples import TrainingExamples, check_fit, load_examples
+from midblock.tuning.gradients import Gradients
 from midblock.tuning.hold import Hold
 from midblock.tuning.outputs import Artifact, gradient_rows, moved_rows, save_model
 from midblock.tuning.prefix_store import PrefixStore
@@ -75,18 +78,18 @@ def tune(
     Raises:
         MidblockError: anything the user can mend; checkpoints written until then stay for `resume`.
     """
-    loadable = {each.name for each in fields(LoadSettings)}
-    loading = LoadSettings.of({name: value for name, value in options.items() if name in loadable})
-    asked = {name: value for name, value in options.items() if name not in loadable}
+    loading, asked = split_options(options)
     settings = TuneSettings.of({**asked, "layers": layers})
-    tuning = _Tuning(base, data, settings, loading, Path(output_dir).expanduser(), progress or Silent(), command)
+    tuning = Tuning(base, data, settings, loading, Path(output_dir).expanduser(), progress or Silent(), command)
     with quiet_transformers():
         return tuning.run(resume, overwrite, announce)
 
 
 @dataclass
-class _Tuning:
+class Tuning:
     """One run, from references to files."""
+
+    verb: ClassVar[str] = "tune"
 
     base: str
     data: str | ExampleSet
@@ -107,18 +110,16 @@ class _Tuning:
         check_vocabulary(self.settings, self.loading, checkpoint)
         plan = _read_plan(self.settings.layers, checkpoint)
         # what is cheap to find wrong is found before data and weights are read, all of it before anything is written
-        RunFolder.check(self.folder, "tune", self._config(), resume=resume, overwrite=overwrite)
+        RunFolder.check(self.folder, self.verb, self._config(), resume=resume, overwrite=overwrite)
         tokenizer = checkpoint.tokenizer()
         examples = load_examples(self.data, tokenizer, self.settings)
         self.notes += examples.notes
         self.notes += check_fit(examples, checkpoint.config)
         inputs = _inputs(checkpoint, examples)
         where: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "inputs": inputs}
-        earlier = RunFolder.check(self.folder, "tune", self._config(), **where)
+        earlier = RunFolder.check(self.folder, self.verb, self._config(), **where)
         if earlier is not None and earlier.get("status") == "done":
-            artifact = read_artifact(self.folder, self._target)
-            self._upload()
-            return artifact
+            return self._read_back()
         arguments = training_arguments(self.settings, self.loading, self.folder / "checkpoints")
         start = time.perf_counter()
         prepared, hold = self._prepare(checkpoint, plan, inputs[BASE_WEIGHTS], arguments.device)
@@ -136,8 +137,8 @@ class _Tuning:
                 announce(planned)
         # in the order of the fields of Training
         parts = (self.settings, self.loading, hold, store, arguments, tokenizer, self.progress)
-        with _phase(run, "train"):
-            done = Training(self.folder, prepared, examples, *parts).run()
+        with phase(run, "train"):
+            done = Training(self.folder, prepared, examples, *parts, self._on_gradients).run()
         planned["frozen_prefix"] |= {"computed": done.prefix.computed, "served": done.prefix.served}
         if self.settings.shard:
             release(prepared.causal)
@@ -160,6 +161,14 @@ class _Tuning:
     def _target(self) -> Path:
         return self.folder / PATHS[self.settings.method]
 
+    def _on_gradients(self, gradients: Gradients) -> None:
+        """Look at the gradients before each step of the optimiser."""
+
+    def _read_back(self) -> Artifact:
+        artifact = read_artifact(self.folder, self._target)
+        self._upload()
+        return artifact
+
     def _upload(self) -> None:
         if self.settings.push_to_hub and main_process():
             upload(self._target, self.settings)
@@ -176,7 +185,7 @@ class _Tuning:
     def _open_folder(self, checkpoint: Checkpoint, examples: TrainingExamples, **where: Any) -> RunFolder:
         """Open the run folder: the main process writes it, the others read what it wrote."""
         if main_process():
-            run = RunFolder.open(self.folder, "tune", self._config(), **where)
+            run = RunFolder.open(self.folder, self.verb, self._config(), **where)
             self._record(run, checkpoint, examples, where["inputs"][BASE_WEIGHTS])
             run.save()
         barrier()
@@ -228,19 +237,14 @@ class _Tuning:
     ) -> Artifact:
         main = main_process()
         card = model_card(self.settings, checkpoint, run.record, planned, self.command) if main else ""
-        with _phase(run, "save"):
+        with phase(run, "save"):
             save_model(prepared, tokenizer, checkpoint, self._target, card, main)
         barrier()
         if not main:
             return Artifact(self.folder, self._target, LayerTable.from_rows([]), (), {})
-        lines, blocks, name = done.log.read(), len(prepared.anatomy), self.folder.name
-        rows = gradient_rows(lines, name, blocks)
-        with _phase(run, "compare"):
-            try:
-                rows += moved_rows(checkpoint, self._target, name, blocks, self.notes, self.progress)
-            except MidblockError as error:  # adapters whose change is more than a product of two factors
-                self.notes.append(f"How far weights moved is left out: {error}.")
-        table = LayerTable.from_rows(rows)
+        lines = done.log.read()
+        rows = gradient_rows(lines, self.folder.name, len(prepared.anatomy))
+        table = LayerTable.from_rows(rows + self._moved(run, checkpoint, len(prepared.anatomy)))
         table.write(self.folder)
         summary = summarize_tuning(lines, planned, done.compared, self._target.name)
         write_json(self.folder / "summary.json", summary)
@@ -250,6 +254,14 @@ class _Tuning:
         run.finish()
         self._upload()
         return Artifact(self.folder, self._target, table, lines, summary)
+
+    def _moved(self, run: RunFolder, checkpoint: Checkpoint, blocks: int) -> list[LayerRow]:
+        with phase(run, "compare"):
+            try:
+                return moved_rows(checkpoint, self._target, self.folder.name, blocks, self.notes, self.progress)
+            except MidblockError as error:  # adapters whose change is more than a product of two factors
+                self.notes.append(f"How far weights moved is left out: {error}.")
+                return []
 
 
 def _inputs(checkpoint: Checkpoint, examples: TrainingExamples) -> dict[str, Any]:
@@ -270,7 +282,7 @@ def _read_plan(text: str, checkpoint: Checkpoint) -> LayerPlan:
 
 
 @contextmanager
-def _phase(run: RunFolder, name: str) -> Iterator[None]:
+def phase(run: RunFolder, name: str) -> Iterator[None]:
     """Time a phase; only the main process writes it down."""
     start = time.perf_counter()
     try:
