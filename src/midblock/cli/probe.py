@@ -23,8 +23,8 @@ SHOWN = (("accuracy", "exit_accuracy"), ("NLL", "exit_nll"), ("exact match", "ex
 
 
 def probe(
-    model: str,
-    others: tuple[str, ...] = (),
+    base: str,
+    tuned: tuple[str, ...] = (),
     *,
     data: str = DEFAULT_DATA,
     settings: Annotated[ProbeSettings | None, Flat] = None,
@@ -34,13 +34,13 @@ def probe(
     """Read models off behind every block, through their own final norm and head, and write a run folder with a report.
 
     Args:
-        model: a model, or the base of those that follow: `org/name[@rev]`, a folder, a `.gguf` file or
+        base: a model, or the base of those that follow: `org/name[@rev]`, a folder, a `.gguf` file or
             `builtin:smollm2-135m-instruct`.
-        others: models tuned from it: the same, or PEFT adapter folders.
+        tuned: models tuned from it: the same, or PEFT adapter folders.
         data: examples with completions: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
     """
     settings, loading, output = settings or ProbeSettings(), loading or LoadSettings(), output or OutputSettings()
-    pair = load_models(model, *others, **asdict(loading))
+    pair = load_models(base, *tuned, **asdict(loading))
     folder = output.folder("probe", [variant.name for variant in pair.tuned or (pair.base,)])
     with watched() as progress:
         table = run_probe(

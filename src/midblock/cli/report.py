@@ -1,4 +1,4 @@
-"""`midblock report`: draw the page of a run folder again."""
+"""`midblock report`: draw the page of a run folder again, or one page of several runs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from midblock.report import write_report
 
 
-def report(run: Path) -> None:
-    """Write `report.html` and the figures of a run folder anew, from its tables.
+def report(*runs: Path, output_dir: Path | None = None) -> None:
+    """Write the page and figures of a run folder anew, or one page of several runs: what changed, where, what to do.
 
     Args:
-        run: a run folder.
+        runs: run folders; of several the joint page tells what each adds.
+        output_dir: where to write; the run's own folder for one run, `report` beside the first for several.
     """
-    print(write_report(run))
+    print(write_report(*runs, output_dir=output_dir))

@@ -20,7 +20,7 @@ class DepthShape:
 
     Attributes:
         contrast: mean of the middle minus the better of the two ends; above 0 in an inverted U.
-        low, high: its 95 % interval, from bootstrap samples of the prompts.
+        low, high: its 95 % interval, from bootstrap samples of the prompts; NaN for a single one.
         verdict: "inverted U", "U", "rising" or "falling" where the intervals say so, else "undecided".
     """
 
@@ -32,17 +32,23 @@ class DepthShape:
     verdict: str
 
     def as_record(self) -> dict[str, Any]:
-        numbers = {"contrast": self.contrast, "low": self.low, "high": self.high}
-        return {"host": self.host, "head": self.head, "metric": "accuracy", **numbers, "verdict": self.verdict}
+        found = {"host": self.host, "head": self.head, "metric": "accuracy", "contrast": self.contrast}
+        ends = {"low": self.low, "high": self.high}  # JSON has no NaN
+        return found | {name: end if end == end else None for name, end in ends.items()} | {"verdict": self.verdict}
 
 
 def depth_shape(host: str, head: str, curve: Sequence[TokenMean], *, seed: int = 0) -> DepthShape:
     """Judge a curve of accuracies over the same prompts, bottom first.
 
-    The middle holds the points whose centre lies between 20 and 80 % of the depth, at least one.
+    The middle holds the points whose centre lies between 20 and 80 % of the depth.
+
+    Args:
+        curve: three points or more.
     """
     values = _parts(np.array([[each.value for each in curve]]))[0]
     drawn = _parts(np.stack([each.draws(seed) for each in curve], axis=1))
+    if curve[0].n < 2:
+        drawn = np.full_like(drawn, np.nan)
     over_bottom, over_top = (_interval(drawn[:, 1] - drawn[:, end]) for end in (0, 2))
     best = _interval(drawn[:, 1] - np.maximum(drawn[:, 0], drawn[:, 2]))
     contrast = float(values[1] - max(values[0], values[2]))
@@ -54,8 +60,6 @@ def _parts(curves: Float64[np.ndarray, "R points"]) -> Float64[np.ndarray, "R 3"
     S = curves.shape[1]
     centre = (np.arange(S) + 0.5) / S
     lower, upper = centre < LOWER, centre > UPPER
-    if not lower.any() or not upper.any():  # three or four points: the outermost ones are the ends
-        lower, upper = np.arange(S) == 0, np.arange(S) == S - 1
     parts = [curves[:, part].mean(1) for part in (lower, ~lower & ~upper, upper)]
     return np.stack(parts, axis=1)
 

@@ -21,7 +21,8 @@ class Emergence:
     Attributes:
         layer: -1 the embedding, 0…L-1 the blocks.
         depth: (layer + 1) / L.
-        low, high: 95 % interval of the layer, from bootstrap samples of the prompts; None for a single prompt.
+        low, high: 95 % interval of the layer, from bootstrap samples of the prompts in which the last value is above 0;
+            None for a single prompt.
     """
 
     layer: int
@@ -50,7 +51,8 @@ def emergence(curve: Sequence[TokenMean], *, seed: int = 0) -> Emergence | None:
     low: int | None = None
     high: int | None = None
     if curve[-1].n > 1:
-        reached = first_half(np.stack([each.draws(seed) for each in curve], axis=1))
+        drawn = np.stack([each.draws(seed) for each in curve], axis=1)
+        reached = first_half(drawn[drawn[:, -1] > 0])
         low, high = (int(q) for q in np.quantile(reached, [0.025, 0.975], method="inverted_cdf"))
     return Emergence(layer, (layer + 1) / L, low, high)
 

@@ -26,9 +26,10 @@ def exchanged(
         How many modules were exchanged.
 
     Raises:
-        MidblockError: there is no such block, or parts that differ in shape; the tensor is named.
+        MidblockError: there is no such block, or parts that differ in shape or precision; the tensor is named.
     """
     ours, theirs = Anatomy.of(host), Anatomy.of(donor)
+    check_architecture(ours, theirs)
     if len(ours) != len(theirs):
         raise MidblockError(f"the host has {len(ours)} blocks, the donor {len(theirs)}")
     if beyond := [block for block in blocks if not 0 <= block < len(ours)]:
@@ -48,19 +49,33 @@ def exchanged(
             _put(host, path, module)
 
 
+def check_architecture(host: Anatomy, donor: Anatomy) -> None:
+    """Raise MidblockError unless two models keep their parts in the same places and call attention alike."""
+    if host.names != donor.names:
+        part = next(part for part, path in host.names.items() if path != donor.names[part])
+        what = f"{part.replace('_', ' ')}: {host.names[part]} in one model, {donor.names[part]} in the other"
+        raise MidblockError(what, hint="swap models of one architecture")
+    # one kernel's mask means nothing, or something else, to another: a block brought over would see the future
+    kernels = [str(getattr(anatomy.config, "_attn_implementation", None)) for anatomy in (host, donor)]
+    if kernels[0] != kernels[1]:
+        what = f"attention runs as {kernels[0]} in one model and as {kernels[1]} in the other"
+        raise MidblockError(what, hint="load both with one --attn-implementation")
+
+
 def check_blocks_alike(host: Anatomy, donor: Anatomy) -> None:
     """Compare blocks and final norm of two models tensor by tensor.
 
     Raises:
-        MidblockError: one that differs in shape or is on one side only; it is named.
+        MidblockError: models of two architectures, or a tensor that differs or is on one side only; it is named.
     """
+    check_architecture(host, donor)
     for position, (ours, theirs) in enumerate(zip(host.blocks, donor.blocks, strict=True)):
         check_alike(f"{host.names['blocks']}.{position}", ours, theirs)
     check_alike(host.names["final_norm"], host.final_norm, donor.final_norm)
 
 
 def check_alike(path: str, ours: nn.Module, theirs: nn.Module) -> None:
-    """Raise MidblockError unless two modules have the same tensors in the same shapes."""
+    """Raise MidblockError unless two modules have the same tensors in the same shapes and precision."""
     a, b = _tensors(ours), _tensors(theirs)
     for name in sorted(a.keys() ^ b.keys()):
         raise MidblockError(f"{path}.{name} is in one of the models only", hint="swap models of one architecture")
@@ -68,6 +83,11 @@ def check_alike(path: str, ours: nn.Module, theirs: nn.Module) -> None:
         if tensor.shape != b[name].shape:
             what = f"{path}.{name} is {list(tensor.shape)} in one model and {list(b[name].shape)} in the other"
             raise MidblockError(what, hint="swap models tuned from the same base")
+        if tensor.dtype != b[name].dtype:
+            what = f"{path}.{name} is {tensor.dtype} in one model and {b[name].dtype} in the other".replace(
+                "torch.", ""
+            )
+            raise MidblockError(what, hint="load both with one --dtype")
 
 
 def _tensors(module: nn.Module) -> Mapping[str, Tensor]:

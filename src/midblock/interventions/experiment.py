@@ -58,6 +58,8 @@ class Experiment:
     Attributes:
         verb: the command's name.
         settings: everything that decides the numbers, besides models and data.
+        references: the models as the command's arguments name them, for config.yaml; by default `base` and the list
+            `tuned`.
     """
 
     verb: str
@@ -66,11 +68,13 @@ class Experiment:
     settings: ReadingSettings
     progress: Progress | None = None
     command: str | None = None
+    references: Mapping[str, Any] | None = None
 
     def run(
         self,
         measure: Callable[[Bench], Outcome],
         *,
+        check: Callable[[Bench], None] = lambda bench: None,
         output_dir: Path | str | None = None,
         resume: bool = False,
         overwrite: bool = False,
@@ -79,6 +83,7 @@ class Experiment:
 
         Args:
             measure: does the work.
+            check: raises MidblockError where models or data do not fit the work, before anything is written.
             output_dir: the run folder.
             resume, overwrite: what to do with a folder that is there.
 
@@ -87,7 +92,9 @@ class Experiment:
         """
         if output_dir is None:
             with self._models_lent():
-                return LayerTable.from_rows(measure(self._bench(None)).rows)
+                bench = self._bench(None)
+                check(bench)
+                return LayerTable.from_rows(measure(bench).rows)
         folder = Path(output_dir).expanduser()
         behaviour: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
         # what can fail on the user's side fails before an older run is overwritten
@@ -98,6 +105,7 @@ class Experiment:
                 return LayerTable.read(folder)
         with self._models_lent():
             bench = self._bench(folder / "partial")
+            check(bench)
             inputs = self._inputs(bench.answers)
             run = RunFolder.open(folder, self.verb, self._config(), **behaviour, inputs=inputs)
             self._record(run, bench)
@@ -108,9 +116,8 @@ class Experiment:
 
     def _config(self) -> dict[str, Any]:
         """Everything that decides the numbers, as the YAML of the run folder."""
-        models: dict[str, Any] = {"base": self.pair.base.reference}
-        if self.pair.tuned:
-            models["tuned"] = [variant.reference for variant in self.pair.tuned]
+        tuned = [variant.reference for variant in self.pair.tuned]
+        models = self.references or {"base": self.pair.base.reference, **({"tuned": tuned} if tuned else {})}
         named = {"data": self.data} if isinstance(self.data, str) else {}
         settings = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self.settings).items()}
         return {**models, **named, **settings, **asdict(self.pair.base.loading)}

@@ -6,7 +6,7 @@ Source: P1's layer-wise probing; "dormant, then emergent" becomes a number with 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from midblock.interventions.probe_settings import ProbeSettings
 from midblock.trace import Pieces, RowStore
 
 DEFAULT_DATA = "builtin:gsm_symbolic"
+
+Step = Callable[[], None]
 
 
 def probe(
@@ -58,7 +60,12 @@ def probe(
     settings = from_options(ProbeSettings, options)
     experiment = Experiment("probe", pair, data, settings, progress, command)
     measure = partial(_measure, settings=settings)
-    return experiment.run(measure, output_dir=output_dir, resume=resume, overwrite=overwrite)
+    check = partial(_check, settings=settings)
+    return experiment.run(measure, check=check, output_dir=output_dir, resume=resume, overwrite=overwrite)
+
+
+def _check(bench: Bench, settings: ProbeSettings) -> None:
+    _Pass(bench, settings).steps()
 
 
 def _measure(bench: Bench, settings: ProbeSettings) -> Outcome:
@@ -79,7 +86,7 @@ class _Pass:
     store: RowStore = field(default_factory=RowStore)
 
     def run(self) -> None:
-        steps = [*self._readings(), *self._answers()]
+        steps = self.steps()
         pieces = Pieces(self.store, self.bench.partial)
         done = pieces.restore()
         advance = self.bench.progress.phase("probing", sum(cost for cost, _ in steps))
@@ -89,8 +96,16 @@ class _Pass:
                 pieces.step(number, last=number == len(steps))
             advance(cost)
 
-    def _readings(self) -> list[tuple[float, Callable[[], None]]]:
-        steps: list[tuple[float, Callable[[], None]]] = []
+    def steps(self) -> list[tuple[float, Step]]:
+        """What is to be done, each with its cost.
+
+        Raises:
+            MidblockError: what the user can mend.
+        """
+        return [*self._readings(), *self._answers()]
+
+    def _readings(self) -> list[tuple[float, Step]]:
+        steps: list[tuple[float, Step]] = []
         for variant in self.bench.pair:
             anatomy = Anatomy.of(variant.model)
             for batch, targets in zip(self.bench.answers.batches, self.bench.answers.targets, strict=True):
@@ -104,12 +119,11 @@ class _Pass:
         layers = range(-1, len(anatomy))
         score_exits(variant.name, anatomy, batch, targets, layers, self.bench.pair.vocabulary, on_exit)
 
-    def _answers(self) -> list[tuple[float, Callable[[], None]]]:
+    def _answers(self) -> list[tuple[float, Step]]:
         if not self.settings.generate:
             return []
         chosen = LayerPlan.parse(self.settings.generate_layers, self.bench.pair.blocks).blocks
-        everything = self.bench.answers.examples
-        examples = replace(everything, examples=everything.examples[: self.settings.generate_samples])
+        examples = self.bench.answers.first(self.settings.generate_samples)
         expected_answers(examples, self.settings.reader)  # data without answers is refused before anything is measured
         cost = len(examples.examples) * self.settings.max_new_tokens
         return [

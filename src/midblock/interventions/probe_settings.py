@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, unknown
+from midblock.evaluation import ANSWERS
 from midblock.interventions.reading import ReadingSettings
 
 
@@ -33,6 +34,8 @@ class ProbeSettings(ReadingSettings):
 
     def __post_init__(self) -> None:
         self.check_reading()
+        if self.reader is not None and self.reader not in ANSWERS:
+            raise unknown("reader", self.reader, ANSWERS)
         for name in ("generate_samples", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise MidblockError(f"{name} is {getattr(self, name)}; it must be 1 or more")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -79,6 +79,10 @@ class Answers:
     def tokens(self) -> int:
         """Padded tokens of all batches, for a progress bar."""
         return sum(batch.input_ids.numel() for batch in self.batches)
+
+    def first(self, count: int) -> ExampleSet:
+        """The first so many examples, for what takes longer than reading."""
+        return replace(self.examples, examples=self.examples.examples[:count])
 
     def notes(self) -> list[str]:
         """What a reader must know: how many examples were left out or cut, and why."""

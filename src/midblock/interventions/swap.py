@@ -7,7 +7,8 @@ swapping, which copies the last two blocks of each of five segments.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ def swap(
         **options: fields of `SwapSettings`.
 
     Returns:
-        `swap_*` by host (`model`), last swapped block (`layer`) and head (`module`); `.reference` rows at layer L are
-        the unchanged models.
+        `swap_*` by host (`model`), last swapped block (`layer`; the first for `swap_top_*`) and head (`module`);
+        `.reference` rows at layer L are the unchanged models.
 
     Raises:
         MidblockError: not one tuned model, blocks that differ in shape (the tensor is named), or anything else the user
@@ -66,9 +67,15 @@ def swap(
     if len(pair.tuned) != 1:
         raise MidblockError(f"a swap takes one tuned model, not {len(pair.tuned)}", hint="swap them one by one")
     settings.cells(pair.blocks)
-    experiment = Experiment("swap", pair, data, settings, progress, command)
+    references = {"base": pair.base.reference, "tuned": pair.tuned[0].reference}
+    experiment = Experiment("swap", pair, data, settings, progress, command, references)
     measure = partial(_measure, settings=settings)
-    return experiment.run(measure, output_dir=output_dir, resume=resume, overwrite=overwrite)
+    check = partial(_check, settings=settings)
+    return experiment.run(measure, check=check, output_dir=output_dir, resume=resume, overwrite=overwrite)
+
+
+def _check(bench: Bench, settings: SwapSettings) -> None:
+    _Swaps(bench, settings).steps()
 
 
 def _measure(bench: Bench, settings: SwapSettings) -> Outcome:
@@ -121,7 +128,7 @@ class _Swaps:
         return [Place(body, cell, head) for body, cell in bodies for head in self.heads]
 
     def run(self) -> None:
-        steps = [*self._readings(), *self._answers()]
+        steps = self.steps()
         pieces = Pieces(self.store, self.bench.partial)
         done = pieces.restore()
         advance = self.bench.progress.phase("swapping", sum(cost for cost, _ in steps))
@@ -130,6 +137,14 @@ class _Swaps:
                 step()
                 pieces.step(number, last=number == len(steps))
             advance(cost)
+
+    def steps(self) -> list[tuple[float, Step]]:
+        """What is to be done, each with its cost.
+
+        Raises:
+            MidblockError: what the user can mend.
+        """
+        return [*self._readings(), *self._answers()]
 
     def _readings(self) -> list[tuple[float, Step]]:
         answers = self.bench.answers
@@ -171,20 +186,19 @@ class _Swaps:
     def _answers(self) -> list[tuple[float, Step]]:
         if not self.settings.generate:
             return []
-        everything = self.bench.answers.examples
-        examples = replace(everything, examples=everything.examples[: self.settings.generate_samples])
+        examples = self.bench.answers.first(self.settings.generate_samples)
         expected_answers(examples, self.settings.reader)  # data without answers is refused before anything is measured
+        for place in self.places:
+            with self._exchanged(place):  # so are parts that cannot be exchanged, such as a resized vocabulary's
+                pass
         cost = len(examples.examples) * self.settings.max_new_tokens
         return [(cost, partial(self._answer, place, examples)) for place in self.places]
 
     def _answer(self, place: Place, examples: ExampleSet) -> None:
-        host, donor = self.variants[place.body].model, self.variants[1 - place.body].model
-        cell, settings = place.cell, self.settings
-        blocks = cell.blocks if cell else range(0)
-        embedding = cell is not None and cell.last == EMBEDDING
-        with exchanged(host, donor, blocks, head=place.head != place.body, embedding=embedding):
+        settings = self.settings
+        with self._exchanged(place):
             found = exact_match(
-                host,
+                self.variants[place.body].model,
                 self.bench.answers.tokenizer,
                 examples,
                 reader=settings.reader,
@@ -192,6 +206,12 @@ class _Swaps:
                 max_new_tokens=settings.max_new_tokens,
             )
         self.store.update(place.key("answer"), torch.arange(found.n), found.correct.double()[:, None])
+
+    def _exchanged(self, place: Place) -> AbstractContextManager[int]:
+        host, donor = self.variants[place.body].model, self.variants[1 - place.body].model
+        blocks = place.cell.blocks if place.cell else range(0)
+        embedding = place.cell is not None and place.cell.last == EMBEDDING
+        return exchanged(host, donor, blocks, head=place.head != place.body, embedding=embedding)
 
 
 def _embedding_differs(base: Anatomy, tuned: Anatomy) -> bool:

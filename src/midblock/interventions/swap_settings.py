@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from midblock.base import MidblockError, unknown
+from midblock.evaluation import ANSWERS
 from midblock.interventions.cells import Cell, make_cells
 from midblock.interventions.reading import ReadingSettings
 
@@ -51,6 +52,8 @@ class SwapSettings(ReadingSettings):
 
     def __post_init__(self) -> None:
         self.check_reading()
+        if self.reader is not None and self.reader not in ANSWERS:
+            raise unknown("reader", self.reader, ANSWERS)
         choices = {"cumulative": CUMULATIVE, "direction": DIRECTIONS, "heads": HEADS}
         for name, options in choices.items():
             if getattr(self, name) not in options:

@@ -106,7 +106,7 @@ class SwapTable:
         prefix = PREFIX[self.settings.cumulative]
         found = []
         for place, measured in self.found.items():
-            layer, suffix = (self.blocks, ".reference") if place.cell is None else (place.cell.last, "")
+            layer, suffix = (self.blocks, ".reference") if place.cell is None else (self._layer(place.cell), "")
             by_metric = {f"{prefix}_{name}{suffix}": each for name, each in measured.levels().items()}
             if place.cell is not None:
                 changes = self._changes(place)
@@ -153,6 +153,10 @@ class SwapTable:
             writer = csv.DictWriter(stream, fieldnames=list(flat[0]))
             writer.writeheader()
             writer.writerows(flat)
+
+    def _layer(self, cell: Cell) -> int:
+        """Where a cell stands in the LayerTable: its last block; its first where all above are swapped too."""
+        return cell.first if self.settings.cumulative == "top" else cell.last
 
     def _changes(self, place: Place) -> dict[str, Interval]:
         before = self.found[Place(place.body, None, place.head)]

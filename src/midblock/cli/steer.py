@@ -1,0 +1,114 @@
+"""`midblock steer`: parse, call `midblock.steer`, draw the page, print the effect and the first texts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from midblock.base import read_record, watched
+from midblock.checkpoints import LoadSettings
+from midblock.cli.output import OutputSettings
+from midblock.interventions.steer import DEFAULT_DATA
+from midblock.interventions.steer import steer as run_steering
+from midblock.interventions.steer_settings import SteerSettings, alpha_label
+from midblock.report import write_report
+
+Flat = Parameter(name="*")
+SHOWN_TEXTS, SHOWN_LETTERS = 2, 400
+
+
+def steer(
+    base: str,
+    *,
+    source: Annotated[str, Parameter(name="--from")],
+    data: str = DEFAULT_DATA,
+    settings: Annotated[SteerSettings | None, Flat] = None,
+    loading: Annotated[LoadSettings | None, Flat] = None,
+    output: Annotated[OutputSettings | None, Flat] = None,
+) -> None:
+    """Push a base towards a tuned model by adding directions to its residual stream, and see how far it gets.
+
+    Args:
+        base: model to steer: `org/name[@rev]`, a folder, a `.gguf` file or `builtin:smollm2-135m-instruct`.
+        source: where to: a tuned model, or a run folder of `midblock analyze`, or of `midblock steer`, whose
+            directions are used again.
+        data: prompts: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+    """
+    settings, loading, output = settings or SteerSettings(), loading or LoadSettings(), output or OutputSettings()
+    folder = (output.output_dir or Path("runs") / f"steer-{Path(source).name or 'run'}").expanduser()
+    with watched() as progress:
+        run_steering(
+            base,
+            source,
+            data,
+            output_dir=folder,
+            resume=output.resume,
+            overwrite=output.overwrite,
+            progress=progress,
+            command=" ".join(["midblock", *sys.argv[1:]]),
+            **asdict(settings),
+            **asdict(loading),
+        )
+    _print_result(folder, write_report(folder), as_json=output.json)
+
+
+def _print_result(folder: Path, page: Path, *, as_json: bool) -> None:
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    notes = read_record(folder).get("notes", [])
+    if as_json:
+        print(json.dumps({**summary, "notes": notes, "folder": str(folder), "report": str(page)}, indent=2))
+        return
+    console = Console(file=sys.stdout, markup=False, highlight=False)
+    for text in json.loads((folder / "texts.json").read_text(encoding="utf-8"))[:SHOWN_TEXTS]:
+        _print_texts(console, text)
+    console.print(_effects(summary))
+    console.print("NLL of the tuned model's held-out answers, nats per token; random: mean over draws.", style="dim")
+    console.print()
+    console.print(summary["headline"], style="bold")
+    for note in notes:
+        console.print(f"Note: {note}")
+    console.print(f"Report: {page}", soft_wrap=True)
+
+
+def _print_texts(console: Console, text: Mapping[str, Any]) -> None:
+    answers = {"base": text["base"], **{f"α {label}": said for label, said in text["steered"].items()}}
+    for title, said in {"prompt": text["prompt"], **answers, "tuned": text["tuned"]}.items():
+        console.print(f"[{title}]", style="bold")
+        console.print(said if len(said) <= SHOWN_LETTERS else said[:SHOWN_LETTERS] + " …")
+    console.print()
+
+
+def _effects(summary: Mapping[str, Any]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for title in ("", "NLL", "change", "random", "gap closed"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_row("base", _number(summary["base"]["value"]), "", "", "")
+    for record in summary["alphas"]:
+        closed = record["gap_closed"]
+        table.add_row(
+            f"α {alpha_label(record['alpha'])}",
+            _number(record["steered"]["value"]),
+            _change(record["change"]),
+            f"{record['random_change']['value']:+.4f}",
+            "" if closed is None else f"{closed:.0%}",
+        )
+    table.add_row(summary["tuned"], _number(summary["tuned_nll"]["value"]), "", "", "")
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _change(record: Mapping[str, Any]) -> str:
+    text = f"{record['value']:+.4f}"
+    return text if record["low"] is None else f"{text} ({record['low']:+.4f} to {record['high']:+.4f})"
