@@ -15,6 +15,7 @@ _HOMES = {
     "load_dataset": "midblock.data",
     "METRICS": "midblock.metrics",
     "analyze": "midblock.metrics",
+    "correlate": "midblock.metrics",
     "INTERVENTIONS": "midblock.interventions",
     "load_models": "midblock.checkpoints",
     "probe": "midblock.interventions",

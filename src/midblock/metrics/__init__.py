@@ -6,6 +6,8 @@ from midblock.metrics.catalogue import NULL as NULL
 from midblock.metrics.catalogue import PRECISION_FLOOR as PRECISION_FLOOR
 from midblock.metrics.catalogue import SPLIT_FLOOR as SPLIT_FLOOR
 from midblock.metrics.catalogue import Metric as Metric
+from midblock.metrics.correlation import Correlations as Correlations
+from midblock.metrics.correlation import correlate as correlate
 from midblock.metrics.geometry import geometry as geometry
 from midblock.metrics.settings import AnalysisSettings as AnalysisSettings
 from midblock.metrics.similarity import similarity as similarity

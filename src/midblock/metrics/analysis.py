@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,20 @@ import torch
 from torch import nn
 
 from midblock.base import LayerPlan, LayerRow, LayerTable, MidblockError, Progress, RunFolder, Silent, write_json
-from midblock.checkpoints import Checkpoint, Pair, Variant, quiet_transformers
-from midblock.checkpoints.weight_files import find_weight_files
+from midblock.checkpoints import Pair, Variant, quiet_transformers
 from midblock.data import ExampleSet
 from midblock.metrics.catalogue import METRICS, choose
 from midblock.metrics.evaluate import Evaluation
-from midblock.metrics.measure import Measurement, is_dispatched, total_tokens
+from midblock.metrics.measure import Measured, Measurement, is_dispatched, total_tokens
 from midblock.metrics.prompts import Prompts, prepare_prompts
+from midblock.metrics.samples import draw_samples, sample_rows, spread_rows
 from midblock.metrics.settings import AnalysisSettings
 from midblock.metrics.summary import summarize
 from midblock.metrics.views import VIEW_METRICS
 from midblock.metrics.weight_comparison import WeightComparison, tensors_of
 
 DEFAULT_DATA = "builtin:gsm_symbolic"
+Advance = Callable[[float], None]
 
 
 def analyze(
@@ -51,7 +53,8 @@ def analyze(
         **options: fields of `AnalysisSettings`.
 
     Returns:
-        The table: every metric of every model at every layer, with intervals, nulls and noise floors.
+        The table: every metric of every model at every layer, with intervals, nulls and noise floors. With several
+        `seeds` that is the first sample of prompts; the others are METRIC.seed1, …, the spread over all METRIC.seeds.
 
     Raises:
         MidblockError: anything the user can mend; what was measured until then stays for `resume`.
@@ -90,7 +93,7 @@ class _Analysis:
         whole = len(plan.blocks) == pair.blocks
         self.layers = tuple(range(-1, pair.blocks + 1)) if whole else plan.blocks
         self.kinds = _kinds(self.wanted, settings)
-        self.prompts: Prompts | None = None
+        self.samples: tuple[Prompts, ...] = ()
         self.preparing = 0.0
         self.training: dict[nn.Module, bool] = {}
         self.notes = list(pair.notes())
@@ -106,26 +109,26 @@ class _Analysis:
         named = isinstance(self.data, str) and not self.settings.weights_only
         read = {"data": self.data} if named else {}
         settings = asdict(self.settings)
-        if self.prompts is not None and named:
-            settings["split"] = self.prompts.facts["split"] or None
+        if self.samples and named:
+            settings["split"] = self.samples[0].facts["split"] or None
         return {**models, **read, **settings, **loading}
 
     def undecided(self) -> tuple[str, ...]:
         """Settings of the config that only reading the data decides."""
-        return ("split",) if self.prompts is None and self.settings.split is None else ()
+        return ("split",) if not self.samples and self.settings.split is None else ()
 
     def inputs(self) -> dict[str, Any]:
         """What tells a change of the files that are read: a hash of the data, size and age of the weights."""
         found: dict[str, Any] = {
-            f"the weights of {variant.name}": _weight_files(variant.checkpoint)
-            for variant in self.pair
-            if variant.checkpoint is not None
+            f"the weights of {variant.name}": variant.files() for variant in self.pair if variant.checkpoint is not None
         }
-        if self.prompts is not None:
-            found["the data"] = self.prompts.facts["content_hash"]
-        elif isinstance(self.data, ExampleSet) and not self.settings.weights_only:
-            found["the data"] = self.data.content_hash
-        return found
+        if isinstance(self.data, ExampleSet):
+            return found if self.settings.weights_only else found | {"the data": self.data.content_hash}
+        hashes = self._content_hashes()
+        return found | {"the data": hashes if len(hashes) > 1 else hashes[0]} if hashes else found
+
+    def _content_hashes(self) -> list[str]:
+        return [prompts.facts["content_hash"] for prompts in self.samples]
 
     def check_resumable(self) -> None:
         """Raise MidblockError for models in memory, which nothing says are those of the earlier run."""
@@ -158,16 +161,18 @@ class _Analysis:
         if not rows:
             raise MidblockError("nothing to measure", hint="the metrics asked for need what was switched off")
         if run:
-            run.record["models"] = [_describe(variant) for variant in self.pair]
+            run.record["models"] = [variant.as_record() for variant in self.pair]
             run.record["notes"] = self.notes
         return LayerTable.from_rows(rows)
 
     def prepare(self) -> None:
         """Draw and tokenise the prompts and load the models, unless that is done or not needed."""
-        if self.settings.weights_only or not self.kinds or self.prompts is not None:
+        if self.settings.weights_only or not self.kinds or self.samples:
             return
         start = time.perf_counter()
-        self.prompts = prepare_prompts(self.pair, self.data, self.settings, views="views" in self.kinds)
+        drawn = draw_samples(self.data, self.settings)
+        views = "views" in self.kinds
+        self.samples = tuple(prepare_prompts(self.pair, sample, self.settings, views=views) for sample in drawn)
         loading = self.progress.phase("loading models", 1 + len(self.pair.tuned))
         for variant in self.pair:
             self.training |= {module: module.training for module in variant.model.modules()}
@@ -176,31 +181,57 @@ class _Analysis:
         if "floor" in self.kinds and is_dispatched(self.pair.base.model):
             self.kinds -= {"floor"}
             self.notes.append("No precision floor: the base is spread over several devices.")
-        self.notes += self.prompts.notes()
+        self.notes += _prompt_notes(self.data, self.samples)
         self.preparing = time.perf_counter() - start
 
     def _states(self, run: RunFolder | None) -> list[LayerRow]:
         self.prepare()
-        kinds, prompts = self.kinds, self.prompts
-        if prompts is None:
+        if not self.samples:
             return []
         if run:
-            run.add_phase("prepare", self.preparing)
-            run.record["data"] = dict(prompts.facts)
-            write_json(run.path / "samples.json", [{"prompt": text} for text in prompts.samples])
-            run.save()
-        measurement = Measurement(
-            self.pair, prompts, self.settings, kinds, self.layers, partial=run.partial if run else None
+            self._record_data(run)
+        measuring = self.progress.phase("measuring", sum(total_tokens(prompts) for prompts in self.samples))
+        evaluating: Advance | None = None
+        samples: list[list[LayerRow]] = []
+        for number, prompts in enumerate(self.samples):
+            with _phase(run, "measure"), quiet_transformers():
+                measured = self._measurement(number, prompts, run).run(measuring)
+            evaluating = evaluating or self.progress.phase("intervals and nulls", len(self.layers) * len(self.samples))
+            with _phase(run, "evaluate"):
+                samples.append(self._evaluate(number, measured, evaluating))
+        rows = samples[0]
+        if len(samples) > 1:
+            others = [sample_rows(each, number) for number, each in enumerate(samples[1:], start=1)]
+            rows = [*rows, *chain.from_iterable(others), *spread_rows(samples)]
+        return rows
+
+    def _record_data(self, run: RunFolder) -> None:
+        first, hashes = self.samples[0], self._content_hashes()
+        run.add_phase("prepare", self.preparing)
+        run.record["data"] = {**first.facts, **({"content_hashes": hashes} if len(hashes) > 1 else {})}
+        write_json(run.path / "samples.json", [{"prompt": text} for text in first.samples])
+        run.save()
+
+    def _measurement(self, number: int, prompts: Prompts, run: RunFolder | None) -> Measurement:
+        # Sample 0 alone has references; its pieces lie where those of a single sample would.
+        kinds = self.kinds if number == 0 else self.kinds - {"floor"}
+        partial = run.partial if run else None
+        if partial and number:
+            partial /= f"seed{number}"
+        return Measurement(self.pair, prompts, self.settings, kinds, self.layers, partial=partial)
+
+    def _evaluate(self, number: int, measured: Measured, advance: Advance) -> list[LayerRow]:
+        evaluation = Evaluation(
+            measured,
+            [variant.name for variant in self.pair.tuned],
+            self.wanted,
+            self.layers,
+            self.pair.blocks,
+            self.samples[number].reference,
+            self.settings.seed,
+            references=number == 0,
         )
-        with _phase(run, "measure"), quiet_transformers():
-            measured = measurement.run(self.progress.phase("measuring", total_tokens(prompts)))
-        with _phase(run, "evaluate"):
-            models = [variant.name for variant in self.pair.tuned]
-            evaluation = Evaluation(
-                measured, models, self.wanted, self.layers, self.pair.blocks, prompts.reference, self.settings.seed
-            )
-            advance = self.progress.phase("intervals and nulls", len(self.layers))
-            return list(evaluation.rows(advance))
+        return list(evaluation.rows(advance))
 
     def _weights(self, run: RunFolder | None) -> list[LayerRow]:
         wanted = frozenset(name for name in self.wanted if METRICS[name].source == "weights")
@@ -250,23 +281,14 @@ def _entries(variant: Variant) -> int:
     return total
 
 
-def _describe(variant: Variant) -> Mapping[str, Any]:
-    role = "base" if variant.name == "base" else "tuned"
-    described: dict[str, Any] = {"name": variant.name, "role": role, "reference": variant.reference}
-    if variant.checkpoint is not None:
-        described["weight_hash"] = variant.checkpoint.weight_hash()
-    if variant.loaded is not None:
-        described["dtype"] = str(next(variant.loaded.parameters()).dtype).removeprefix("torch.")
-        described["parameters"] = sum(value.numel() for value in variant.loaded.parameters())
-    return described
-
-
-def _weight_files(checkpoint: Checkpoint) -> list[list[str | int]]:
-    files = list(find_weight_files(checkpoint.folder, allow_pickle=checkpoint.allow_pickle).files)
-    if checkpoint.adapter is not None:
-        files += sorted(checkpoint.adapter.folder.glob("adapter_*"))
-    facts = [(file.name, file.stat()) for file in files]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts]
+def _prompt_notes(data: str | ExampleSet, samples: Sequence[Prompts]) -> list[str]:
+    notes = list(samples[0].notes())
+    for number, prompts in enumerate(samples[1:], start=1):
+        notes += [f"Sample {number}: {note}" for note in prompts.notes()]
+    if isinstance(data, ExampleSet) and len(samples) > 1:
+        size = samples[0].facts["asked"]
+        notes.append(f"The {len(data)} prompts in memory were parted into {len(samples)} samples of {size}.")
+    return notes
 
 
 def _phase(run: RunFolder | None, name: str) -> Any:

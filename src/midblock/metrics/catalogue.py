@@ -11,6 +11,8 @@ from midblock.base import unknown
 NULL = ".null"  # the metric between unrelated prompts (permutation); low and high bound 95 % of the permutations
 SPLIT_FLOOR = ".split_floor"  # |metric on one half of the prompts - on the other half|, base model
 PRECISION_FLOOR = ".precision_floor"  # base in float32 against base in bfloat16
+SEED = ".seed"  # with a number from 1: the metric on another sample of prompts, drawn apart from all others
+SEEDS = ".seeds"  # mean over all samples of prompts; low and high are the smallest and the largest of them
 
 
 @dataclass(frozen=True)

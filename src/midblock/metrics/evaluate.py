@@ -40,6 +40,7 @@ class Evaluation:
         layers: measured layers, ascending.
         blocks: L.
         reference: the dataset, for the table.
+        references: whether nulls and split floors are computed too.
     """
 
     measured: Measured
@@ -49,6 +50,7 @@ class Evaluation:
     blocks: int
     reference: str
     seed: int
+    references: bool = True
     means: dict[int, list[tuple[LayerKey, Tensor]]] = field(default_factory=dict)
 
     def rows(self, advance: Callable[[float], None] = lambda layers: None) -> Iterator[LayerRow]:
@@ -81,7 +83,7 @@ class Evaluation:
             apart = distances(X) if "intrinsic_dimension" in wanted else None
             compute = partial(geometry, X, wanted=wanted, apart=apart)
             yield from self._estimates(model, layer, jackknife(compute, Folds.of(len(X), self.seed)))
-            if model == BASE:
+            if model == BASE and self.references:
                 yield from self._split_floor(layer, compute, len(X))
         if "l2_norm" in self.wanted:
             self._collect(model, layer, "l2_norm", X.norm(dim=1))
@@ -108,7 +110,8 @@ class Evaluation:
             if wanted:
                 estimates = jackknife(lambda keep: similarity(base, tuned, keep, received, wanted), folds)
                 yield from self._estimates(model, layer, estimates)
-            yield from self._null(model, layer, base, tuned)
+            if self.references:
+                yield from self._null(model, layer, base, tuned)
             for name, values in per_prompt(base, tuned).items():
                 if name in self.wanted:
                     self._collect(model, layer, name, values)
@@ -182,7 +185,7 @@ class Evaluation:
             compute = partial(view_metrics, views)
             estimates = jackknife(compute, Folds.of(views.shape[1], self.seed))
             yield from self._estimates(model, layer, estimates)
-            if model == BASE:
+            if model == BASE and self.references:
                 yield from self._split_floor(layer, compute, views.shape[1])
         if "infonce" in self.wanted:
             self._collect(model, layer, "infonce", infonce(views))
@@ -204,7 +207,7 @@ class Evaluation:
             for (layer, model, metric), estimate in zip(keys, bootstrap_means(table, self.seed), strict=True):
                 yield self._row(model, layer, metric, estimate)
             for (layer, model, metric), values in zip(keys, table.T, strict=True):
-                if model == BASE:
+                if model == BASE and self.references:
                     splits = halves(len(values), self.seed)
                     gaps = [(values[a[0]].nanmean() - values[b[0]].nanmean()).abs() for a, b in splits]
                     floor = Estimate(float(torch.stack(gaps).mean()), *_NONE, len(values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -15,6 +15,26 @@ from midblock.metrics.settings import AnalysisSettings
 from midblock.metrics.views import VIEWS, drop_tokens
 
 LEAST_PROMPTS = 4  # debiased CKA divides by n − 3
+
+
+@runtime_checkable
+class Reading(Protocol):
+    """The settings that say which prompts are read, and how."""
+
+    @property
+    def split(self) -> str | None: ...
+    @property
+    def num_samples(self) -> int: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def template(self) -> str: ...
+    @property
+    def region(self) -> str: ...
+    @property
+    def batch_tokens(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -57,14 +77,14 @@ def prepare_prompts(pair: Pair, data: str | ExampleSet, settings: AnalysisSettin
     asked = settings.num_samples if isinstance(data, str) else len(data.examples)
     if isinstance(data, str):
         data = load_dataset(data, split=settings.split, num_samples=settings.num_samples, seed=settings.seed)
-    tokenizer = _common_tokenizer(pair, data, settings)
+    tokenizer = common_tokenizer(pair, data, settings)
     tokens = encode(data, tokenizer, template=settings.template, max_length=settings.max_length)
     long_enough = len(tokens.prompts)
-    tokens = _with_region(tokens, settings.region)
+    tokens = with_region(tokens, settings.region)
     if len(tokens.prompts) < LEAST_PROMPTS:
         what = f"only {len(tokens.prompts)} of {len(data.examples)} prompts of {data.reference} can be measured"
         raise MidblockError(what, hint=f"{LEAST_PROMPTS} are needed; see --num-samples, --region and --max-length")
-    _check_ids(tokens, pair)
+    check_ids(tokens, pair)
     order = generator(settings.seed, "token-level", len(tokens.prompts)).permutation(len(tokens.prompts))
     deep = set(order[: settings.num_token_samples].tolist())
     batches = [
@@ -93,7 +113,7 @@ def _views(tokens: TokenizedSet, settings: AnalysisSettings) -> tuple[list[Batch
     return tuple(make_batches(prompts, batch_tokens=settings.batch_tokens) for prompts in made)
 
 
-def _common_tokenizer(pair: Pair, data: ExampleSet, settings: AnalysisSettings) -> Any:
+def common_tokenizer(pair: Pair, data: ExampleSet, settings: Reading) -> Any:
     """The tokenizer all models share; for a chat template, the first one that has it.
 
     Tuned models often come with a template that the base lacks, and with added tokens. Ids decide, not files: the
@@ -109,7 +129,7 @@ def _common_tokenizer(pair: Pair, data: ExampleSet, settings: AnalysisSettings) 
     return pair.tokenizer
 
 
-def _with_region(tokens: TokenizedSet, region: str) -> TokenizedSet:
+def with_region(tokens: TokenizedSet, region: str) -> TokenizedSet:
     """Leave out prompts that have no token in the region."""
     if region == "all":
         return tokens
@@ -121,7 +141,7 @@ def _with_region(tokens: TokenizedSet, region: str) -> TokenizedSet:
     return replace(tokens, prompts=kept)
 
 
-def _check_ids(tokens: TokenizedSet, pair: Pair) -> None:
+def check_ids(tokens: TokenizedSet, pair: Pair) -> None:
     largest = max(max(prompt.input_ids) for prompt in tokens.prompts)
     if largest >= pair.vocabulary:
         what = f"token id {largest} of the text is beyond the {pair.vocabulary} ids all models share"
@@ -129,6 +149,11 @@ def _check_ids(tokens: TokenizedSet, pair: Pair) -> None:
 
 
 def _facts(data: ExampleSet, tokens: TokenizedSet, settings: AnalysisSettings, deep: int) -> dict[str, Any]:
+    return data_facts(data, tokens, settings) | {"num_token_samples": deep}
+
+
+def data_facts(data: ExampleSet, tokens: TokenizedSet, settings: Reading) -> dict[str, Any]:
+    """What `run.json` records about the data."""
     lengths = torch.tensor([len(prompt.input_ids) for prompt in tokens.prompts])
     return {
         "reference": data.reference,
@@ -136,7 +161,6 @@ def _facts(data: ExampleSet, tokens: TokenizedSet, settings: AnalysisSettings, d
         "layout": data.layout,
         "content_hash": data.content_hash,
         "num_samples": len(tokens.prompts),
-        "num_token_samples": deep,
         "max_length": settings.max_length,
         "template": tokens.template,
         "region": settings.region,

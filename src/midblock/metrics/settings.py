@@ -26,6 +26,9 @@ class AnalysisSettings:
     num_token_samples: int = 50
     """Prompts among them for token-level metrics and the logit lens, which cost more (P1: 50)."""
 
+    seeds: int = 1
+    """Disjoint samples of prompts that the states are measured on; the spread over them is shown."""
+
     max_length: int = 128
     """Tokens a prompt is cut at (P1: 128)."""
 
@@ -73,7 +76,7 @@ class AnalysisSettings:
         if self.region not in REGIONS:
             raise unknown("region", self.region, REGIONS)
         least = {"num_samples": 4, "num_token_samples": 0, "max_length": 3, "batch_tokens": 1, "lens_positions": 1}
-        for name, low in {**least, "subspace_rank": 1}.items():
+        for name, low in {**least, "subspace_rank": 1, "seeds": 1}.items():
             if getattr(self, name) < low:
                 raise MidblockError(f"{name} is {getattr(self, name)}; it must be {low} or more")
         if not 0 < self.token_dropout < 1:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from midblock.base import LayerTable
-from midblock.metrics.catalogue import METRICS, PRECISION_FLOOR
+from midblock.metrics.catalogue import METRICS, PRECISION_FLOOR, SEED, SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,8 @@ def summarize(table: LayerTable) -> dict[str, Any]:
     Returns:
         What `summary.json` holds: `headline`, and for each tuned model its `reading`, `weight_depth`,
         `representation_depth`, `half_depth` (depth at which half of the last block's change is reached), and
-        `last_block` (similarity there).
+        `last_block` (similarity there). With several samples of prompts also `spread`: for each of them, the first
+        included, `center` of the change that blocks add, and `half_depth`.
     """
     paired = table.frame[table.frame.metric.isin([name for name, metric in METRICS.items() if metric.paired])]
     models = [_read_model(table, str(model)) for model in dict.fromkeys(paired.model)]
@@ -69,13 +70,15 @@ def _read_model(table: LayerTable, model: str) -> dict[str, Any]:
     weight_depth = Spread.of(weights, weights.value.to_numpy(), blocks)
     added = table.curve("change_increment", model)
     representation_depth = Spread.of(added, added.value.to_numpy(), blocks)
-    facts = {
+    facts: dict[str, Any] = {
         "name": model,
         "weight_depth": asdict(weight_depth) if weight_depth else None,
         "representation_depth": asdict(representation_depth) if representation_depth else None,
         "half_depth": _half_depth(table, model, blocks),
         "last_block": _last_block(table, model, blocks),
     }
+    if samples := _per_sample(table, model, blocks):
+        facts["spread"] = samples
     main = representation_depth or weight_depth
     facts["peak_block"] = main.peak_block if main else None
     facts["measured"] = len(weights) + len(added) > 0
@@ -83,9 +86,21 @@ def _read_model(table: LayerTable, model: str) -> dict[str, Any]:
     return facts
 
 
-def _half_depth(table: LayerTable, model: str, blocks: int) -> float | None:
+def _per_sample(table: LayerTable, model: str, blocks: int) -> list[dict[str, float | None]]:
+    """Where the change sits on each sample of prompts; nothing where there is only one."""
+    suffixes = {name[name.index(SEED) :] for name in table.metrics if SEED in name} - {SEEDS}
+    found: list[dict[str, float | None]] = []
+    for suffix in ["", *sorted(suffixes, key=lambda suffix: int(suffix.removeprefix(SEED)))] if suffixes else []:
+        added = table.curve("change_increment" + suffix, model)
+        spread = Spread.of(added, added.value.to_numpy(), blocks)
+        half = _half_depth(table, model, blocks, suffix)
+        found.append({"center": spread.center if spread else None, "half_depth": half})
+    return found
+
+
+def _half_depth(table: LayerTable, model: str, blocks: int, suffix: str = "") -> float | None:
     """Depth of the first block whose relative change reaches half of the last measured block's."""
-    curve = table.curve("change_intensity_relative", model)
+    curve = table.curve("change_intensity_relative" + suffix, model)
     curve = curve[(curve.layer >= 0) & (curve.layer < blocks)]
     if curve.empty or curve.value.iloc[-1] <= 0:
         return None
