@@ -50,6 +50,7 @@ HIDDEN = {
     ("data/procedural.py", "reasoning_gym"): EXTRA,
     ("report/figures.py", "matplotlib"): "only where figures are drawn",
     ("report/paper.py", "matplotlib"): "only where figures are drawn",
+    ("report/swap_figures.py", "matplotlib"): "only where figures are drawn",
     ("tuning/adapters.py", "peft"): EXTRA,
     ("tuning/arguments.py", "transformers"): TRAINER,
     ("tuning/arguments.py", "trl"): EXTRA,

@@ -19,6 +19,8 @@ _HOMES = {
     "INTERVENTIONS": "midblock.interventions",
     "load_models": "midblock.checkpoints",
     "probe": "midblock.interventions",
+    "merge": "midblock.interventions",
+    "steer": "midblock.interventions",
     "swap": "midblock.interventions",
     "LOSSES": "midblock.tuning",
     "tune": "midblock.tuning",

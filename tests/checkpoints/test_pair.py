@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Pair, load_pair, pair
+from midblock.checkpoints import Pair, load_models, load_pair, pair
 from midblock.checkpoints.models import pick_device
 
 
@@ -155,3 +155,52 @@ def test_a_model_that_peft_wraps(pico, tokenizer):
     wrapped = get_peft_model(pico("llama"), LoraConfig(r=2, target_modules=["q_proj"]))
     with pytest.raises(MidblockError, match=r"^sft is wrapped by PEFT \(call merge_and_unload\(\) first\)"):
         Pair.of_models(pico("llama"), {"sft": wrapped}, tokenizer)
+
+
+def test_a_lone_model_keeps_its_name(pico, saved, tokenizer):
+    alone = load_models(str(saved(pico("llama"), "mine")), device="cpu")
+    assert [variant.name for variant in alone] == ["mine"]
+    assert (alone.tuned, alone.blocks, alone.vocabulary, alone.notes()) == ((), 3, 300, [])
+    assert alone.base.loaded is None
+    assert (alone.base.loading.dtype, alone.base.loading.device) == ("float32", "cpu")
+    assert alone.tokenizer.get_vocab() == tokenizer.get_vocab()
+    assert alone.other_tokenizers == {}
+    assert torch.equal(alone.base.model.lm_head.weight, pico("llama").lm_head.weight)
+
+
+def test_models_in_company_are_a_pair(pico, tuned_from, saved):
+    base = pico("llama")
+    folders = str(saved(base, "start")), str(saved(tuned_from(base), "sft"))
+    models, other = load_models(*folders, device="cpu"), load_pair(*folders, device="cpu")
+    assert [variant.name for variant in models] == [variant.name for variant in other] == ["base", "sft"]
+    assert [variant.as_record()["role"] for variant in models] == ["base", "tuned"]
+    deep = str(saved(pico("llama", num_hidden_layers=5), "deep"))
+    with pytest.raises(MidblockError, match=r"^deep has 5 decoder blocks, the base 3 .*same base"):
+        load_models(folders[0], deep)
+    with pytest.raises(MidblockError, match=r"unknown option 'divice' .*did you mean 'device'"):
+        load_models(folders[0], divice="cpu")
+
+
+def test_a_lone_adapter_stays_on_its_own_base(pico, saved, tmp_path):
+    base = saved(pico("llama"), "start")
+    alone = load_models(adapter_of(pico, tmp_path / "adapter", str(base)), device="cpu")
+    assert (alone.base.name, alone.base.checkpoint.folder) == ("adapter", base)
+
+
+def test_files_tell_a_change_of_the_weights(pico, tuned_from, saved, tokenizer, tmp_path):
+    base = saved(pico("llama"), "start")
+    adapter = adapter_of(pico, tmp_path / "adapter", str(base))
+    start, put_on = load_pair(str(base), adapter, device="cpu")
+    assert [name for name, _, _ in start.files()] == ["model.safetensors"]
+    assert {name for name, _, _ in put_on.files()} == {
+        "model.safetensors", "adapter_config.json", "adapter_model.safetensors",
+    }  # fmt: skip
+    before = start.files(), put_on.files()
+    assert before == (start.files(), put_on.files())
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes() + b" ")
+    assert (start.files() == before[0], put_on.files() == before[1]) == (True, False)
+    saved(tuned_from(pico("llama")), "start")  # of the same size
+    assert start.files() != before[0]
+    memory = Pair.of_models(pico("llama"), {"sft": pico("llama")}, tokenizer)
+    assert [variant.files() for variant in memory] == [[], []]

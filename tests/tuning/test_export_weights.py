@@ -14,7 +14,6 @@ from midblock.checkpoints import Adapter, TensorReader
 from midblock.tuning.equal_rank import common_alpha, served_rank
 from midblock.tuning.export import export, run_export
 from midblock.tuning.merged import Merge, rounding_loss
-from midblock.tuning.tensor_writer import write_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -405,27 +404,3 @@ def test_dora_and_altering_starts_cannot_be_equal_rank(make, tmp_path):
     file.write_text(json.dumps({**json.loads(file.read_text()), "use_dora": False, "init_lora_weights": "pissa"}))
     with pytest.raises(MidblockError, match="pissa"):
         export(adapter, tmp_path / "out", "equal-rank")
-
-
-# the writer
-
-
-def test_written_tensors_are_what_safetensors_reads(tmp_path):
-    torch.manual_seed(0)
-    given = {
-        "bits": torch.tensor([True, False, True]),
-        "half": torch.randn(3, 5).half(),
-        "empty": torch.zeros(0, 4),
-        "one": torch.tensor(2.5, dtype=torch.float64),
-        "turned": torch.randn(4, 6).T,
-        "brain": torch.randn(7).bfloat16(),
-    }
-    entries = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in given.items()}
-    size = write_tensors(tmp_path / "t.safetensors", entries, given.__getitem__)
-    found = load_file(tmp_path / "t.safetensors")
-    assert found.keys() == given.keys()
-    assert all(torch.equal(found[name], given[name]) and found[name].dtype == given[name].dtype for name in given)
-    assert size == sum(tensor.nbytes for tensor in given.values())
-    entries["half"] = (torch.float16, (5, 3))
-    with pytest.raises(ValueError, match="half is"):
-        write_tensors(tmp_path / "t.safetensors", entries, given.__getitem__)

@@ -28,8 +28,10 @@ VERBS = {
     "analyze": "Compare a base with models tuned from it, layer by layer.",
     "probe": "Read models off at every depth.",
     "swap": "Put blocks of one model into the other.",
+    "steer": "Push a base towards a tuned model by adding directions.",
+    "merge": "Mix a base and a tuned model block by block.",
     "tune": "Fine-tune chosen blocks of a model.",
-    "flow": "Measure gradients and weight change by depth over the first steps of fine-tuning.",
+    "flow": "Measure gradients over the first steps of tuning.",
     "export": "Write a tuned adapter in another form.",
     "report": "Draw the page of a run folder again.",
 }
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except cyclopts.CycloptsError as error:
         return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        resumable = arguments[:1] in (["analyze"], ["flow"], ["probe"], ["swap"], ["tune"])
+        resumable = arguments[:1] in (["analyze"], ["flow"], ["probe"], ["steer"], ["swap"], ["tune"])
         return _fail("stopped" + "; the same command with --resume goes on from here" * resumable, code=130)
     return DONE
 
@@ -82,9 +84,10 @@ def _yaml(path: Path) -> cyclopts.config.Yaml:
     strays = [key for key in loaded if not isinstance(key, str) or isinstance(loaded[key], dict)]
     if strays:
         raise MidblockError(f"{path}: {strays[0]!r} is no option", hint="a line each, like `num_samples: 200`")
-    if isinstance(plan := loaded.get("layers", ""), int | float):
-        # YAML reads 01100 as an octal number and 00010 as 8, which would be a plan too
-        raise MidblockError(f"{path}: layers is the number {plan}", hint='put the plan in quotes: layers: "01100"')
+    for key in ("layers", "blocks", "generate_layers"):
+        if isinstance(plan := loaded.get(key, ""), int | float):
+            # YAML reads 01100 as an octal number and 00010 as 8, which would be a plan too
+            raise MidblockError(f"{path}: {key} is the number {plan}", hint=f'put the plan in quotes: {key}: "01100"')
     return cyclopts.config.Yaml(path, use_commands_as_keys=False, allow_unknown=False, must_exist=True)
 
 

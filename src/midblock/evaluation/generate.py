@@ -117,6 +117,22 @@ def continue_prompts(
     progress: Progress | None = None,
 ) -> list[str]:
     """Continue encoded prompts greedily until a token of `stop`; see `generate_greedy`."""
+    limits = {"max_new_tokens": max_new_tokens, "batch_tokens": batch_tokens}
+    written = continue_ids(model, tokenizer, prompts, stop=stop, progress=progress, **limits)
+    return [answer_text(tokenizer, prompt, ids, stop) for prompt, ids in zip(prompts, written, strict=True)]
+
+
+def continue_ids(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[EncodedPrompt],
+    *,
+    stop: Sequence[int],
+    max_new_tokens: int,
+    batch_tokens: int = 8192,
+    progress: Progress | None = None,
+) -> list[tuple[int, ...]]:
+    """The ids that `continue_prompts` makes text of: the token of `stop` that ended an answer is the last of them."""
     if max_new_tokens < 1 or batch_tokens < 1:
         raise MidblockError(f"cannot write {max_new_tokens} tokens in batches of {batch_tokens}")
     _check_room(model, prompts, max_new_tokens)
@@ -131,19 +147,27 @@ def continue_prompts(
     )
     device = device_of(model.get_input_embeddings())  # type: ignore[operator]
     advance = (progress or Silent()).phase("generating answers", len(prompts))
-    outputs = [""] * len(prompts)
+    outputs: list[tuple[int, ...]] = [()] * len(prompts)
     with evaluating(model), _plain_generation(model):
         for group in _groups(prompts, max_new_tokens, batch_tokens):
             rows = [prompts[index].input_ids for index in group]
             input_ids, mask = _pad_left(rows, padding)
             generate: Any = model.generate
-            written = generate(
-                input_ids=input_ids.to(device), attention_mask=mask.to(device), generation_config=settings
-            )
+            inputs = {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
+            written = generate(**inputs, generation_config=settings)
             for index, ids in zip(group, written[:, input_ids.shape[1] :].tolist(), strict=True):
-                outputs[index] = _text(tokenizer, ids, stop).removeprefix(prompts[index].owed)
+                outputs[index] = tuple(ids[: _end(ids, stop) + 1])
             advance(len(group))
     return outputs
+
+
+def answer_text(
+    tokenizer: PreTrainedTokenizerBase, prompt: EncodedPrompt, ids: Sequence[int], stop: Sequence[int]
+) -> str:
+    """The words that were written after a prompt, without what ended them and without the whitespace it was owed."""
+    words = list(ids[: _end(ids, stop)])
+    text = tokenizer.decode(words, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(text).removeprefix(prompt.owed)
 
 
 @contextmanager
@@ -271,7 +295,6 @@ def _pad_left(rows: Sequence[Sequence[int]], padding: int) -> tuple[Int[Tensor, 
     return input_ids, (torch.arange(width)[None, :] >= width - lengths).long()
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop: Sequence[int]) -> str:
-    """The words up to the first stop token; behind it a batch holds padding."""
-    end = next((position for position, token in enumerate(ids) if token in stop), len(ids))
-    return str(tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+def _end(ids: Sequence[int], stop: Sequence[int]) -> int:
+    """Where the first stop token stands; behind it a batch holds padding."""
+    return next((position for position, token in enumerate(ids) if token in stop), len(ids))

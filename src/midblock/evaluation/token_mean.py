@@ -111,4 +111,4 @@ def _quantiles(draws: Float64[np.ndarray, "R"], N: int) -> tuple[float, float]:
 
 
 def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
+    return math.inf if value >= 700 else math.exp(value)

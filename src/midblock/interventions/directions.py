@@ -88,7 +88,8 @@ class Directions:
         """Write a safetensors file: `layer.6` holds the parts of block 6."""
         tensors = {f"layer.{block}": direction.parts.contiguous() for block, direction in enumerate(self.of)}
         facts = [{"explained": _number(each.explained), "base_norm": each.base_norm} for each in self.of]
-        metadata = {"kind": self.kind, "n": str(self.n), "layers": json.dumps(facts)}
+        # One entry: safetensors writes several in any order, and the same directions would make different files.
+        metadata = {"steer": json.dumps({"kind": self.kind, "n": self.n, "layers": facts})}
         with replace_atomically(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
 
@@ -101,17 +102,16 @@ class Directions:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-                facts = json.loads(metadata["layers"])
-                parts = [file.get_tensor(f"layer.{block}").double() for block in range(len(facts))]
+                facts = json.loads(file.metadata()["steer"])
+                parts = [file.get_tensor(f"layer.{block}").double() for block in range(len(facts["layers"]))]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             what = f"{path} holds no directions of `midblock steer`"
             raise MidblockError(what, hint="give the folder of a finished run") from error
         made = (
             Direction(part, math.nan if fact["explained"] is None else fact["explained"], fact["base_norm"])
-            for part, fact in zip(parts, facts, strict=True)
+            for part, fact in zip(parts, facts["layers"], strict=True)
         )
-        return cls(metadata["kind"], int(metadata["n"]), tuple(made))
+        return cls(facts["kind"], facts["n"], tuple(made))
 
 
 def estimate_directions(

@@ -13,7 +13,7 @@ from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, device_of
 from midblock.data import Batch
 from midblock.evaluation import Scores, Targets, check_finite, score
-from midblock.trace import watch
+from midblock.trace import same_states, watch
 
 OnExit = Callable[[int, Scores], None]
 
@@ -81,9 +81,8 @@ def cut_off(anatomy: Anatomy, layer: int) -> Iterator[int]:
 
 
 def _check_same(name: str, anatomy: Anatomy, own: Float[Tensor, "n D"], read: Float[Tensor, "n D"]) -> None:
-    """What the model hands its head must be what was read off its last block, but for rounding."""
-    grain = torch.finfo(own.dtype).eps
-    if own.shape != read.shape or not torch.allclose(own, read.to(own.device), rtol=8 * grain, atol=64 * grain):
+    """What the model hands its head must be what was read off its last block."""
+    if not same_states(read, own):
         norm = anatomy.names["final_norm"]
         what = f"{name}: the final norm {norm}, put on its last block, does not make what its head is given"
         raise MidblockError(what, hint="depth cannot be read off this architecture")

@@ -111,7 +111,7 @@ class Experiment:
             self._record(run, bench)
             with run.phase("measure"), quiet_transformers():
                 outcome = measure(bench)
-            run.record["models"] = [variant.as_record() for variant in self.pair]
+            run.record["models"] = self._models()
             return _write(run, outcome, bench.notes)
 
     def _config(self) -> dict[str, Any]:
@@ -121,6 +121,13 @@ class Experiment:
         named = {"data": self.data} if isinstance(self.data, str) else {}
         settings = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self.settings).items()}
         return {**models, **named, **settings, **asdict(self.pair.base.loading)}
+
+    def _models(self) -> list[dict[str, Any]]:
+        """What `run.json` says about the models."""
+        described = [variant.as_record() for variant in self.pair]
+        if not self.pair.tuned:
+            del described[0]["role"]  # a lone model is neither base nor tuned
+        return described
 
     def _inputs(self, answers: Answers | None) -> dict[str, Any]:
         """What tells a change of the files that are read."""

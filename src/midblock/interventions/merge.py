@@ -15,7 +15,6 @@ import torch
 from midblock.base import LayerTable, MidblockError, Progress, RunFolder, Silent, write_json
 from midblock.base.files import write_failure
 from midblock.checkpoints import Pair, Variant, load_pair
-from midblock.checkpoints.weight_files import find_weight_files
 from midblock.interventions.alphas import Alphas, read_numbers, read_overrides
 from midblock.interventions.merge_files import write_small_files
 from midblock.interventions.merge_settings import MergeSettings
@@ -70,7 +69,7 @@ def merge(
         "alphas": ",".join(f"{number:g}" if float(f"{number:g}") == number else repr(number) for number in numbers),
         **asdict(settings),
     }
-    folder, inputs = Path(output_dir).expanduser(), {f"the weights of {each.name}": _files(each) for each in pair}
+    folder, inputs = Path(output_dir).expanduser(), {f"the weights of {each.name}": each.files() for each in pair}
     earlier = RunFolder.check(folder, VERB, config, resume=resume, overwrite=overwrite, inputs=inputs)
     if earlier is not None and earlier.get("status") == "done":
         return folder
@@ -132,11 +131,10 @@ class _Merge:
         return notes
 
     def _described(self, variant: Variant) -> dict[str, Any]:
-        role = "base" if variant is self.base else "tuned"
-        described = {"name": variant.name, "role": role, "reference": variant.reference}
         if self.settings.weight_hashes:
-            described["weight_hash"] = checkpoint_of(variant).weight_hash()
-        return described
+            return variant.as_record()
+        role = "base" if variant is self.base else "tuned"
+        return {"name": variant.name, "role": role, "reference": variant.reference}
 
     def _check_space(self, weights: Weights) -> None:
         free = shutil.disk_usage(self.run.path).free
@@ -160,15 +158,6 @@ class _Merge:
         ours, theirs = (mergekit_name(checkpoint_of(each)) for each in (self.base, self.tuned))
         text = recipe(found, ours, theirs, written)
         (self.run.path / RECIPE).write_text(text, encoding="utf-8")
-
-
-def _files(variant: Variant) -> list[list[str | int]]:
-    """Name, size and age of the files that are read: what tells a later run that they changed."""
-    checkpoint = checkpoint_of(variant)
-    files = list(find_weight_files(checkpoint.folder, allow_pickle=checkpoint.allow_pickle).files)
-    if checkpoint.adapter is not None:
-        files += sorted(checkpoint.adapter.folder.glob("adapter_*"))
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def _check_apart(folder: Path, pair: Pair) -> None:

@@ -54,11 +54,13 @@ class MergeSettings:
 
     @classmethod
     def of(cls, options: dict[str, object]) -> MergeSettings:
-        """Build the settings from keyword arguments.
+        """Build the settings from keyword arguments; `module_alphas` may be a list, or one text.
 
         Raises:
             MidblockError: an unknown keyword; the nearest is named.
         """
+        if isinstance(given := options.get("module_alphas"), str | list):
+            options = {**options, "module_alphas": (given,) if isinstance(given, str) else tuple(given)}
         return from_options(cls, options)
 
     def alphas(self, numbers: tuple[float, ...], blocks: int, *, tied: bool) -> Alphas:

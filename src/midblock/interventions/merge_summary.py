@@ -60,11 +60,11 @@ def _cell(item: Item, alphas: Alphas, weights: Weights) -> tuple[int, str]:
 def _headline(tuned: str, alphas: Alphas) -> str:
     low, high = min(alphas.blocks), max(alphas.blocks)
     if low == high:
-        return f"Every block takes {low:g} of {tuned} and {1 - low:g} of the base."
+        return f"Every block takes {low:.3g} of {tuned} and {1 - low:.3g} of the base."
     last = max(index for index, alpha in enumerate(alphas.blocks) if alpha == high)
     first = alphas.blocks.index(high)
     blocks = f"block {first}" if first == last else f"blocks {first} to {last}"
     if any(alpha != high for alpha in alphas.blocks[first : last + 1]):
         blocks = f"{alphas.blocks.count(high)} blocks between {first} and {last}"
     mean = sum(alphas.blocks) / len(alphas.blocks)
-    return f"{tuned} counts most, with alpha {high:g}, in {blocks}; the mean over the blocks is {mean:.2f}."
+    return f"{tuned} counts most, with alpha {high:.3g}, in {blocks}; the mean over the blocks is {mean:.2f}."

@@ -12,6 +12,8 @@ import yaml
 from midblock.checkpoints import Checkpoint, place
 from midblock.interventions.alphas import Alphas
 
+# What mergekit, like transformers in memory, calls a part that lies on disk under another name.
+ALSO = {".block_sparse_moe.": ".mlp."}
 OPENING = "# The same merge by mergekit: `mergekit-yaml mergekit.yaml OUT`. It computes in float32.\n"
 
 
@@ -117,11 +119,11 @@ def _setting(found: Sequence[Rule], *, complement: bool) -> object:
 
 
 def _filters(members: Sequence[str], others: set[str]) -> list[str]:
-    """Parts of names that all members and none of the others contain: one if there is one, else each one's own."""
+    """Parts of names that all members and none of the others contain: one, or what follows each block."""
     inside = [name.split(".")[_after_block(name) :] for name in members]
     for part in inside[0]:
         if all(f".{part}." in name for name in members) and not any(f".{part}." in name for name in others):
-            return [f".{part}."]
+            return [each for each in (f".{part}.", ALSO.get(f".{part}.")) if each]
     return list(dict.fromkeys("." + ".".join(parts) for parts in inside))
 
 

@@ -75,11 +75,6 @@ class Answers:
         """The tokens to predict, batch by batch."""
         return [Targets.of(batch, self.region) for batch in self.batches]
 
-    @property
-    def tokens(self) -> int:
-        """Padded tokens of all batches, for a progress bar."""
-        return sum(batch.input_ids.numel() for batch in self.batches)
-
     def first(self, count: int) -> ExampleSet:
         """The first so many examples, for what takes longer than reading."""
         return replace(self.examples, examples=self.examples.examples[:count])

@@ -22,8 +22,8 @@ from midblock.base import MidblockError, write_json
 from midblock.checkpoints import LowRankDelta, TensorReader
 from midblock.checkpoints.adapter import CONFIG, WEIGHTS
 from midblock.checkpoints.lora_config import NOT_LOW_RANK
+from midblock.checkpoints.tensor_writer import write_tensors
 from midblock.tuning.adapter_source import AdapterSource, Factors
-from midblock.tuning.tensor_writer import write_tensors
 
 SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-rank takes
 STACKED = "target_parameters"

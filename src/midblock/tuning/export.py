@@ -16,10 +16,10 @@ from midblock.base import MidblockError, unknown, write_json
 from midblock.base.files import replace_atomically, write_failure
 from midblock.checkpoints import Checkpoint, open_checkpoint
 from midblock.checkpoints.adapter import CONFIG
+from midblock.checkpoints.checkpoint_files import copy_small_files
 from midblock.checkpoints.settings import DTYPES
 from midblock.tuning.adapter_source import AdapterSource
 from midblock.tuning.axolotl import write_axolotl
-from midblock.tuning.checkpoint_files import copy_small_files
 from midblock.tuning.equal_rank import write_equal_rank
 from midblock.tuning.merged import write_merged
 from midblock.tuning.merged_by_peft import stored_otherwise, write_merged_by_peft

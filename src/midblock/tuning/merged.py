@@ -18,9 +18,9 @@ from torch import Tensor
 from midblock.base import MidblockError, write_json
 from midblock.checkpoints import Checkpoint, LowRankDelta, TensorReader, place
 from midblock.checkpoints.adapter import Adapter
+from midblock.checkpoints.checkpoint_files import copy_small_files, copy_tokenizer_of_adapter, write_config
+from midblock.checkpoints.tensor_writer import write_tensors
 from midblock.checkpoints.weight_files import INDEX, SINGLE
-from midblock.tuning.checkpoint_files import copy_small_files, copy_tokenizer_of_adapter, write_config
-from midblock.tuning.tensor_writer import write_tensors
 
 HEAD = "lm_head.weight"
 CHUNK = 2**24  # entries computed at a time, in float64

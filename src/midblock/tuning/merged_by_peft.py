@@ -14,7 +14,7 @@ from torch import nn
 from midblock.base import MidblockError
 from midblock.checkpoints import Checkpoint, LoadSettings, TensorReader, load_model, quiet_transformers
 from midblock.checkpoints.adapter import Adapter
-from midblock.tuning.checkpoint_files import copy_small_files, copy_tokenizer_of_adapter
+from midblock.checkpoints.checkpoint_files import copy_small_files, copy_tokenizer_of_adapter
 from midblock.tuning.merged import adapter_of
 
 PROBES = 24  # tokens, spread over the vocabulary, that the models before and after merging are compared on

@@ -1,0 +1,146 @@
+"""The effect of steering on how likely the tuned model's own answers are: by α, by block, against random directions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from midblock.base import Progress, write_json
+from midblock.checkpoints import Anatomy
+from midblock.data import Batch
+from midblock.evaluation import Interval, TokenMean, difference, mean_nll
+from midblock.interventions.directions import turn_at_random
+from midblock.interventions.steering import amounts_to_add, steered
+
+Vectors = Mapping[int, Float64[Tensor, "D"]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What an unfinished run has found so far, a file each; in memory nothing is kept."""
+
+    folder: Path | None
+
+    def value(self, name: str, make: Callable[[], Any]) -> Any:
+        """Read a JSON value, or make and keep it."""
+        if self.folder is None:
+            return make()
+        file = self.folder / f"{name}.json"
+        if not file.exists():
+            write_json(file, make())
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    def mean(self, name: str, seed: int, make: Callable[[], TokenMean]) -> TokenMean:
+        """The same for a mean over tokens: each prompt's sum is kept, to the bit."""
+
+        def parts() -> list[list[float]]:
+            made = make()
+            return [made.index.tolist(), made.sums.tolist(), made.counts.tolist()]
+
+        index, sums, counts = self.value(name, parts)
+        return TokenMean.of(
+            torch.tensor(index), torch.tensor(sums, dtype=torch.float64), torch.tensor(counts), seed=seed
+        )
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one α does to the NLL of held-out answers, in nats per token.
+
+    Attributes:
+        steered: the NLL.
+        change: steered minus base, paired.
+        random_changes: the same for each draw of random directions.
+    """
+
+    alpha: float
+    steered: TokenMean
+    change: Interval
+    random_changes: tuple[float, ...]
+
+    @property
+    def random_change(self) -> dict[str, float]:
+        """Mean and range over the draws."""
+        drawn = self.random_changes
+        return {"value": sum(drawn) / len(drawn), "low": min(drawn), "high": max(drawn)}
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores held-out answers under the base, steered or not.
+
+    Attributes:
+        model: the base.
+        batches: the answers, in the region "answer".
+        vectors: the direction of every block.
+        adding: as in `amounts_to_add`.
+    """
+
+    model: nn.Module
+    batches: Sequence[Batch]
+    vectors: Vectors
+    adding: str
+    kept: Kept
+    seed: int
+    progress: Progress
+
+    def nll(self, name: str, model: nn.Module | None = None) -> TokenMean:
+        """Without steering; of the base unless another model is given."""
+        target = self.model if model is None else model
+        return self.kept.mean(name, self.seed, lambda: mean_nll(target, self.batches, seed=self.seed))
+
+    def effects(self, base: TokenMean, blocks: Sequence[int], alphas: Sequence[float], draws: int) -> list[Effect]:
+        """Steer all chosen blocks together, with each α."""
+        advance = self.progress.phase("steering", len(alphas) * (1 + draws))
+        controls = [self._turned(draw) for draw in range(draws)]
+        found = []
+        for alpha in alphas:
+            ours = self._steered(f"nll-{alpha!r}", self.vectors, blocks, alpha)
+            advance(1)
+            changes = []
+            for draw, control in enumerate(controls):
+                theirs = self._steered(f"nll-{alpha!r}-random-{draw}", control, blocks, alpha)
+                changes.append(theirs.value - base.value)
+                advance(1)
+            found.append(Effect(alpha, ours, difference(base, ours, seed=self.seed), tuple(changes)))
+        return found
+
+    def scan(self, base: TokenMean, alpha: float) -> list[tuple[Interval, Interval]]:
+        """Steer each block alone: the change of NLL by its direction, and by a random one of the same norm."""
+        advance = self.progress.phase("steering block by block", 2 * len(self.vectors))
+        control = self._turned(0)
+        found = []
+        for block in sorted(self.vectors):
+            pair = []
+            for kind, vectors in (("", self.vectors), ("-random", control)):
+                changed = self._steered(f"nll-block-{block}{kind}", vectors, [block], alpha)
+                pair.append(difference(base, changed, seed=self.seed))
+                advance(1)
+            found.append((pair[0], pair[1]))
+        return found
+
+    def _steered(self, name: str, vectors: Vectors, blocks: Sequence[int], alpha: float) -> TokenMean:
+        amounts = amounts_to_add({block: vectors[block] for block in blocks}, self.adding)
+
+        def measure() -> TokenMean:
+            with steered(Anatomy.of(self.model), amounts, alpha):
+                return mean_nll(self.model, self.batches, seed=self.seed)
+
+        return self.kept.mean(name, self.seed, measure)
+
+    def _turned(self, draw: int) -> Vectors:
+        return turn_at_random(self.vectors, self.seed, "control", draw)
+
+
+def gap_closed(base: TokenMean, tuned: TokenMean, steered_mean: float, seed: int) -> float | None:
+    """Share of the way from the base's NLL to the tuned model's; None where the two do not differ measurably."""
+    gap = difference(tuned, base, seed=seed)
+    measurable = gap.low > 0 or gap.high < 0  # NaN, of a single prompt, is neither
+    return (base.value - steered_mean) / gap.value if measurable else None
