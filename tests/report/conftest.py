@@ -1,8 +1,10 @@
 """A run folder as `midblock analyze` leaves it: base and two tuned models, 12 blocks, references and weights."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -264,3 +266,14 @@ def make_tune_run(tmp_path: Path) -> RunMaker:
         return write_tune_run(tmp_path / name, **keywords)  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def runs() -> ModuleType:
+    """`runs.py` beside this file, which writes the folders of the other verbs; test files are no package."""
+    spec = importlib.util.spec_from_file_location("report_runs", Path(__file__).with_name("runs.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

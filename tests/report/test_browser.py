@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from midblock.report.page import page_of
-from midblock.report.tune_run import read_run
+from midblock.report.joint_run import read_joint
+from midblock.report.page import page_of, read_one
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
@@ -105,9 +105,10 @@ def browser():
 def view(browser, make_run):
     """Open a run's page; whatever it did wrong meanwhile fails the test."""
 
-    def open_page(folder: Path | None = None, width: int = 1280) -> Tab:
+    def open_page(folder: Path | None = None, width: int = 1280, others: tuple[Path, ...] = ()) -> Tab:
         page = (folder or make_run()) / "report.html"
-        page.write_text(page_of(read_run(page.parent)), encoding="utf-8")
+        run = read_joint([page.parent, *others]) if others else read_one(page.parent)
+        page.write_text(page_of(run), encoding="utf-8")
         browser.events.clear()
         browser("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
         browser("Emulation.setDeviceMetricsOverride", width=width, height=2000, deviceScaleFactor=1, mobile=width < 600)
@@ -307,3 +308,84 @@ def test_pointing_at_a_tuning_run_tells_values(view, make_tune_run, figure, word
     )
     for word in words:
         assert word in text
+
+
+OUTSIDE = (
+    "[...document.querySelectorAll('.plot svg text')].filter(t => { const b = t.getBoundingClientRect(),"
+    "s = t.closest('svg').getBoundingClientRect(); return b.left < s.left - 1 || b.right > s.right + 1; })"
+    ".map(t => t.textContent)"
+)
+DRAWN = "s.querySelector('path.line, path.thin, rect.bar, rect.cell, line.line, line, rect')"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_joint_page_draws_everything(view, runs, make_tune_run, tmp_path, hostile, width):
+    first, *others = runs.write_all(tmp_path / "all", text=hostile, tuned=f"sft {hostile}")
+    tab = view(first, width, (*others, make_tune_run("sft", text=hostile)))
+    tab("Emulation.setDeviceMetricsOverride", width=width, height=20000, deviceScaleFactor=1, mobile=width < 600)
+    tab.run(DRAW_ALL)
+    tab.until("[...document.querySelectorAll('[data-figure]')].every(f => f.querySelector('svg'))")
+    assert tab.run("document.documentElement.scrollWidth") <= width
+    assert tab.run(f"[...document.querySelectorAll('.plot svg')].filter(s => !{DRAWN}).length") == 0
+    written = "[...document.querySelectorAll('.plot svg *')].flatMap(n => [...n.attributes].map(a => a.name + a.value))"
+    assert tab.run(f"{written}.filter(text => /NaN|undefined|Infinity/.test(text))") == []
+    for link in tab.run("[...document.querySelectorAll('nav a, .story a')].map(a => a.getAttribute('href'))"):
+        assert tab.run(f"document.querySelector('{link}') !== null")
+
+
+@pytest.mark.parametrize("verb", ["probe", "steer", "flow", "merge", "swap"])
+def test_the_page_of_each_verb_draws_at_both_widths(view, runs, tmp_path, hostile, verb):
+    folder = runs.WRITERS[verb](tmp_path / verb, text=hostile)
+    for width in (390, 1280):
+        tab = view(folder, width)
+        tab("Emulation.setDeviceMetricsOverride", width=width, height=9000, deviceScaleFactor=1, mobile=width < 600)
+        tab.run(DRAW_ALL)
+        tab.until("[...document.querySelectorAll('[data-figure]')].every(f => f.querySelector('svg'))")
+        assert tab.run("document.documentElement.scrollWidth") <= width
+        assert tab.run(OUTSIDE) == []
+
+
+def test_texts_stand_beside_each_other_or_below(view, runs, tmp_path):
+    folder = runs.write_steer_run(tmp_path / "steer")
+    lefts = "[...document.querySelector('.answers').children].map(c => Math.round(c.getBoundingClientRect().left))"
+    assert len(set(view(folder, 1280).run(lefts))) == 3
+    assert len(set(view(folder, 390).run(lefts))) == 1
+
+
+def test_a_joint_page_in_the_dark(view, runs, tmp_path):
+    first, *others = runs.write_all(tmp_path / "all")
+    tab = view(first, 1280, tuple(others))
+    colour = "getComputedStyle(document.querySelector('.story li')).backgroundColor"
+    light = tab.run(colour)
+    tab("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    assert tab.run(colour) != light
+
+
+def test_samples_controls_and_emergence_are_drawn_and_told(view, runs, tmp_path):
+    first = runs.write_analysis_run(tmp_path / "analysis", seeds=3)
+    tab = view(first, 1280, (runs.write_probe_run(tmp_path / "probe"), runs.write_steer_run(tmp_path / "steer")))
+    tab("Emulation.setDeviceMetricsOverride", width=1280, height=12000, deviceScaleFactor=1, mobile=False)
+    for figure, mark, words in (
+        ("cka_debiased", "path.seeds", "range over 3 samples"),
+        ("early_exit", "path.centre", "half of the final accuracy"),
+        ("steering", "path.random", "random directions of the same norm"),
+    ):
+        tab.until(f"document.querySelector('#figure-{figure} .marks {mark}') !== null")
+        assert words in tab.run(f"document.querySelector('#figure-{figure} .legend').textContent")
+    text = tab.run(
+        "(() => { const a = document.querySelector('#figure-steering .overlay');"
+        "a.dispatchEvent(new KeyboardEvent('keydown', {key: 'End', bubbles: true}));"
+        "return a.getAttribute('aria-valuetext'); })()"
+    )
+    assert "Block 29" in text
+    assert "random: 0.0" in text
+
+
+def test_hiding_the_only_model_with_numbers_leaves_no_broken_figure(view, runs, tmp_path):
+    folders = [runs.write_analysis_run(tmp_path / name, tuned=name) for name in ("one", "two")]
+    tab = view(folders[0], 1280, (folders[1], runs.write_steer_run(tmp_path / "steer", tuned="one")))
+    tab("Emulation.setDeviceMetricsOverride", width=1280, height=12000, deviceScaleFactor=1, mobile=False)
+    tab.until("document.querySelector('#figure-steering svg') !== null")
+    tab.run("document.querySelector('.chips button').click()")
+    assert tab.run("document.querySelectorAll('#figure-steering .marks path').length") == 0
+    assert tab.run("document.querySelectorAll('#figure-change_by_depth .m2').length") > 0

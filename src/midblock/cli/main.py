@@ -33,7 +33,7 @@ VERBS = {
     "tune": "Fine-tune chosen blocks of a model.",
     "flow": "Measure gradients over the first steps of tuning.",
     "export": "Write a tuned adapter in another form.",
-    "report": "Draw the page of a run folder again.",
+    "report": "Draw the page of a run again, or one page of several.",
 }
 for verb, purpose in VERBS.items():
     app.command(f"midblock.cli.{verb}:{verb}", name=verb, help=purpose)

@@ -16,7 +16,7 @@ from midblock.checkpoints import LoadSettings, load_models
 from midblock.cli.output import OutputSettings, print_run
 from midblock.interventions import ProbeSettings
 from midblock.interventions import probe as run_probe
-from midblock.interventions.probe import DEFAULT_DATA
+from midblock.interventions.reading import DEFAULT_DATA
 
 Flat = Parameter(name="*")
 SHOWN = (("accuracy", "exit_accuracy"), ("NLL", "exit_nll"), ("exact match", "exit_exact_match"))

@@ -17,7 +17,7 @@ from rich.table import Table
 from midblock.base import read_record, watched
 from midblock.checkpoints import LoadSettings
 from midblock.cli.output import OutputSettings
-from midblock.interventions.steer import DEFAULT_DATA
+from midblock.interventions.reading import DEFAULT_DATA
 from midblock.interventions.steer import steer as run_steering
 from midblock.interventions.steer_settings import SteerSettings, alpha_label
 from midblock.report import write_report

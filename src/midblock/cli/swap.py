@@ -20,7 +20,7 @@ from midblock.checkpoints import LoadSettings, load_pair
 from midblock.cli.output import OutputSettings, print_run
 from midblock.interventions import SwapSettings
 from midblock.interventions import swap as run_swap
-from midblock.interventions.probe import DEFAULT_DATA
+from midblock.interventions.reading import DEFAULT_DATA
 
 Flat = Parameter(name="*")
 QUANTITIES = {"accuracy": "accuracy", "nll": "NLL", "perplexity": "perplexity", "exact_match": "exact match"}

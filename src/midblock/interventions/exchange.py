@@ -50,7 +50,7 @@ def exchanged(
 
 
 def check_architecture(host: Anatomy, donor: Anatomy) -> None:
-    """Raise MidblockError unless two models keep their parts in the same places and call attention alike."""
+    """Raise MidblockError unless two models keep their parts in the same places and call their blocks alike."""
     if host.names != donor.names:
         part = next(part for part, path in host.names.items() if path != donor.names[part])
         what = f"{part.replace('_', ' ')}: {host.names[part]} in one model, {donor.names[part]} in the other"
@@ -60,6 +60,11 @@ def check_architecture(host: Anatomy, donor: Anatomy) -> None:
     if kernels[0] != kernels[1]:
         what = f"attention runs as {kernels[0]} in one model and as {kernels[1]} in the other"
         raise MidblockError(what, hint="load both with one --attn-implementation")
+    # a block brought over is given the host's position embeddings
+    ropes = [getattr(anatomy.config, "rope_parameters", None) for anatomy in (host, donor)]
+    if ropes[0] != ropes[1]:
+        what = f"positions turn by {ropes[0]} in one model and by {ropes[1]} in the other"
+        raise MidblockError(what, hint="their blocks cannot stand in for each other")
 
 
 def check_blocks_alike(host: Anatomy, donor: Anatomy) -> None:

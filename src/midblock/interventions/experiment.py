@@ -16,6 +16,8 @@ from midblock.checkpoints import Pair, quiet_transformers
 from midblock.data import ExampleSet
 from midblock.interventions.reading import Answers, ReadingSettings, read_answers
 
+Step = Callable[[], None]
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -5,7 +5,6 @@ Source: P1's layer-wise probing; "dormant, then emergent" becomes a number with 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,14 +18,11 @@ from midblock.data import Batch, ExampleSet
 from midblock.evaluation import Scores, Targets, exact_match
 from midblock.evaluation.exact_match import expected_answers
 from midblock.interventions.exits import cut_off, score_exits
-from midblock.interventions.experiment import Bench, Experiment, Outcome
+from midblock.interventions.experiment import Bench, Experiment, Outcome, Step
 from midblock.interventions.probe_curves import key_of, read_curves, summarize_probe
 from midblock.interventions.probe_settings import ProbeSettings
+from midblock.interventions.reading import DEFAULT_DATA
 from midblock.trace import Pieces, RowStore
-
-DEFAULT_DATA = "builtin:gsm_symbolic"
-
-Step = Callable[[], None]
 
 
 def probe(

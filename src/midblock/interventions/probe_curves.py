@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -53,6 +54,7 @@ class Curves:
                 found.append(LayerRow(*place, each.value, each.n, each.low, each.high, dataset))
         return found
 
+    @cached_property
     def emergence(self) -> dict[str, Emergence]:
         """Of accuracy; and of exact match where it is known behind every block."""
         found = {"accuracy": emergence(self.accuracy, seed=self.seed)}
@@ -92,13 +94,13 @@ def read_curves(name: str, blocks: int, store: RowStore, seed: int) -> Curves:
 def summarize_probe(curves: Sequence[Curves]) -> dict[str, Any]:
     models = []
     for each in curves:
-        found = {name: value.as_record() for name, value in each.emergence().items()}
+        found = {name: value.as_record() for name, value in each.emergence.items()}
         models.append({"name": each.name, "reading": _reading(each), "emergence": found, "final": each.final()})
     return {"headline": _headline(curves), "models": models}
 
 
 def _reading(curves: Curves) -> str:
-    at, final = curves.emergence().get("accuracy"), curves.accuracy[-1].value
+    at, final = curves.emergence.get("accuracy"), curves.accuracy[-1].value
     if at is None:
         return f"{curves.name} predicts no answer token rightly, at any depth."
     between = f" (95 % interval {_block(at.low)} to {_block(at.high)})" if at.low is not None else ""
@@ -109,7 +111,7 @@ def _reading(curves: Curves) -> str:
 
 
 def _headline(curves: Sequence[Curves]) -> str:
-    found = [(each.name, each.emergence().get("accuracy")) for each in curves]
+    found = [(each.name, each.emergence.get("accuracy")) for each in curves]
     known = [f"block {at.layer} in {name}" if at.layer >= 0 else f"the embedding in {name}" for name, at in found if at]
     if not known:
         return "No answer token is predicted rightly, at any depth"

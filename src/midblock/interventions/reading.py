@@ -13,6 +13,8 @@ from midblock.data import REGIONS, Batch, ExampleSet, encode, load_dataset, make
 from midblock.evaluation import Targets
 from midblock.metrics.prompts import check_ids, common_tokenizer, data_facts, with_region
 
+DEFAULT_DATA = "builtin:gsm_symbolic"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingSettings:
@@ -103,7 +105,8 @@ def read_answers(pair: Pair, data: str | ExampleSet, settings: ReadingSettings) 
     tokens = with_region(tokens, settings.region)
     if len(tokens.prompts) < 2:
         what = f"only {len(tokens.prompts)} of {len(data.examples)} examples of {data.reference} can be measured"
-        hint = "--region all counts every token" if settings.region == "answer" else "see --num-samples, --max-length"
+        cut = len(tokens.completion_lost) > 0
+        hint = "--region all counts every token" if settings.region == "answer" and not cut else "see --max-length"
         raise MidblockError(what, hint=hint)
     check_ids(tokens, pair)
     facts = data_facts(data, tokens, settings) | {"without_region": long_enough - len(tokens.prompts)}

@@ -18,7 +18,7 @@ from midblock.data import ExampleSet, make_batches
 from midblock.evaluation import Interval
 from midblock.interventions.directions import Directions, estimate_directions
 from midblock.interventions.experiment import Bench, Experiment, Outcome
-from midblock.interventions.reading import Answers, read_answers
+from midblock.interventions.reading import DEFAULT_DATA, Answers, read_answers
 from midblock.interventions.steer_answers import Writing
 from midblock.interventions.steer_effect import Kept, Scorer
 from midblock.interventions.steer_samples import Samples
@@ -26,7 +26,6 @@ from midblock.interventions.steer_settings import SteerSettings
 from midblock.interventions.steer_source import FILE, Source
 from midblock.interventions.steer_summary import summarize_steering
 
-DEFAULT_DATA = "builtin:gsm_symbolic"
 DIRECTION_DATA = "the samples of the directions"
 
 

@@ -6,7 +6,6 @@ swapping, which copies the last two blocks of each of five segments.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -24,13 +23,11 @@ from midblock.evaluation import Targets, check_finite, exact_match, score
 from midblock.evaluation.exact_match import expected_answers
 from midblock.interventions.cells import EMBEDDING, Cell, run_cells
 from midblock.interventions.exchange import check_blocks_alike, exchanged
-from midblock.interventions.experiment import Bench, Experiment, Outcome
-from midblock.interventions.probe import DEFAULT_DATA
+from midblock.interventions.experiment import Bench, Experiment, Outcome, Step
+from midblock.interventions.reading import DEFAULT_DATA
 from midblock.interventions.swap_settings import SwapSettings
 from midblock.interventions.swap_table import Place, SwapTable
 from midblock.trace import BlockCalls, Pieces, RowStore, check_rerun, record_calls
-
-Step = Callable[[], None]
 
 
 def swap(

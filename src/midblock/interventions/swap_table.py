@@ -17,7 +17,7 @@ from midblock.interventions.depth_shape import DepthShape, depth_shape
 from midblock.interventions.swap_settings import PREFIX, SwapSettings
 from midblock.trace import RowStore
 
-HEADS = ("base_head", "tuned_head")
+HEAD_MODULES = ("base_head", "tuned_head")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class SwapTable:
                 by_metric |= {f"{prefix}_{name}_change": changes[name] for name in ("accuracy", "nll")}
             for metric, each in by_metric.items():
                 at = (self.names[place.body], layer, self.blocks, metric, each.value, each.n, each.low, each.high)
-                found.append(LayerRow(*at, dataset=dataset, module=HEADS[place.head]))
+                found.append(LayerRow(*at, dataset=dataset, module=HEAD_MODULES[place.head]))
         return found
 
     def summary(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class SwapTable:
             "mode": self.settings.mode,
             "depth": self.settings.depth,
             "references": [
-                {"body": self.names[place.body], "head": HEADS[place.head], **_records(measured.levels())}
+                {"body": self.names[place.body], "head": HEAD_MODULES[place.head], **_records(measured.levels())}
                 for place, measured in self.found.items()
                 if place.cell is None
             ],
@@ -142,7 +142,7 @@ class SwapTable:
             within = [place for place, cell in self.cells if (place.body, place.head) == (body, head) and cell.blocks]
             curve = [self.found[place].accuracy for place in within]
             if len(curve) >= 3:
-                found.append(depth_shape(self.names[body], HEADS[head], curve, seed=self.settings.seed))
+                found.append(depth_shape(self.names[body], HEAD_MODULES[head], curve, seed=self.settings.seed))
         return found
 
     def write_cells(self, path: Path) -> None:
@@ -167,7 +167,7 @@ class SwapTable:
         for name, change in changes.items():
             levels[name] |= {"change": change["value"], "change_low": change["low"], "change_high": change["high"]}
         host, donor = self.names[place.body], self.names[1 - place.body]
-        where = {"host": host, "donor": donor, "head": HEADS[place.head]}
+        where = {"host": host, "donor": donor, "head": HEAD_MODULES[place.head]}
         return {**where, "first": cell.first, "last": cell.last, "blocks": str(cell), **levels}
 
     def _headline(self) -> str:

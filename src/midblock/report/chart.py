@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A depth that a panel points out for one model: a triangle on the axis, its interval as a line.
+
+    Attributes:
+        layer: the block, `low` and `high` the ends of its 95 % interval (None where not known).
+        name: what it is, for the legend and the pointer.
+    """
+
+    model: str
+    layer: int
+    low: int | None
+    high: int | None
+    name: str
 
 
 @dataclass(frozen=True)
@@ -14,6 +31,9 @@ class Panel:
         mark: "line" or "bars".
         distance: draw 1 − value (for similarities).
         depth: which of the summary's depth entries annotates it: "weight", "representation" or "".
+        zero: the axis includes zero, with a rule there.
+        log: a logarithmic axis, where all values are above zero.
+        marks: depths to point out.
     """
 
     metric: str
@@ -23,6 +43,9 @@ class Panel:
     title: str = ""
     height: int = 170
     depth: str = ""
+    zero: bool = False
+    log: bool = False
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,12 +80,15 @@ class Chart:
 
     Attributes:
         kind: "lines" (panels by depth), "heat" (metrics, layer by module), "steps" (by optimizer step),
-            "step_heat" (gradient, block by step) or "plan" (which blocks and projections are trained).
+            "step_heat" (gradient, block by step), "plan" (which blocks and projections are trained), "spans" (swapped
+            blocks), "matrix" (correlations of curves) or "forest" (the strongest of them, with intervals).
         rows: of a heat map, each a label and its modules.
         modes: scales the reader may switch between, the first one shown: "zoom" on the curves, "full" with the null,
             "distance" (1 − value, logarithmic).
         wide: takes the whole row.
         thirds: mark the lower, middle and upper third.
+        models: draw these models only; () for every one that has the numbers.
+        data: what the figure is drawn from where that is not the table's series.
     """
 
     id: str
@@ -76,6 +102,8 @@ class Chart:
     modes: tuple[str, ...] = ()
     wide: bool = False
     thirds: bool = False
+    models: tuple[str, ...] = ()
+    data: Mapping[str, Any] | None = None
 
     def as_spec(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,10 +111,15 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what the reader should look for, and its figures (behind a click when `folded`)."""
+    """A heading, what the reader should look for, and its figures (behind a click when `folded`).
+
+    Attributes:
+        body: HTML below the figures; whoever makes it has escaped what came from the run.
+    """
 
     id: str
     title: str
     intro: str
     charts: tuple[Chart, ...]
     folded: bool = False
+    body: str = ""

@@ -1,7 +1,11 @@
 // Figures of curves and bars by depth: panels stacked in one SVG, sharing the depth axis, the legend and the cursor.
 
 const NARROWEST = 5; // thinner bars are drawn as curves
-const MODES = { zoom: "Zoom", full: "With null", distance: "1 − value, log" };
+const MODES = {
+  zoom: "Zoom", full: "With null", distance: "1 − value, log",
+  accuracy: "Accuracy", nll: "NLL", perplexity: "Perplexity", exact_match: "Exact match",
+  pearson: "Pearson", spearman: "Spearman", differences: "Of differences",
+};
 
 // The thirds' shares are written only while a single model is shown.
 function sharesOf(read) {
@@ -59,6 +63,11 @@ function legendOf(reads, domains, mode) {
   if (reads.some((read, i) => nullShown(read, domains[i], mode))) note("null", { kind: "band", look: "null", name: "null, 95 %" });
   if (some("floor")) note("floor", { kind: "line", look: "floor", name: "precision floor" });
   if (some("split")) note("split", { kind: "band", look: "split", name: "± split floor" });
+  if (some("random")) note("random", { kind: "line", look: "random", name: "random directions of the same norm" });
+  const samples = reads.flatMap((read) => (read.bars ? [] : read.seeds)).flatMap((line) => line.points.map((p) => p.n));
+  if (samples.length) note("seeds", { kind: "band", look: "m0 seeds", name: `range over ${Math.max(...samples)} samples` });
+  const marked = reads.flatMap((read) => read.marks)[0];
+  if (marked) note("marked", { kind: "centre", look: "m0 centre", name: marked.name });
   return [...entries.values()];
 }
 
@@ -160,6 +169,8 @@ function rowsAt(reads, layer) {
     for (const line of read.null) push(line, "swatch null", "null");
     for (const line of read.floor) push(line, "swatch floor", "precision floor");
     for (const line of read.split) push(line, "swatch split", "split floor");
+    for (const line of read.random) push(line, "swatch random", read.random.length > 1 ? `random, ${line.model}` : "random");
+    for (const line of read.bars ? [] : read.seeds) push(line, "swatch seeds", read.seeds.length > 1 ? `samples, ${line.model}` : "samples");
     if (reads.length > 1 && rows.length > before) rows.splice(before, 0, { head: `${read.title}, ${read.unit}` });
   }
   return rows;

@@ -9,7 +9,7 @@ function heatCells(spec, metric) {
   const rowOf = new Map(spec.rows.flatMap(([, modules], row) => modules.map((module) => [module, row])));
   const cells = [];
   for (const s of DATA.series)
-    if (s.metric === metric && rowOf.has(s.module))
+    if (s.metric === metric && rowOf.has(s.module) && drawnIn(spec, s.model))
       s.layer.forEach((layer, i) => s.value[i] === null || cells.push({ model: s.model, module: s.module, row: rowOf.get(s.module), layer, value: s.value[i] }));
   return cells;
 }

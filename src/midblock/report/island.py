@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DIGITS = 7
+SAMPLE = r".+\.seed\d+"
 HARMFUL = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
@@ -24,13 +25,15 @@ def island(value: Any) -> str:
 def page_data(run: Run, figures: Mapping[str, Any]) -> dict[str, Any]:
     """Everything the scripts draw from."""
     metrics = {name.partition(".")[0] for name in run.table.metrics}
+    frame = run.table.frame
+    shown = frame[~frame.metric.str.fullmatch(SAMPLE)]  # the samples' range is drawn, not each of them
     return {
         "blocks": run.blocks,
         "models": [BASE, *run.tuned],
         "metrics": {name: _metric(name) for name in sorted(metrics)},
-        "series": [_series(key, rows) for key, rows in _groups(run.table.frame)],
+        "series": [_series(key, rows) for key, rows in _groups(shown)],
         "figures": figures,
-        "depths": {name: _depths(run.summary_of(name)) for name in run.tuned},
+        "depths": {name: _depths(run.summary_of(name)) for name in run.tuned if run.summary_of(name)},
     }
 
 

@@ -73,12 +73,35 @@ function drawMarks(svg, read, x, y, mode) {
     for (const line of read.null) { drawBand(group, line.points, x, y, "null"); drawCurve(group, line.points, x, y, "null"); }
   else noteNull(group, read, x, y);
   drawSplit(group, read, x, y);
+  if (read.panel.zero && y(0) !== null) draw(group, "line", { class: "base", x1: x.left, x2: x.right, y1: y(0), y2: y(0) });
+  for (const line of read.random) {
+    drawBand(group, line.points, x, y, "random");
+    drawCurve(group, line.points, x, y, "random");
+  }
   if (read.bars) drawBars(group, read.lines, x, y);
   else {
+    for (const line of read.seeds) drawBand(group, line.points, x, y, `m${line.hue} seeds`);
     for (const line of read.lines) drawBand(group, line.points, x, y, "m" + line.hue);
     for (const line of read.floor) drawCurve(group, line.points, x, y, "floor");
     for (const line of read.lines) drawCurve(group, line.points, x, y, `m${line.hue}${repeats(line.model) ? " again" : ""}`);
   }
+  drawPointed(group, read, x, y);
+}
+
+// A depth pointed out: a rule down from its curve, a triangle on the axis, its interval along the axis.
+function drawPointed(group, read, x, y) {
+  read.marks.forEach((mark, i) => {
+    const look = "m" + hue(mark.model);
+    const at = x(mark.layer);
+    const height = read.lines.find((line) => line.model === mark.model)?.points.find((p) => p.layer === mark.layer)?.v ?? null;
+    if (height !== null && y(height) !== null) draw(group, "line", { class: look + " pointed", x1: at, x2: at, y1: y(height), y2: y.bottom });
+    if (mark.low !== null && mark.high !== null && mark.high > mark.low)
+      draw(group, "line", { class: look + " reach", x1: x(mark.low), x2: x(mark.high), y1: y.bottom - 5 - 5 * i, y2: y.bottom - 5 - 5 * i });
+    const same = read.marks.filter((other) => other.layer === mark.layer);
+    const beside = at + 9 * (same.indexOf(mark) - (same.length - 1) / 2); // triangles of one block stand side by side
+    const triangle = draw(group, "path", { class: look + " centre", d: `M${beside} ${y.bottom - 1}l5 8h-10Z` });
+    draw(triangle, "title", {}, `${mark.model}: ${mark.name}, block ${mark.layer}`);
+  });
 }
 
 // Zoomed in, the null is drawn only if it lies within the curves' own range.

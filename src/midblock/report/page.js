@@ -54,7 +54,7 @@ async function saveFigure(figure, kind) {
   return blob;
 }
 
-const KINDS = { lines: drawLines, heat: drawHeat, steps: drawSteps, step_heat: drawStepHeat, plan: drawPlan };
+const KINDS = { lines: drawLines, heat: drawHeat, steps: drawSteps, step_heat: drawStepHeat, plan: drawPlan, spans: drawSpans, matrix: drawMatrix, forest: drawForest };
 
 function drawFigure(figure) {
   const spec = DATA.figures[figure.dataset.figure];
@@ -80,8 +80,8 @@ function modeButtons(figure, spec) {
 }
 
 function modelChips(figures) {
-  const tuned = DATA.models.slice(1);
-  const anchor = document.querySelector(".lead");
+  const tuned = DATA.switch ?? DATA.models.slice(1);
+  const anchor = document.querySelector(".chips-place") ?? document.querySelector(".lead");
   if (tuned.length < 2 || !figures.length) return;
   const group = html(null, "div", { class: "chips", role: "group", "aria-label": "Models shown" });
   for (const name of tuned) {

@@ -1,6 +1,7 @@
 // What a panel shows: its curves and references found in the data, and the range of its axis.
 
-const SUFFIX = { null: ".null", floor: ".precision_floor", split: ".split_floor" };
+const SUFFIX = { null: ".null", floor: ".precision_floor", split: ".split_floor", random: ".random", seeds: ".seeds" };
+const drawnIn = (spec, model) => !spec.models.length || spec.models.includes(model);
 // One curve's points; NaN stays as null so that it becomes a gap.
 function pointsOf(series, distance) {
   return series.layer.map((layer, i) => {
@@ -15,7 +16,7 @@ function readPanel(panel, mode, spec) {
   const distance = panel.distance || mode === "distance";
   const find = (metric) =>
     DATA.series
-      .filter((s) => s.metric === metric && s.module === panel.module && !hidden.has(s.model))
+      .filter((s) => s.metric === metric && s.module === panel.module && !hidden.has(s.model) && drawnIn(spec, s.model))
       .sort((a, b) => DATA.models.indexOf(a.model) - DATA.models.indexOf(b.model))
       .map((s) => ({ model: s.model, hue: hue(s.model), dataset: s.dataset, points: pointsOf(s, distance) }));
   const about = DATA.metrics[panel.metric];
@@ -24,6 +25,7 @@ function readPanel(panel, mode, spec) {
   for (const line of read.lines) line.name = datasets > 1 ? `${line.model} · ${line.dataset}` : line.model;
   for (const [kind, suffix] of Object.entries(SUFFIX)) read[kind] = find(panel.metric + suffix);
   read.null = read.null.filter((line) => line.points.some((p) => p.v !== null));
+  read.marks = panel.marks.filter((mark) => !hidden.has(mark.model));
   if (read.null.length > 1) read.null = [envelope(read.null)];
   read.title = panel.title || (distance ? "1 − " : "") + about.title;
   read.unit = panel.distance ? `1 − ${about.title}` : mode === "distance" ? "log scale" : about.unit;
@@ -48,6 +50,9 @@ function domainOf(read, mode) {
   const take = (lines, keys) => lines.forEach((l) => l.points.forEach((p) => keys.forEach((k) => p[k] !== null && all.push(p[k]))));
   take(read.lines, ["v", "lo", "hi"]);
   take(read.floor, ["v"]);
+  take(read.random, ["v", "lo", "hi"]);
+  take(read.seeds, ["lo", "hi"]);
+  if (panel.zero) all.push(0);
   if (mode !== "zoom") take(read.null, ["v", "lo", "hi"]);
   if (mode === "full") all.push(1);
   const positive = all.filter((v) => v > 0);
@@ -55,7 +60,8 @@ function domainOf(read, mode) {
   let [low, high] = [Math.min(...values), Math.max(...values)];
   const centre = read.lines.flatMap((l) => l.points.map((p) => p.v)).filter((v) => v !== null);
   const wide = low > 0 && Math.max(...centre) / Math.min(...centre) > 150 && about.bounds[1] === null;
-  if ((mode === "distance" && positive.length) || (wide && panel.mark === "line"))
+  const asked = panel.log && low > 0 && high > low;
+  if ((mode === "distance" && positive.length) || (wide && panel.mark === "line") || asked)
     return { low: Math.min(...positive) / 1.25, high: Math.max(...positive) * 1.25, log: true };
   if (panel.mark === "bars" || (low >= 0 && low < 0.4 * high && (distance || about.bounds[0] === 0))) low = Math.min(0, low);
   if (high === low) [low, high] = [low - (Math.abs(low) * 0.05 || 0.5), high + (Math.abs(high) * 0.05 || 0.5)];

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from midblock.base import replace_atomically
 from midblock.metrics.catalogue import NULL, PRECISION_FLOOR, SPLIT_FLOOR
 from midblock.report import palette
@@ -26,7 +28,8 @@ STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5,
     "axes.axisbelow": True, "legend.frameon": False, "pdf.fonttype": 42, "savefig.dpi": 200, "lines.linewidth": 1.4,
 }  # fmt: skip
-REFERENCES = ("± split floor", "precision floor", "null, 95 %")
+RANDOM, SEEDS = ".random", ".seeds"  # suffixes of steering's control and of the range over samples
+REFERENCES = ("± split floor", "precision floor", "null, 95 %", "random directions", "range over")
 UNDATED = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}
 
 
@@ -89,7 +92,7 @@ def legend(figure: Figure, axes: Sequence[Axes]) -> None:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     if entries:
-        names = sorted(entries, key=REFERENCES.__contains__)  # models first
+        names = sorted(entries, key=lambda name: name.startswith(REFERENCES))  # models first
         figure.legend([entries[name] for name in names], names, loc="outside upper left", ncols=5, handlelength=1.6)
 
 
@@ -110,11 +113,13 @@ def draw(ax: Axes, run: Run, panel: Panel, null: bool = False) -> None:
         _null(ax, run, panel)
     for place, name in enumerate(names):
         curve = curve_of(run, panel, panel.metric, name)
-        colour = palette.on_paper(run.tuned.index(name) + 1 if name in run.tuned else 0)
+        colour = palette.on_paper(run.hue(name))
         if panel.mark == "bars":
             _bars(ax, curve, 0.8 / len(names), place - (len(names) - 1) / 2, colour, plain(name))
         else:
             _line(ax, run, curve, colour, plain(name))
+            _seeds(ax, run, panel, name, colour)
+        _random(ax, run, panel, name)
         if name == BASE:
             _split(ax, run, panel, curve)
     floor = curve_of(run, panel, panel.metric + PRECISION_FLOOR, BASE)
@@ -126,6 +131,11 @@ def draw(ax: Axes, run: Run, panel: Panel, null: bool = False) -> None:
         linestyle="--",
         label="precision floor" if len(floor) else None,
     )
+    if panel.zero:
+        ax.axhline(0, color="0.6", linewidth=0.7, zorder=0.5)
+    if panel.log and all(np.nanmin(np.asarray(line.get_ydata(), float), initial=1) > 0 for line in ax.lines):
+        ax.set_yscale("log")
+    _marks(ax, run, panel)
     entry = describe(panel.metric)
     ax.set_title(panel.title or (f"1 − {entry.title}" if panel.distance else entry.title))
     ax.set_ylabel("1 − value" if panel.distance else entry.unit)
@@ -163,6 +173,36 @@ def _split(ax: Axes, run: Run, panel: Panel, curve: pd.DataFrame) -> None:
     for sign in (-1, 1) if floor.notna().any() else ():
         y = curve.value + sign * floor.to_numpy()
         ax.plot(curve.layer, y, color="0.5", linewidth=0.7, linestyle=":", label="± split floor")
+
+
+def _random(ax: Axes, run: Run, panel: Panel, name: str) -> None:
+    """Steering along random directions: what a direction must beat."""
+    control = curve_of(run, panel, panel.metric + RANDOM, name)
+    if len(control):
+        label = "random directions of the same norm"
+        ax.plot(control.layer, control.value, color="0.45", linewidth=0.9, linestyle=":", label=label)
+        ax.fill_between(control.layer, control.low, control.high, color="0.5", alpha=0.15, linewidth=0)
+
+
+def _seeds(ax: Axes, run: Run, panel: Panel, name: str, colour: str) -> None:
+    """The smallest and the largest value over disjoint samples of prompts."""
+    rows = run.table.curve(panel.metric + SEEDS, name, panel.module)
+    ends = curve_of(run, panel, panel.metric + SEEDS, name)
+    for place, column in enumerate(("low", "high") if len(rows) else ()):
+        label = None if place else f"range over {int(rows.n.max())} samples"
+        ax.plot(ends.layer, ends[column], color=colour, linewidth=0.6, linestyle=(0, (4, 2)), alpha=0.8, label=label)
+
+
+def _marks(ax: Axes, run: Run, panel: Panel) -> None:
+    """Depths that are pointed out, with their intervals, along the foot of the panel."""
+    foot = ax.get_xaxis_transform()
+    for place, mark in enumerate(panel.marks):
+        colour, height = palette.on_paper(run.hue(mark.model)), 0.06 + 0.06 * place
+        ax.plot(
+            [mark.layer], [height], "^", color=colour, markersize=4, transform=foot, label=None if place else mark.name
+        )
+        if mark.low is not None and mark.high is not None:
+            ax.plot([mark.low, mark.high], [height, height], color=colour, linewidth=1.6, alpha=0.5, transform=foot)
 
 
 def _null(ax: Axes, run: Run, panel: Panel) -> None:

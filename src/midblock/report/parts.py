@@ -52,8 +52,8 @@ def unbroken(text: str) -> str:
 
 
 def _swatch(run: Run, name: str) -> str:
-    index = run.tuned.index(name) % len(palette.TUNED) + 1
-    return f'<span class="dot m{index}"></span>'
+    hue = run.hue(name)
+    return f'<span class="dot m{(hue - 1) % len(palette.TUNED) + 1 if hue else 0}"></span>'
 
 
 def noscript(still: Path | None, alternative: str) -> str:
@@ -82,23 +82,23 @@ def figure(chart: Chart) -> str:
 
 
 def section(part: Section) -> str:
-    figures = f'<div class="grid">{"".join(figure(chart) for chart in part.charts)}</div>'
+    figures = f'<div class="grid">{"".join(figure(chart) for chart in part.charts)}</div>' if part.charts else ""
     if part.folded:
         figures = f'<details class="more"><summary>{len(part.charts)} more figures</summary>{figures}</details>'
     return (
         f'<section id="{part.id}"><h2>{escape(part.title)}</h2><p class="intro">{escape(part.intro)}</p>'
-        f"{figures}</section>"
+        f"{figures}{part.body}</section>"
     )
 
 
-def tiles(run: Run, found: list[facts.Fact]) -> str:
-    """The key figures, a tile each."""
+def tiles(run: Run, found: list[facts.Fact], even: bool = False) -> str:
+    """The key figures, a tile each; four of them fit a row where `even`."""
     each = "".join(_tile(run, fact) for fact in found)
-    return f'<div class="tiles">{each}</div>' if each else ""
+    return f'<div class="tiles{" four" if even and len(found) == 4 else ""}">{each}</div>' if each else ""
 
 
 def _tile(run: Run, fact: facts.Fact) -> str:
-    several = len(run.tuned) > 1
+    several = max(len(run.tuned), len(fact.answers)) > 1
     lines = "".join(f"<li>{_name(run, name) if several else ''}{_answer(answer)}</li>" for name, answer in fact.answers)
     size = " several" if several else ""
     return f'<div class="tile{size}"><h3>{escape(fact.label)}</h3><ul>{lines}</ul><p>{escape(fact.note)}</p></div>'

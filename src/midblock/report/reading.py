@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from midblock.base import LayerTable, MidblockError
+from midblock.interventions import INTERVENTIONS
 from midblock.metrics import METRICS, Metric
 
 T = TypeVar("T")
 BASE = "base"
-# What a tuning run records by depth; no metric to ask `analyze` for.
+# What `tune` and `flow` record by depth; no metric to ask `analyze` for.
 TRAINING: Mapping[str, Metric] = {
     "gradient_norm": Metric(
         "Gradient norm, mean over steps", "L2", "weights", False, "",
@@ -27,6 +28,15 @@ TRAINING: Mapping[str, Metric] = {
         "Gradient norm, first step", "L2", "weights", False, "",
         "Norm of the loss's gradient at the first logged step, where the weights are still the base model's.",
         (0, None),
+    ),
+    "gradient_agreement": Metric(
+        "Agreement of gradients", "cosine", "weights", False, "steps",
+        "Mean cosine between the gradients of different steps: 1 where every batch pulls the same way, 0 where they "
+        "have nothing in common.", (-1, 1),
+    ),
+    "gradient_snr": Metric(
+        "Signal to noise of the gradient", "ratio", "weights", False, "steps",
+        "Squared norm of the mean gradient over the mean squared deviation from it; noise alone gives 0 on average.",
     ),
 }  # fmt: skip
 
@@ -41,6 +51,7 @@ class Run:
         summary: `summary.json`, or {}.
         samples: a few prompts of the data, or [].
         config: the text of `config.yaml`, or "".
+        folder: where it was read from.
     """
 
     table: LayerTable
@@ -48,6 +59,7 @@ class Run:
     summary: Mapping[str, Any]
     samples: Sequence[Any]
     config: str
+    folder: Path = Path()
 
     @classmethod
     def read(cls, folder: Path | str) -> Run:
@@ -70,7 +82,17 @@ class Run:
             summary=read_json(folder / "summary.json", {}),
             samples=read_json(folder / "samples.json", []),
             config=read_text(folder / "config.yaml"),
+            folder=folder,
         )
+
+    @property
+    def verb(self) -> str:
+        """The command that wrote it; a table alone is taken for an analysis."""
+        return str(self.record.get("verb") or "analyze")
+
+    @property
+    def done(self) -> bool:
+        return self.record.get("status") == "done"
 
     @cached_property
     def blocks(self) -> int:
@@ -99,6 +121,10 @@ class Run:
         references = [entry.get("reference") for entry in entries if entry.get("role") == BASE]
         return str(references[0] or BASE) if references else BASE
 
+    def hue(self, model: str) -> int:
+        """Number of a model's colour: 0 the base, 1… the tuned models in their order."""
+        return self.tuned.index(model) + 1 if model in self.tuned else 0
+
     def has(self, metric: str, module: str = "residual") -> bool:
         return module in self.present.get(metric, ())
 
@@ -116,6 +142,7 @@ def describe(metric: str) -> Metric:
     return (
         METRICS.get(metric)
         or TRAINING.get(metric)
+        or INTERVENTIONS.get(metric)
         or Metric(metric.replace("_", " ").capitalize(), "", "pooled", True, "", "")
     )
 

@@ -22,6 +22,8 @@ SCRIPTS = (
     "steps.js",
     "step_heat.js",
     "plan.js",
+    "spans.js",
+    "matrix.js",
     "table.js",
     "page.js",
 )

@@ -39,6 +39,7 @@ class TuneRun(Run):
             summary=read_json(folder / "summary.json", {}),
             samples=read_json(folder / "samples.json", []),
             config=read_text(folder / "config.yaml"),
+            folder=folder,
             plan=plan,
             log=log,
         )
@@ -46,10 +47,6 @@ class TuneRun(Run):
     @cached_property
     def blocks(self) -> int:
         return self.table.blocks if (self.table.frame.layer >= 0).any() else depth_of(self.plan, self.log)
-
-    @property
-    def done(self) -> bool:
-        return self.record.get("status") == "done"
 
 
 def read_run(folder: Path | str) -> Run:

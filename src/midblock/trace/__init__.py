@@ -3,6 +3,7 @@
 from midblock.trace.calls import BlockCalls as BlockCalls
 from midblock.trace.calls import check_rerun as check_rerun
 from midblock.trace.calls import record_calls as record_calls
+from midblock.trace.calls import same_states as same_states
 from midblock.trace.pieces import Pieces as Pieces
 from midblock.trace.residual import run_backbone as run_backbone
 from midblock.trace.residual import watch as watch

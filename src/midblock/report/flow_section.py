@@ -1,0 +1,105 @@
+"""Gradient flow: where in depth the loss pulls over the first steps, how steadily, and what moves."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from midblock.report import parts
+from midblock.report.chart import Chart, Panel, Section
+from midblock.report.facts import Fact, Number, number
+from midblock.report.joint_run import Joint
+from midblock.report.modules import heat_rows
+from midblock.report.reading import Run, mapping, read_text
+from midblock.report.training_log import Log, as_number
+from midblock.report.tune_run import TuneRun
+
+HEAT = ("gradient_norm", "gradient_agreement", "gradient_snr", "delta_rel", "gradient_norm_first")
+INTRO = (
+    "A short tuning run, watched: how hard the loss pulls on each block, whether different batches pull the same way, "
+    "and how far the weights then move."
+)
+
+
+def flow_sections(run: Joint) -> list[Section]:
+    """The section of all flow runs; none where they hold no numbers."""
+    charts = []
+    panels = flow_panels(run)
+    models = tuple(run.tuned)
+    if panels:
+        caption = "Whole blocks. Whiskers and bands are 95 % intervals over steps."
+        charts.append(
+            Chart("flow", "Pull and movement by depth", caption, panels=panels, wide=True, thirds=True, models=models)
+        )
+    heat = [metric for metric in HEAT if len(set(run.present.get(metric, ())) - {"residual", "block"}) > 1]
+    if heat:
+        rows = tuple(heat_rows(module for metric in heat for module in run.present[metric]))
+        caption = "Choose what is shown; point at a cell for its number."
+        title = "Pull and movement, layer by module"
+        charts.append(
+            Chart("flow_heatmap", title, caption, "heat", metrics=tuple(heat), rows=rows, wide=True, models=models)
+        )
+    if logged_run(run) is not None:
+        caption = "Gradient norm by block and step; point at a cell for its number."
+        charts.append(Chart("gradient_map", "Gradient by block and step", caption, "step_heat", wide=True))
+    if not charts:
+        return []
+    return [Section("flow", "Gradient flow", INTRO, tuple(charts), body=parts.tiles(run, flow_facts(run), even=True))]
+
+
+def flow_panels(run: Run) -> tuple[Panel, ...]:
+    """Pull, agreement and movement of whole blocks."""
+    panels = [
+        Panel("gradient_norm", "block", "bars", title="Gradient norm", height=120),
+        Panel("gradient_agreement", "block", title="Agreement between batches", height=120, zero=True),
+        Panel("delta_rel", "block", "bars", title="Weight change", height=100),
+    ]
+    return tuple(panel for panel in panels if run.has(panel.metric, "block"))
+
+
+def logged_run(run: Joint) -> TuneRun | None:
+    """The flow run with its log, as the map of gradients wants it; a page has room for one map."""
+    flows = [member for member in run.runs if member.verb == "flow"]
+    if len(flows) != 1:
+        return None
+    member = flows[0]
+    log = Log.parse(read_text(member.folder / "log.jsonl"))
+    if not log.places:
+        return None
+    return TuneRun(
+        member.table, member.record, member.summary, member.samples, member.config, member.folder, plan={}, log=log
+    )
+
+
+def flow_facts(run: Joint) -> list[Fact]:
+    """Tiles: the loss, and the blocks where each quantity is largest."""
+    facts: list[tuple[str, str, list[tuple[str, Number | None]]]] = [
+        ("Loss", "first → last, nats per token", []),
+        ("Pulled hardest", "largest gradient norm of a block", []),
+        ("Pulled most steadily", "batches agree most", []),
+        ("Moved furthest", "largest relative weight change", []),
+    ]
+    for member in run.runs:
+        name = next(iter(member.tuned), member.folder.name)
+        loss = [as_number(mapping(member.summary, "loss").get(key)) for key in ("first", "last")]
+        steps = as_number(member.summary.get("steps"))
+        aside = f"in {steps:g} steps" if math.isfinite(steps) else ""
+        said = Number(f"{number(loss[0])} → {number(loss[1])}", aside) if all(map(math.isfinite, loss)) else None
+        facts[0][2].append((name, said))
+        peak = mapping(member.summary, "peak")
+        for fact, key in zip(facts[1:], ("gradient_norm", "gradient_agreement", "delta_rel"), strict=True):
+            fact[2].append((name, _peak(run, name, key, peak.get(key))))
+    found = [Fact(label, note, tuple((n, a) for n, a in answers if a)) for label, note, answers in facts]
+    return [fact for fact in found if fact.answers]
+
+
+def _peak(run: Run, name: str, metric: str, block: Any) -> Number | None:
+    if type(block) is not int:
+        return None
+    curve = run.table.curve(metric, name, "block")
+    at = curve[curve.layer == block]
+    if not len(at):
+        return Number(f"block {block}")
+    value, low, high = (float(at[column].iloc[0]) for column in ("value", "low", "high"))
+    interval = f" [{number(low)}, {number(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
+    return Number(f"block {block}", number(value) + interval)
