@@ -43,7 +43,7 @@ def heads(anatomy: Anatomy, answers: Answers, each: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num-samples", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args(arguments)
     examples = load_dataset(DATA, split="test", num_samples=options.num_samples)
     with tempfile.TemporaryDirectory() as scratch:
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         swapping, forward, probing, reading = (min(column) for column in zip(*rounds, strict=True))
     cells = int(table.frame.metric.isin(["swap_nll", "swap_nll.reference"]).sum())
     found = {
-        "tokens": answers.tokens,
+        "tokens": sum(batch.input_ids.numel() for batch in answers.batches),
         "answer_tokens": sum(len(targets.tokens) for targets in answers.targets),
         "swap_cells": cells,
         "swap_s": round(swapping, 2),

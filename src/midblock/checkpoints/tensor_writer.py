@@ -16,7 +16,7 @@ from midblock.base.files import write_failure
 from midblock.checkpoints.safetensors_file import DTYPES
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-ALIGNMENT = 8  # bytes; the header is padded to it with spaces, as the format wants
+PAGE = 4096  # bytes; the header is padded to it with spaces, as the format allows: whole pages are written faster
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Layout:
 
     Attributes:
         header: the file's first bytes.
-        starts: the first byte of each tensor, counted from the file's beginning, in the order they lie there.
+        starts: the first byte of each tensor, counted from the file's beginning, in the order they lie there: tensors
+            of whole pages first, so that they begin with one.
         size: of the tensors together, in bytes.
     """
 
@@ -33,17 +34,23 @@ class Layout:
     starts: Mapping[str, int]
     size: int
 
+    @property
+    def end(self) -> int:
+        """The file's size, in bytes."""
+        return len(self.header) + self.size
+
     @classmethod
     def of(cls, entries: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> Layout:
         """Lay out tensors of these types and shapes; wider types come first, so that all stay aligned."""
         fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
         starts, end = {}, 0
-        for name in sorted(entries, key=lambda name: -entries[name][0].itemsize):
+        sizes = {name: math.prod(shape) * dtype.itemsize for name, (dtype, shape) in entries.items()}
+        for name in sorted(entries, key=lambda name: (sizes[name] % PAGE > 0, -entries[name][0].itemsize)):
             dtype, shape = entries[name]
-            starts[name], end = end, end + math.prod(shape) * dtype.itemsize
+            starts[name], end = end, end + sizes[name]
             fields[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [starts[name], end]}
         text = json.dumps(fields, separators=(",", ":")).encode("utf-8")
-        text += b" " * (-len(text) % ALIGNMENT)
+        text += b" " * (-(len(text) + 8) % PAGE)
         header = len(text).to_bytes(8, "little") + text
         return cls(header, {name: len(header) + start for name, start in starts.items()}, end)
 

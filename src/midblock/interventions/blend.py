@@ -1,4 +1,7 @@
-"""(1 − α) W_b + α W_s, piece by piece: float64 in pieces that fit the cache, rounded once to the type written."""
+"""(1 − α) W_b + α W_s, piece by piece: float64 in pieces that fit the cache, rounded by torch to the type written.
+
+To the 16-bit types torch rounds by way of float32, as it does for anyone who computes the same by hand.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,7 @@ from torch import Tensor
 
 from midblock.checkpoints import LowRankDelta
 
-PIECE = 1 << 17  # entries computed at a time: both float64 buffers stay in the second-level cache
-FEW = 256  # one entry in so many
-_BELOW_FLOAT32 = (1 << 29) - 1  # the bits of a float64's mantissa that a float32 has not
+PIECE = 1 << 18  # entries computed at a time: both float64 buffers stay in the cache, and calls are few
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def pieces(base: Source, tuned: Source) -> Iterator[tuple[int, int]]:
 
 
 def blend(base: Source, tuned: Source, alpha: float, start: int, stop: int, dtype: torch.dtype) -> Float[Tensor, " n"]:
-    """Entries `start` to `stop` of (1 − α) W_b + α W_s, rounded once.
+    """Entries `start` to `stop` of (1 − α) W_b + α W_s, rounded at the end.
 
     Args:
         base, tuned: W_b and W_s, of one shape.
@@ -91,40 +92,4 @@ def blend(base: Source, tuned: Source, alpha: float, start: int, stop: int, dtyp
         base.fill(first, start)
         tuned.fill(second, start)
         first.mul_(1 - alpha).add_(second.mul_(alpha))
-    made = _workspace.result(stop - start, dtype)
-    if dtype == torch.bfloat16:
-        return made.copy_(_towards_bfloat16(first, second))
-    if dtype == torch.float16:
-        round_to_odd(first, second)
-    return made.copy_(first)
-
-
-def _towards_bfloat16(numbers: Float64[Tensor, " n"], scratch: Float64[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Numbers that round to bfloat16 as `numbers` do, in far less time than `round_to_odd` takes for all of them.
-
-    Rounding by way of float32 goes wrong only where the float32 lies halfway between two bfloat16, its lower 16 bits
-    1000…0. Few are, and those are pushed to the side where the number really lies.
-    """
-    near = scratch.view(torch.float32)[: len(numbers)].copy_(numbers)
-    bits = near.view(torch.int32)
-    halfway = torch.bitwise_and(bits, 0xFFFF) == 0x8000
-    count = int(halfway.sum())
-    if count > len(numbers) // FEW:
-        round_to_odd(numbers, scratch)
-        return numbers
-    if count:
-        where = halfway.nonzero().squeeze(1)
-        beyond = numbers[where].abs() - near[where].double().abs()
-        bits[where] += beyond.sign().int()
-    return near
-
-
-def round_to_odd(numbers: Float64[Tensor, " n"], scratch: Float64[Tensor, " n"]) -> None:
-    """Cut float64 numbers to float32's 24 bits, in place, with the last bit set where anything was cut off.
-
-    torch goes from float64 to the 16-bit types by way of float32, which rounds twice. After this the first of these
-    roundings is exact, and the second rounds as if it had seen the whole number (Boldo and Melquiond 2008).
-    """
-    bits = numbers.view(torch.int64)
-    cut = torch.bitwise_and(bits, _BELOW_FLOAT32, out=scratch.view(torch.int64)).add_(_BELOW_FLOAT32)
-    bits.bitwise_or_(cut).bitwise_and_(~_BELOW_FLOAT32)
+    return _workspace.result(stop - start, dtype).copy_(first)

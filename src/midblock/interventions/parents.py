@@ -85,6 +85,12 @@ class Parent:
         stored = self.replaced[name] if name in self.replaced else self.reader.read(str(self._origin(name)))
         return Source(stored, self.deltas.get(name))
 
+    def release(self, name: str) -> None:
+        """Give the pages that a tensor was read from back to the system."""
+        origin = self._origin(self._meant(name))
+        if origin is not None:
+            self.reader.release(origin)
+
     def stored_at(self, name: str) -> tuple[str, str] | None:
         """File and name of a tensor that is just what lies on disk; None where an adapter changed it."""
         name = self._meant(name)

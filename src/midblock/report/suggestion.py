@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from midblock.base import LayerTable
 from midblock.report.depth_strip import StripRow
 from midblock.report.facts import number
 from midblock.report.joint_run import Joint, data_of
@@ -16,7 +15,7 @@ from midblock.report.probe_section import emergence_of, models_of
 from midblock.report.reading import BASE, Run, mapping
 from midblock.report.swap_section import Cell, swaps_of
 from midblock.report.tune_run import TuneRun
-from midblock.tuning.auto import CURVES, SHARE, shortest_window
+from midblock.tuning.auto import window_of
 
 
 @dataclass(frozen=True)
@@ -62,25 +61,11 @@ def suggestions_of(run: Joint) -> list[Suggestion]:
     found = []
     for member in run.runs:
         for place, model in enumerate(member.tuned if member.verb == "analyze" else []):
-            window = window_of(member.table, model, run.blocks)
+            window = window_of(member.table, model)
             if window is not None:
                 others = tuple(_others(run, model, window))
                 found.append(Suggestion(model, member, *window, place == 0, others))
     return found
-
-
-def window_of(table: LayerTable, model: str, blocks: int) -> tuple[int, int] | None:
-    """First and last block by the rule of `midblock.tuning.auto`; None where the table tells no change by block."""
-    for metric, module in CURVES:
-        curve = table.curve(metric, model, module)
-        curve = curve[(curve.layer >= 0) & (curve.layer < blocks) & np.isfinite(curve.value)]
-        if len(curve):
-            curve = curve[curve.dataset == curve.dataset.iloc[0]]
-            values = np.zeros(blocks)
-            values[curve.layer.to_numpy()] = np.maximum(curve.value.to_numpy(float), 0)
-            if values.sum() > 0:
-                return shortest_window(values, SHARE)
-    return None
 
 
 def span_text(first: int, last: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 
 from midblock.base import LayerPlan, LayerTable, MidblockError
 
@@ -15,38 +16,45 @@ CURVES = (("change_increment", "residual"), ("delta_rel", "block"))
 def plan_from_run(folder: Path | str, total: int) -> LayerPlan:
     """The shortest run of neighbouring blocks that holds half of what an earlier tuning changed inside blocks.
 
-    What counts is `change_increment`, the change that each block adds to the residual stream; where states were not
-    measured, the block's relative weight change. Of several tuned models or datasets the first counts.
+    Of several tuned models or datasets the first counts.
 
     Args:
         folder: a run folder of `midblock analyze`.
         total: L of the model to tune.
 
     Raises:
-        MidblockError: no such folder, another depth, or neither curve in it.
+        MidblockError: no such folder, another depth, or no change by block in it.
     """
     table = LayerTable.read(Path(folder))
     models = [name for name in table.models if name != "base"]
+    if models and table.blocks != total:
+        raise MidblockError(f"{folder} is about a model of {table.blocks} blocks; this one has {total}")
+    window = window_of(table, models[0]) if models else None
+    if window is None:
+        raise MidblockError(f"{folder} says nothing about change by block", hint="midblock analyze BASE TUNED")
+    return LayerPlan(total, tuple(range(window[0], window[1] + 1)))
+
+
+def window_of(table: LayerTable, model: str) -> tuple[int, int] | None:
+    """First and last block of the rule for one tuned model; None where the table tells no change by block.
+
+    What counts is `change_increment`, the change that each block adds to the residual stream; where states were not
+    measured, the block's relative weight change.
+    """
     for metric, module in CURVES:
-        curve = table.curve(metric, models[0], module) if models else None
-        if curve is None or not len(curve):
+        curve = table.curve(metric, model, module)
+        curve = curve[(curve.layer >= 0) & (curve.layer < table.blocks) & np.isfinite(curve.value)]
+        if not len(curve):
             continue
-        curve = curve[curve["dataset"] == curve["dataset"].iloc[0]]
-        values = np.zeros(total)
-        for layer, value in zip(curve["layer"], curve["value"], strict=True):
-            if layer >= total:
-                raise MidblockError(f"{folder} is about a model of more than {total} blocks")
-            if layer >= 0 and np.isfinite(value):
-                values[int(layer)] = max(float(value), 0.0)
-        if table.blocks != total:
-            raise MidblockError(f"{folder} is about a model of {table.blocks} blocks; this one has {total}")
+        curve = curve[curve.dataset == curve.dataset.iloc[0]]
+        values = np.zeros(table.blocks)
+        values[curve.layer.to_numpy()] = np.maximum(curve.value.to_numpy(float), 0.0)
         if values.sum() > 0:
-            first, last = shortest_window(values, SHARE)
-            return LayerPlan(total, tuple(range(first, last + 1)))
-    raise MidblockError(f"{folder} says nothing about change by block", hint="midblock analyze BASE TUNED")
+            return shortest_window(values, SHARE)
+    return None
 
 
-def shortest_window(values: np.ndarray, share: float) -> tuple[int, int]:
+def shortest_window(values: Float64[np.ndarray, "L"], share: float) -> tuple[int, int]:
     """First and last index of the shortest window that holds at least `share` of the sum; of equals the fullest."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     wanted = share * sums[-1] * (1 - 1e-12)
