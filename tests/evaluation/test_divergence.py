@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from midblock.base import MidblockError
 from midblock.checkpoints import without_adapters
 from midblock.data import Batch, TokenizedPrompt, TokenizedSet, make_batches
-from midblock.evaluation import mean_divergence, mean_nll, targets
+from midblock.evaluation import divergence, mean_divergence, mean_nll, targets
 
 IDS = [(5, 9, 120, 33, 7, 8), (4, 17, 201), (8, 8, 9, 10, 11, 40, 41, 42, 43), (60, 61)]
 STARTS = [3, 1, 6, 2]
@@ -127,7 +127,8 @@ def test_batches_padding_and_chunks_change_nothing(pico, tuned_from, monkeypatch
     whole = measured(TOKENS)
     others = [measured(TOKENS, batch_tokens=1), measured([wider(b) for b in make_batches(TOKENS.prompts)])]
     others.append(measured(make_batches(TOKENS.prompts, batch_tokens=12)[::-1]))
-    monkeypatch.setattr(targets, "CHUNK", 700)  # two positions of 300 logits
+    for module in (targets, divergence):
+        monkeypatch.setattr(module, "CHUNK", 700)  # two positions of 300 logits
     others.append(measured(TOKENS))
     for other in others:
         assert torch.equal(other.index, whole.index)

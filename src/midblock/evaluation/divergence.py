@@ -20,6 +20,8 @@ from midblock.evaluation.generate import evaluating
 from midblock.evaluation.targets import Targets, chunks, log_probabilities, score
 from midblock.evaluation.token_mean import TokenMean
 
+CHUNK = 1 << 24  # logits compared at a time, per model: 128 MB in float64
+
 Prompts = TokenizedSet | Sequence[Batch]
 
 
@@ -60,7 +62,7 @@ def mean_divergence(
         with away():
             expected = _states(theirs, batch, where)
         parts = []
-        for chunk in chunks(len(states), V):
+        for chunk in chunks(len(states), V, CHUNK):
             q = log_probabilities(ours, states[chunk], V)
             with away():
                 p = log_probabilities(theirs, expected[chunk], V)

@@ -16,7 +16,9 @@ from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, device_of
 from midblock.data import Batch
 
-CHUNK = 1 << 24  # logits held at a time, per model: 128 MB in float64
+CHUNK = 1 << 25  # logits held at a time, per model, in its own dtype: 128 MB in float32
+# Of these so many become float64 at a time: on a CPU all of them would cost as much in fresh memory as the head itself.
+PIECE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,27 +81,33 @@ def score(anatomy: Anatomy, normed: Float[Tensor, "n D"], tokens: Int[Tensor, "n
         vocabulary: number of token ids to predict among, the first ones.
     """
     nll, right = [], []
-    for part in chunks(len(tokens), vocabulary):
-        log_probs = log_probabilities(anatomy, normed[part], vocabulary)
-        wanted = tokens[part].to(log_probs.device)
-        nll.append(-log_probs.gather(1, wanted[:, None]).squeeze(1).cpu().double())
-        right.append((log_probs.argmax(1) == wanted).cpu())
+    for part in chunks(len(tokens), vocabulary, CHUNK):
+        logits = _logits(anatomy, normed[part], vocabulary)
+        wanted = tokens[part].to(logits.device)
+        size = PIECE if logits.device.type == "cpu" else CHUNK
+        for rows in chunks(len(logits), vocabulary, size):
+            log_probs = torch.log_softmax(logits[rows], dim=-1, dtype=torch.float64)
+            nll.append(-log_probs.gather(1, wanted[rows, None]).squeeze(1))
+            right.append(log_probs.argmax(1) == wanted[rows])
     if not nll:
         return Scores(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.bool))
-    return Scores(torch.cat(nll), torch.cat(right))
+    return Scores(torch.cat(nll).cpu(), torch.cat(right).cpu())
 
 
-def log_probabilities(anatomy: Anatomy, normed: Float[Tensor, "n D"], vocabulary: int) -> Float[Tensor, "n V"]:
-    """ln p over the first `vocabulary` tokens, in float64 (float64 on the CPU where the device has none)."""
+def log_probabilities(anatomy: Anatomy, normed: Float[Tensor, "n D"], vocabulary: int) -> Float64[Tensor, "n V"]:
+    """ln p over the first `vocabulary` tokens, in float64 (on the CPU where the device has none)."""
+    return torch.log_softmax(_logits(anatomy, normed, vocabulary), dim=-1, dtype=torch.float64)
+
+
+def _logits(anatomy: Anatomy, normed: Float[Tensor, "n D"], vocabulary: int) -> Float[Tensor, "n V"]:
     logits = anatomy.logits(normed.to(device_of(anatomy.head)))[..., :vocabulary]
-    logits = logits.cpu() if logits.device.type == "mps" else logits
-    return torch.log_softmax(logits.double(), dim=-1)
+    return logits.cpu() if logits.device.type == "mps" else logits
 
 
-def chunks(count: int, vocabulary: int) -> Iterator[slice]:
-    """Slices of so many positions that their logits fit into `CHUNK`."""
-    size = max(1, CHUNK // vocabulary)
-    return (slice(start, start + size) for start in range(0, count, size))
+def chunks(count: int, vocabulary: int, size: int) -> Iterator[slice]:
+    """Slices of so many positions that their logits are at most `size` numbers, one position at least."""
+    step = max(1, size // vocabulary)
+    return (slice(start, start + step) for start in range(0, count, step))
 
 
 def check_finite(scores: Scores, targets: Targets, model: str, layer: int) -> None:

@@ -41,7 +41,7 @@ def merge(
 ) -> Path:
     """Write W = (1 − α) W_base + α W_tuned, with an α for each block, as a checkpoint that transformers loads.
 
-    Computed in float64 and rounded once; where α is 0 or 1 the parent's bytes are copied. Memory holds a few tensors.
+    Computed in float64 and rounded at the end; where α is 0 or 1 the parent's bytes are copied. Few tensors are held.
     The folder is also the run folder; it appears under its name when it is whole.
 
     Args:
