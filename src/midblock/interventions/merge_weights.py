@@ -134,7 +134,7 @@ class Weights:
         self, item: Item, base: Source, tuned: Source, span: tuple[int, int], made: Shaped[Tensor, " n"]
     ) -> None:
         # a sum is finite only if all its terms are, and is much cheaper than a test of each
-        if bool(torch.isfinite(made.sum(dtype=torch.float32))) or bool(torch.isfinite(made).all()):
+        if bool(torch.isfinite(made.sum())) or bool(torch.isfinite(made).all()):
             return
         for parent, source in ((self.base, base), (self.tuned, tuned)):
             if not bool(torch.isfinite(source.flat[slice(*span)]).all()):
