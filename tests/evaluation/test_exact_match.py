@@ -9,6 +9,7 @@ from midblock.base import MidblockError
 from midblock.checkpoints import LoadSettings, load_model, open_checkpoint
 from midblock.data import load_dataset
 from midblock.evaluation import MatchResult, compare, exact_match, wilson
+from midblock.evaluation.exact_match import paired_interval
 
 
 def result(pattern, reader="exact"):
@@ -118,3 +119,20 @@ def test_the_embedded_model_is_scored_on_what_it_says():
     assert torch.equal(
         found.correct, torch.tensor([a == b for a, b in zip(found.answers, found.expected, strict=True)])
     )
+
+
+def test_the_interval_of_a_change_in_exact_match():
+    before = torch.tensor([True] * 24 + [True] * 6 + [False] * 12 + [False] * 8)
+    after = torch.tensor([True] * 24 + [False] * 6 + [True] * 12 + [False] * 8)
+    low, high = paired_interval(before, after)
+    assert low < 0.12 < high
+    back = paired_interval(after, before)
+    assert back == pytest.approx((-high, -low))
+    # nothing right before or after: no change was seen, but five prompts prove little
+    none = torch.zeros(5, dtype=torch.bool)
+    assert paired_interval(none, none) == pytest.approx((-(wilson(0, 5)[1]), wilson(0, 5)[1]))
+    # of prompts that are independent it is nearly Wilson's of each, added in quadrature
+    one = torch.tensor([True, True, False, False] * 25)
+    other = torch.tensor([True, False, True, False] * 25)
+    half = wilson(50, 100)[1] - 0.5
+    assert paired_interval(one, other) == pytest.approx((-half * 2**0.5, half * 2**0.5), abs=1e-6)

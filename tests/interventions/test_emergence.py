@@ -77,4 +77,4 @@ def test_scale_is_nothing(rows, factor):
 
 def test_first_half_of_many_curves():
     curves = np.array([[0.0, 0.2, 0.4], [0.0, 0.1, 0.4], [0.3, 0.0, 0.6]])
-    assert first_half(curves).tolist() == [0, 1, -1]
+    assert first_half(curves).tolist() == [1, 2, 0]

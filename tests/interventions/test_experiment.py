@@ -1,7 +1,6 @@
 """The run folder of an intervention: refused early, resumed to the bit, and models given back as they came."""
 
 import json
-import sys
 from functools import partial
 
 import pytest
@@ -67,7 +66,7 @@ class Never:
 
 @VERBS
 def test_a_killed_run_ends_with_the_same_numbers(folders, data, tmp_path, monkeypatch, verb):
-    monkeypatch.setattr(sys.modules[verb.__module__], "Pieces", partial(Pieces, seconds=0.0))
+    monkeypatch.setattr("midblock.interventions.experiment.Pieces", partial(Pieces, seconds=0.0))
     pair = load_pair(*folders, device="cpu")
     again = partial(verb, pair, data(), **OPTIONS[verb], **WRITTEN)
     counted = Count()
@@ -153,7 +152,7 @@ def test_a_mistake_leaves_the_older_run(folders, data, tmp_path, verb, pico, sav
 
 @VERBS
 def test_what_changed_is_named(taught, folders, data, saved, tmp_path, monkeypatch, verb):
-    monkeypatch.setattr(sys.modules[verb.__module__], "Pieces", partial(Pieces, seconds=0.0))
+    monkeypatch.setattr("midblock.interventions.experiment.Pieces", partial(Pieces, seconds=0.0))
     pair = load_pair(*folders, device="cpu")
     again = partial(verb, pair, data(), output_dir=tmp_path / "run", **OPTIONS[verb])
     with pytest.raises(KeyboardInterrupt):

@@ -74,7 +74,7 @@ def test_a_shift_that_is_all_there_is_leads_the_whole_way(here):
     assert first["steered"]["value"] == pytest.approx(summary["tuned_nll"]["value"], abs=1e-5)
     assert first["random_gap_closed"] < 0.9
     assert summary["headline"].startswith(
-        "Adding the mean shift at block 1 (α 1, the best of 2) closes 100 % of the gap"
+        "Adding the mean shift at block 1 (α 1, the best of 2) closes 100 % (95 % interval 100 to 100) of the gap"
     )
     for text in read(here / "exact" / "texts.json"):
         assert text["steered"]["1"] == text["tuned"]
@@ -364,7 +364,7 @@ def test_the_two_samples_share_nothing(tmp_path):
     ours, theirs = ({each.prompt for each in part} for part in (split.judged, split.estimated_on))
     assert (len(ours), len(theirs)) == (5, 5)  # as many as are left
     assert not ours & theirs
-    with pytest.raises(MidblockError, match="7 are needed to judge 5"):
+    with pytest.raises(MidblockError, match="judging 5 takes 7"):
         Samples.of(load_dataset(DATA, num_samples=6), settings, needed=True)
     few = tmp_path / "few.jsonl"
     few.write_text("".join(json.dumps({"prompt": f"{n} + 1 =", "completion": str(n + 1)}) + "\n" for n in range(9)))

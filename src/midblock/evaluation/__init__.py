@@ -6,6 +6,7 @@ from midblock.evaluation.divergence import mean_divergence as mean_divergence
 from midblock.evaluation.divergence import mean_nll as mean_nll
 from midblock.evaluation.exact_match import MatchResult as MatchResult
 from midblock.evaluation.exact_match import PairedDifference as PairedDifference
+from midblock.evaluation.exact_match import check_answerable as check_answerable
 from midblock.evaluation.exact_match import compare as compare
 from midblock.evaluation.exact_match import exact_match as exact_match
 from midblock.evaluation.exact_match import wilson as wilson

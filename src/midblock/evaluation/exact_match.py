@@ -15,7 +15,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from midblock.base import MidblockError, Progress, generator, unknown
 from midblock.data import ExampleSet
 from midblock.evaluation.answers import ANSWERS, choose_reader, gold_answer
-from midblock.evaluation.generate import continue_prompts, encode_prompts, stop_tokens
+from midblock.evaluation.generate import check_room, continue_prompts, encode_prompts, stop_tokens
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -163,6 +163,48 @@ def wilson(right: int, n: int) -> tuple[float, float]:
         raise MidblockError("no prompts were answered")
     interval = binomtest(right, n).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def paired_interval(right_before: Bool[Tensor, "N"], right_after: Bool[Tensor, "N"]) -> tuple[float, float]:
+    """95 % interval of a change in the share of right answers on the same prompts.
+
+    From both shares' Wilson intervals and their correlation, so that it is never empty, even where nothing changed
+    (Newcombe 1998, method 10).
+
+    Raises:
+        MidblockError: there are no prompts.
+    """
+    n = len(right_before)
+    before, after = int(right_before.sum()), int(right_after.sum())
+    both = int((right_before & right_after).sum())
+    neither = n - before - after + both
+    p, q = before / n if n else 0.0, after / n if n else 0.0
+    (low_p, high_p), (low_q, high_q) = wilson(before, n), wilson(after, n)
+    spread = before * (n - before) * after * (n - after)
+    product = both * neither - (before - both) * (after - both)
+    corrected = max(product - n / 2, 0.0) if product > 0 else product
+    phi = corrected / spread**0.5 if spread else 0.0
+    down = (q - low_q) ** 2 - 2 * phi * (q - low_q) * (high_p - p) + (high_p - p) ** 2
+    up = (high_q - q) ** 2 - 2 * phi * (high_q - q) * (p - low_p) + (p - low_p) ** 2
+    return q - p - max(down, 0.0) ** 0.5, q - p + max(up, 0.0) ** 0.5
+
+
+def check_answerable(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: ExampleSet,
+    *,
+    reader: str | None = None,
+    template: str = "raw",
+    max_new_tokens: int = 256,
+) -> None:
+    """Raise what `exact_match` would raise about its input, before anything runs.
+
+    Raises:
+        MidblockError: an unknown reader, a sample without an answer, or a prompt too long for the model.
+    """
+    expected_answers(examples, reader)
+    check_room(model, encode_prompts(examples, tokenizer, template), max_new_tokens)
 
 
 def expected_answers(examples: ExampleSet, reader: str | None = None) -> tuple[str, tuple[str, ...]]:

@@ -135,7 +135,7 @@ def continue_ids(
     """The ids that `continue_prompts` makes text of: the token of `stop` that ended an answer is the last of them."""
     if max_new_tokens < 1 or batch_tokens < 1:
         raise MidblockError(f"cannot write {max_new_tokens} tokens in batches of {batch_tokens}")
-    _check_room(model, prompts, max_new_tokens)
+    check_room(model, prompts, max_new_tokens)
     padding = next((token for token in (tokenizer.pad_token_id, *stop) if isinstance(token, int)), 0)
     settings = GenerationConfig(
         do_sample=False,
@@ -265,7 +265,8 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, template: str) -> int | Non
     return next((token for token in behind if token in special), None)
 
 
-def _check_room(model: Any, prompts: Sequence[EncodedPrompt], max_new_tokens: int) -> None:
+def check_room(model: Any, prompts: Sequence[EncodedPrompt], max_new_tokens: int) -> None:
+    """Raise MidblockError where a prompt and its answer do not fit into the model's context."""
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     most = getattr(config, "max_position_embeddings", None)
     longest = max(range(len(prompts)), key=lambda index: len(prompts[index].input_ids))

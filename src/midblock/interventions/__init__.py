@@ -4,6 +4,7 @@ from midblock.interventions.catalogue import INTERVENTIONS as INTERVENTIONS
 from midblock.interventions.directions import Direction as Direction
 from midblock.interventions.directions import Directions as Directions
 from midblock.interventions.directions import estimate_directions as estimate_directions
+from midblock.interventions.exchange import exchanged as exchanged
 from midblock.interventions.merge import merge as merge
 from midblock.interventions.merge_settings import MergeSettings as MergeSettings
 from midblock.interventions.probe import probe as probe

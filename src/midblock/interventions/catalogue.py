@@ -27,6 +27,7 @@ _SWAPPED = {
     "exact_match": ("exact match", "0–1", "Share of greedy answers that are right", (0, 1)),
     "accuracy_change": ("change of accuracy", "0–1", "Accuracy minus that without the swap, same prompts", (-1, 1)),
     "nll_change": ("change of NLL", "nats per token", "NLL minus that without the swap, same prompts", (None, None)),
+    "exact_match_change": ("change of exact match", "0–1", "Exact match minus that without the swap", (-1, 1)),
 }
 _CELLS = {
     "swap": ("Swap", "with blocks of the other model put in."),
@@ -38,7 +39,7 @@ _CELLS = {
 def _swaps() -> Iterator[tuple[str, Metric]]:
     for prefix, (kind, how) in _CELLS.items():
         for name, (title, unit, meaning, bounds) in _SWAPPED.items():
-            interval = "wilson" if name == "exact_match" else "bootstrap"
+            interval = "wilson" if name.startswith("exact_match") else "bootstrap"
             yield (
                 f"{prefix}_{name}",
                 Metric(f"{kind}, {title}", unit, "tokens", True, interval, f"{meaning}, {how}", bounds, NONE),
@@ -61,7 +62,7 @@ INTERVENTIONS: dict[str, Metric] = {
         (0, None),
     ),
     "steer_explained": _steer(
-        "share of the change", "0–1", "Share of the variance of the tuned minus the base states along the directions.",
+        "share of the change", "0–1", "Share of the mean square of tuned minus base states along the directions.",
         (0, 1),
     ),
     "steer_nll_change": _steer(

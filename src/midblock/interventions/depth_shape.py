@@ -11,6 +11,7 @@ from jaxtyping import Float64
 
 from midblock.evaluation import TokenMean
 
+FEWEST = 8  # prompts; a bootstrap of fewer is far too sure of itself
 LOWER, UPPER = 0.2, 0.8  # the ends: P1's first and last of five segments
 
 
@@ -20,7 +21,8 @@ class DepthShape:
 
     Attributes:
         contrast: mean of the middle minus the better of the two ends; above 0 in an inverted U.
-        low, high: its 95 % interval, from bootstrap samples of the prompts; NaN for a single one.
+        low, high: its 95 % interval, from bootstrap samples of the prompts; NaN below eight, where
+            nothing is decided.
         verdict: "inverted U", "U", "rising" or "falling" where the intervals say so, else "undecided".
     """
 
@@ -47,7 +49,7 @@ def depth_shape(host: str, head: str, curve: Sequence[TokenMean], *, seed: int =
     """
     values = _parts(np.array([[each.value for each in curve]]))[0]
     drawn = _parts(np.stack([each.draws(seed) for each in curve], axis=1))
-    if curve[0].n < 2:
+    if curve[0].n < FEWEST:
         drawn = np.full_like(drawn, np.nan)
     over_bottom, over_top = (_interval(drawn[:, 1] - drawn[:, end]) for end in (0, 2))
     best = _interval(drawn[:, 1] - np.maximum(drawn[:, 0], drawn[:, 2]))

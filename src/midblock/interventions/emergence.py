@@ -34,11 +34,12 @@ class Emergence:
         return {"layer": self.layer, "depth": self.depth, "low": self.low, "high": self.high}
 
 
-def emergence(curve: Sequence[TokenMean], *, seed: int = 0) -> Emergence | None:
+def emergence(curve: Sequence[TokenMean], *, first: int = -1, seed: int = 0) -> Emergence | None:
     """Find the depth of emergence.
 
     Args:
-        curve: accuracy behind the embedding, block 0, … block L-1, over the same prompts.
+        curve: accuracy behind layer `first` and each one up to block L-1, over the same prompts.
+        first: -1 the embedding, 0 where that was not measured.
         seed: decides the resampling.
 
     Returns:
@@ -47,16 +48,16 @@ def emergence(curve: Sequence[TokenMean], *, seed: int = 0) -> Emergence | None:
     values = np.array([each.value for each in curve])
     if not values[-1] > 0:
         return None
-    L, layer = len(curve) - 1, int(first_half(values[None])[0])
+    L, layer = len(curve) + first, first + int(first_half(values[None])[0])
     low: int | None = None
     high: int | None = None
     if curve[-1].n > 1:
         drawn = np.stack([each.draws(seed) for each in curve], axis=1)
-        reached = first_half(drawn[drawn[:, -1] > 0])
+        reached = first + first_half(drawn[drawn[:, -1] > 0])
         low, high = (int(q) for q in np.quantile(reached, [0.025, 0.975], method="inverted_cdf"))
     return Emergence(layer, (layer + 1) / L, low, high)
 
 
 def first_half(curves: Float64[np.ndarray, "R layers"]) -> Int64[np.ndarray, "R"]:
-    """For each curve the first layer, counted from -1, whose value is at least half of the last one's."""
-    return np.argmax(curves >= SHARE * curves[:, -1:], axis=1) - 1
+    """For each curve the first position whose value is at least half of the last one's."""
+    return np.argmax(curves >= SHARE * curves[:, -1:], axis=1)

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy
 
+# What configs call that which decides the masks and positions that blocks are given.
+GIVEN = ("rope_parameters", "sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "alibi",
+         "attention_chunk_size")  # fmt: skip
+
 
 @contextmanager
 def exchanged(
@@ -39,6 +43,7 @@ def exchanged(
     paths += _before_blocks(host, ours) if embedding else []
     for path in paths:
         check_alike(path, host.get_submodule(path), donor.get_submodule(path))
+    check_given(ours, theirs)
     before = {path: host.get_submodule(path) for path in paths}
     try:
         for path in paths:
@@ -50,7 +55,7 @@ def exchanged(
 
 
 def check_architecture(host: Anatomy, donor: Anatomy) -> None:
-    """Raise MidblockError unless two models keep their parts in the same places and call their blocks alike."""
+    """Raise MidblockError unless two models keep their parts in the same places and call attention alike."""
     if host.names != donor.names:
         part = next(part for part, path in host.names.items() if path != donor.names[part])
         what = f"{part.replace('_', ' ')}: {host.names[part]} in one model, {donor.names[part]} in the other"
@@ -60,11 +65,18 @@ def check_architecture(host: Anatomy, donor: Anatomy) -> None:
     if kernels[0] != kernels[1]:
         what = f"attention runs as {kernels[0]} in one model and as {kernels[1]} in the other"
         raise MidblockError(what, hint="load both with one --attn-implementation")
-    # a block brought over is given the host's position embeddings
-    ropes = [getattr(anatomy.config, "rope_parameters", None) for anatomy in (host, donor)]
-    if ropes[0] != ropes[1]:
-        what = f"positions turn by {ropes[0]} in one model and by {ropes[1]} in the other"
-        raise MidblockError(what, hint="their blocks cannot stand in for each other")
+
+
+def check_given(host: Anatomy, donor: Anatomy) -> None:
+    """Raise MidblockError unless blocks of two models are given alike masks and position embeddings.
+
+    A block brought over is given the host's.
+    """
+    for name in GIVEN:
+        ours, theirs = (getattr(anatomy.config, name, None) or None for anatomy in (host, donor))
+        if ours != theirs:
+            what = f"{name} is {ours} in one model and {theirs} in the other"
+            raise MidblockError(what, hint="their blocks cannot stand in for each other")
 
 
 def check_blocks_alike(host: Anatomy, donor: Anatomy) -> None:
@@ -77,6 +89,7 @@ def check_blocks_alike(host: Anatomy, donor: Anatomy) -> None:
     for position, (ours, theirs) in enumerate(zip(host.blocks, donor.blocks, strict=True)):
         check_alike(f"{host.names['blocks']}.{position}", ours, theirs)
     check_alike(host.names["final_norm"], host.final_norm, donor.final_norm)
+    check_given(host, donor)
 
 
 def check_alike(path: str, ours: nn.Module, theirs: nn.Module) -> None:

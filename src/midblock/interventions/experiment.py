@@ -13,10 +13,28 @@ from torch import nn
 
 from midblock.base import LayerRow, LayerTable, MidblockError, Progress, RunFolder, Silent, write_json
 from midblock.checkpoints import Pair, quiet_transformers
-from midblock.data import ExampleSet
+from midblock.data import ExampleSet, local_places
 from midblock.interventions.reading import Answers, ReadingSettings, read_answers
+from midblock.trace import Pieces, RowStore
 
+FEW = 24  # examples from which 93 % of the bootstrap intervals hold the truth
 Step = Callable[[], None]
+
+
+def run_steps(steps: Sequence[tuple[float, Step]], store: RowStore, bench: Bench, title: str) -> None:
+    """Do what is left to do; what a step puts into the store is saved piece by piece.
+
+    Args:
+        steps: each with its cost; the same ones in a run that is resumed.
+    """
+    pieces = Pieces(store, bench.partial)
+    done = pieces.restore()
+    advance = bench.progress.phase(title, sum(cost for cost, _ in steps))
+    for number, (cost, step) in enumerate(steps, start=1):
+        if number > done:
+            step()
+            pieces.step(number, last=number == len(steps))
+        advance(cost)
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ class Experiment:
                 check(bench)
                 return LayerTable.from_rows(measure(bench).rows)
         folder = Path(output_dir).expanduser()
-        behaviour: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
+        behaviour: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "sources": self._sources()}
         # what can fail on the user's side fails before an older run is overwritten
         earlier = RunFolder.check(folder, self.verb, self._config(), **behaviour, inputs=self._inputs(None))
         if earlier is not None:
@@ -131,6 +149,10 @@ class Experiment:
             del described[0]["role"]  # a lone model is neither base nor tuned
         return described
 
+    def _sources(self) -> list[Path]:
+        """Files and folders that are read."""
+        return [*self.pair.places, *local_places(self.data)]
+
     def _inputs(self, answers: Answers | None) -> dict[str, Any]:
         """What tells a change of the files that are read."""
         found: dict[str, Any] = {
@@ -155,6 +177,10 @@ class Experiment:
             variant.model.eval()
             advance(1)
         notes = [*self.pair.notes(), *answers.notes()]
+        if (count := len(answers.examples)) < FEW:
+            notes.append(
+                f"Bootstrap intervals from {count} examples are too narrow; from {FEW} on they are close to 95 %."
+            )
         if isinstance(self.data, ExampleSet):
             notes.append(f"The examples were given in memory ({self.data.reference}): config.yaml names no data.")
         return Bench(self.pair, answers, partial, self.progress or Silent(), notes)

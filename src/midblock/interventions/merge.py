@@ -70,10 +70,11 @@ def merge(
         **asdict(settings),
     }
     folder, inputs = Path(output_dir).expanduser(), {f"the weights of {each.name}": each.files() for each in pair}
-    earlier = RunFolder.check(folder, VERB, config, resume=resume, overwrite=overwrite, inputs=inputs)
+    earlier = RunFolder.check(
+        folder, VERB, config, resume=resume, overwrite=overwrite, inputs=inputs, sources=pair.places
+    )
     if earlier is not None and earlier.get("status") == "done":
         return folder
-    _check_apart(folder, pair)
     with _under_another_name(folder) as place_to_write:
         run = RunFolder.open(place_to_write, VERB, config, inputs=inputs)
         run.record["command"] = command or "midblock.merge(…)"
@@ -160,22 +161,6 @@ class _Merge:
         (self.run.path / RECIPE).write_text(text, encoding="utf-8")
 
 
-def _check_apart(folder: Path, pair: Pair) -> None:
-    """Refuse to replace a parent by its child.
-
-    Raises:
-        MidblockError: a parent lies in the folder.
-    """
-    where = folder.resolve()
-    for variant in pair:
-        checkpoint = checkpoint_of(variant)
-        sources = [checkpoint.folder.resolve()]
-        if checkpoint.adapter is not None:
-            sources.append(checkpoint.adapter.folder.resolve())
-        if any(where == source or where in source.parents for source in sources):
-            raise MidblockError(f"{folder} holds {variant.name} itself", hint="choose another name")
-
-
 @contextmanager
 def _under_another_name(folder: Path) -> Iterator[Path]:
     """Give an empty folder beside `folder`; on leaving without an error it takes that name, and what stood there goes.
@@ -186,6 +171,8 @@ def _under_another_name(folder: Path) -> Iterator[Path]:
     folder = folder.resolve()
     scratch = folder.with_name(f".{folder.name}.partial")
     try:
+        if (scratch / "before").exists() and not folder.exists():  # killed between the two renames below
+            (scratch / "before").rename(folder)
         shutil.rmtree(scratch, ignore_errors=True)  # a killed run's
         (scratch / "made").mkdir(parents=True)
         try:

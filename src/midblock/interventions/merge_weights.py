@@ -26,7 +26,7 @@ from midblock.interventions.merge_plan import Item, plan_files
 from midblock.interventions.parents import Parent
 from midblock.metrics.spectra import single_threaded_workers
 
-WORKERS = os.cpu_count() or 1
+WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 COPIED = 1 << 22  # bytes copied at a time
 
 Work = tuple[list[Callable[[], int]], Callable[[], None]]

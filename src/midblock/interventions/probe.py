@@ -15,14 +15,13 @@ import torch
 from midblock.base import LayerPlan, LayerTable, Progress, from_options
 from midblock.checkpoints import Anatomy, Pair, Variant
 from midblock.data import Batch, ExampleSet
-from midblock.evaluation import Scores, Targets, exact_match
-from midblock.evaluation.exact_match import expected_answers
-from midblock.interventions.exits import cut_off, score_exits
-from midblock.interventions.experiment import Bench, Experiment, Outcome, Step
+from midblock.evaluation import Scores, Targets, check_answerable, exact_match
+from midblock.interventions.exits import check_head, cut_off, score_exits
+from midblock.interventions.experiment import Bench, Experiment, Outcome, Step, run_steps
 from midblock.interventions.probe_curves import key_of, read_curves, summarize_probe
 from midblock.interventions.probe_settings import ProbeSettings
 from midblock.interventions.reading import DEFAULT_DATA
-from midblock.trace import Pieces, RowStore
+from midblock.trace import RowStore
 
 
 def probe(
@@ -62,6 +61,8 @@ def probe(
 
 def _check(bench: Bench, settings: ProbeSettings) -> None:
     _Pass(bench, settings).steps()
+    for variant in bench.pair:
+        check_head(variant.name, variant.model, bench.answers.batches[0])
 
 
 def _measure(bench: Bench, settings: ProbeSettings) -> Outcome:
@@ -82,15 +83,7 @@ class _Pass:
     store: RowStore = field(default_factory=RowStore)
 
     def run(self) -> None:
-        steps = self.steps()
-        pieces = Pieces(self.store, self.bench.partial)
-        done = pieces.restore()
-        advance = self.bench.progress.phase("probing", sum(cost for cost, _ in steps))
-        for number, (cost, step) in enumerate(steps, start=1):
-            if number > done:
-                step()
-                pieces.step(number, last=number == len(steps))
-            advance(cost)
+        run_steps(self.steps(), self.store, self.bench, "probing")
 
     def steps(self) -> list[tuple[float, Step]]:
         """What is to be done, each with its cost.
@@ -120,7 +113,8 @@ class _Pass:
             return []
         chosen = LayerPlan.parse(self.settings.generate_layers, self.bench.pair.blocks).blocks
         examples = self.bench.answers.first(self.settings.generate_samples)
-        expected_answers(examples, self.settings.reader)  # data without answers is refused before anything is measured
+        for variant in self.bench.pair:
+            check_answerable(variant.model, self.bench.answers.tokenizer, examples, **self.settings.answering)
         cost = len(examples.examples) * self.settings.max_new_tokens
         return [
             (cost * (layer + 1) / self.bench.pair.blocks, partial(self._answer, variant, layer, examples))
@@ -135,9 +129,7 @@ class _Pass:
                 variant.model,
                 tokenizer,
                 examples,
-                reader=settings.reader,
-                template=settings.template,
-                max_new_tokens=settings.max_new_tokens,
+                **settings.answering,
             )
         right = found.correct.double()[:, None]
         self.store.update(key_of("answer", variant.name, layer), torch.arange(found.n), right)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -59,9 +59,8 @@ class Curves:
         """Of accuracy; and of exact match where it is known behind every block."""
         found = {"accuracy": emergence(self.accuracy, seed=self.seed)}
         if len(self.exact_match) == self.blocks:
-            at_embedding = replace(self.exact_match[0], value=0.0, sums=torch.zeros_like(self.exact_match[0].sums))
-            curve = [at_embedding, *(self.exact_match[layer] for layer in range(self.blocks))]
-            found["exact_match"] = emergence(curve, seed=self.seed)
+            curve = [self.exact_match[layer] for layer in range(self.blocks)]
+            found["exact_match"] = emergence(curve, first=0, seed=self.seed)
         return {name: each for name, each in found.items() if each is not None}
 
     def final(self) -> dict[str, Any]:

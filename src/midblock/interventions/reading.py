@@ -10,7 +10,7 @@ from typing import Any
 from midblock.base import MidblockError, unknown
 from midblock.checkpoints import Pair
 from midblock.data import REGIONS, Batch, ExampleSet, encode, load_dataset, make_batches
-from midblock.evaluation import Targets
+from midblock.evaluation import ANSWERS, Targets
 from midblock.metrics.prompts import check_ids, common_tokenizer, data_facts, with_region
 
 DEFAULT_DATA = "builtin:gsm_symbolic"
@@ -48,6 +48,37 @@ class ReadingSettings:
         for name, low in {"num_samples": 2, "max_length": 3, "batch_tokens": 1}.items():
             if getattr(self, name) < low:
                 raise MidblockError(f"{name} is {getattr(self, name)}; it must be {low} or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnsweringSettings(ReadingSettings):
+    """Options about greedy answers, for interventions that may generate them."""
+
+    generate: bool = False
+    """Answer greedily, too, and count exact matches; takes many times longer."""
+
+    generate_samples: int = 32
+    """Examples to answer each time."""
+
+    max_new_tokens: int = 256
+    """Where an answer that does not end is cut."""
+
+    reader: str | None = None
+    """How an answer is read: `gsm8k`, `last_number`, `first_line`, `exact`; by default what fits the data."""
+
+    @property
+    def answering(self) -> dict[str, Any]:
+        """Keyword arguments of `exact_match`."""
+        return {"reader": self.reader, "template": self.template, "max_new_tokens": self.max_new_tokens}
+
+    def check_answering(self) -> None:
+        """Raise MidblockError for a value out of range or an unknown name."""
+        self.check_reading()
+        if self.reader is not None and self.reader not in ANSWERS:
+            raise unknown("reader", self.reader, ANSWERS)
+        for name in ("generate_samples", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise MidblockError(f"{name} is {getattr(self, name)}; it must be 1 or more")
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,10 @@ class _SteerExperiment(Experiment):
     source: Source | None = None
     samples: Samples | None = None
 
+    def _sources(self) -> list[Path]:
+        named = [Path(self.source.reference.strip()).expanduser()] if self.source is not None else []
+        return [*super()._sources(), *(place for place in named if place.exists())]
+
     def _inputs(self, answers: Answers | None) -> dict[str, Any]:
         found = super()._inputs(answers)
         if self.source is not None:
@@ -151,7 +155,7 @@ class _Steering:
         scorer = Scorer(base, batches, vectors, settings.adding, kept, settings.seed, bench.progress)
         plain, target = scorer.nll("nll-base"), scorer.nll("nll-tuned", tuned.model)
         effects = scorer.effects(plain, blocks, settings.alpha, settings.random_draws)
-        scan = scorer.scan(plain, settings.largest) if settings.scan else []
+        scan = scorer.scan(plain, settings.scan_alpha, settings.random_draws) if settings.scan else []
         texts = writing.texts(vectors, blocks)
         rows = [*_direction_rows(bench, directions), *_scan_rows(bench, scan)]
         summary = summarize_steering(tuned.name, self.plan, directions, settings, plain, target, effects)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from midblock.base import Progress, write_json
 from midblock.checkpoints import Anatomy
 from midblock.data import Batch
 from midblock.evaluation import Interval, TokenMean, difference, mean_nll
+from midblock.evaluation.token_mean import LEVEL
 from midblock.interventions.directions import turn_at_random
 from midblock.interventions.steering import amounts_to_add, steered
 
@@ -112,18 +114,25 @@ class Scorer:
             found.append(Effect(alpha, ours, difference(base, ours, seed=self.seed), tuple(changes)))
         return found
 
-    def scan(self, base: TokenMean, alpha: float) -> list[tuple[Interval, Interval]]:
-        """Steer each block alone: the change of NLL by its direction, and by a random one of the same norm."""
-        advance = self.progress.phase("steering block by block", 2 * len(self.vectors))
-        control = self._turned(0)
+    def scan(self, base: TokenMean, alpha: float, draws: int) -> list[tuple[Interval, Interval]]:
+        """Steer each block alone: the change of NLL by its direction, and by random ones of the same norm.
+
+        Every block has random directions of its own, so that their luck is not shared over depth; theirs is the mean
+        over the draws, between the smallest and the largest.
+        """
+        advance = self.progress.phase("steering block by block", (1 + draws) * len(self.vectors))
         found = []
         for block in sorted(self.vectors):
-            pair = []
-            for kind, vectors in (("", self.vectors), ("-random", control)):
-                changed = self._steered(f"nll-block-{block}{kind}", vectors, [block], alpha)
-                pair.append(difference(base, changed, seed=self.seed))
+            ours = self._steered(f"nll-block-{block}", self.vectors, [block], alpha)
+            advance(1)
+            drawn = []
+            for draw in range(draws):
+                control = turn_at_random({block: self.vectors[block]}, self.seed, "control", block, draw)
+                theirs = self._steered(f"nll-block-{block}-random-{draw}", control, [block], alpha)
+                drawn.append(theirs.value - base.value)
                 advance(1)
-            found.append((pair[0], pair[1]))
+            control_change = Interval(sum(drawn) / draws, min(drawn), max(drawn), base.n)
+            found.append((difference(base, ours, seed=self.seed), control_change))
         return found
 
     def _steered(self, name: str, vectors: Vectors, blocks: Sequence[int], alpha: float) -> TokenMean:
@@ -140,7 +149,18 @@ class Scorer:
 
 
 def gap_closed(base: TokenMean, tuned: TokenMean, steered_mean: float, seed: int) -> float | None:
-    """Share of the way from the base's NLL to the tuned model's; None where the two do not differ measurably."""
+    """Share of the way from the base's NLL down to the tuned model's; None where that is not measurably lower."""
     gap = difference(tuned, base, seed=seed)
-    measurable = gap.low > 0 or gap.high < 0  # NaN, of a single prompt, is neither
-    return (base.value - steered_mean) / gap.value if measurable else None
+    return (base.value - steered_mean) / gap.value if gap.low > 0 else None  # NaN, of a single prompt, is not above 0
+
+
+def gap_closed_interval(
+    base: TokenMean, tuned: TokenMean, steered_: TokenMean, seed: int
+) -> tuple[float, float] | None:
+    """95 % interval of `gap_closed`: all three means are drawn with the same prompts."""
+    if gap_closed(base, tuned, steered_.value, seed) is None:
+        return None
+    ends = base.draws(seed), tuned.draws(seed)
+    shares = (ends[0] - steered_.draws(seed)) / (ends[0] - ends[1])
+    low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    return low, high

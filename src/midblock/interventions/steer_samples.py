@@ -34,9 +34,12 @@ class Samples:
         if isinstance(data, str):
             return cls(data, settings)
         order = generator(settings.seed, "steer", "split", len(data)).permutation(len(data)).tolist()
+        order = _different(data, order)
         least = settings.num_samples + 2 * needed
-        if len(data) < least:
-            what = f"{data.reference} holds {len(data)} samples; {least} are needed to judge {settings.num_samples}"
+        if len(order) < least:
+            what = (
+                f"{data.reference} holds {len(order)} different samples; judging {settings.num_samples} takes {least}"
+            )
             raise MidblockError(what, hint="lower num_samples")
         end = settings.num_samples + settings.num_directions_samples
         judged, rest = order[: settings.num_samples], order[settings.num_samples : end]
@@ -58,6 +61,14 @@ class Samples:
         except MidblockError as error:
             hint = error.hint and error.hint.replace("--num-samples", "--num-directions-samples")
             raise MidblockError(error.what, hint=hint) from error
+
+
+def _different(data: ExampleSet, order: Sequence[int]) -> list[int]:
+    """The places of the texts, each text once: one that is estimated on must not be judged too."""
+    first: dict[str, int] = {}
+    for place in order:
+        first.setdefault(data.examples[place].text, place)
+    return list(first.values())
 
 
 def _part(data: ExampleSet, chosen: Sequence[int]) -> ExampleSet:

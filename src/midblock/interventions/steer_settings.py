@@ -56,7 +56,7 @@ class SteerSettings(ReadingSettings):
     """Random directions of the same norms that each α is compared with."""
 
     scan: bool = True
-    """Steer each block alone, too, at the α that is largest by amount."""
+    """Steer each block alone, too: at α 1 where that is among those given, else at the largest by amount."""
 
     def __post_init__(self) -> None:
         self.check_reading()
@@ -83,9 +83,9 @@ class SteerSettings(ReadingSettings):
             raise MidblockError("alpha 0 adds nothing", hint="give another one besides")
 
     @property
-    def largest(self) -> float:
-        """The α of the scan."""
-        return max(self.alpha, key=abs)
+    def scan_alpha(self) -> float:
+        """The α of the scan: 1, the measured shift, where it is among those asked for; else the largest by amount."""
+        return 1.0 if 1.0 in self.alpha else max(self.alpha, key=abs)
 
 
 def alpha_label(alpha: float) -> str:

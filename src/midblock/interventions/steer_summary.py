@@ -8,7 +8,7 @@ from typing import Any
 from midblock.base import LayerPlan
 from midblock.evaluation import TokenMean, difference
 from midblock.interventions.directions import Directions
-from midblock.interventions.steer_effect import Effect, gap_closed
+from midblock.interventions.steer_effect import Effect, gap_closed, gap_closed_interval
 from midblock.interventions.steer_settings import SteerSettings, alpha_label
 
 NAMES = {"mean_shift": "the mean shift", "pca": "the shift's principal part", "random": "a random direction"}
@@ -39,6 +39,7 @@ def summarize_steering(
         "kind": directions.kind,
         "components": directions.components,
         "adding": settings.adding,
+        "scan_alpha": settings.scan_alpha if settings.scan else None,
         "prompts": base.n,
         "base": base.interval.as_record(),
         "tuned_nll": target.interval.as_record(),
@@ -55,6 +56,7 @@ def _alpha_record(effect: Effect, base: TokenMean, target: TokenMean, seed: int)
         "change": effect.change.as_record(),
         "random_change": control,
         "gap_closed": gap_closed(base, target, effect.steered.value, seed),
+        "gap_closed_interval": gap_closed_interval(base, target, effect.steered, seed),
         "random_gap_closed": gap_closed(base, target, base.value + control["value"], seed),
     }
 
@@ -72,9 +74,10 @@ def _headline(tuned: str, plan: LayerPlan, kind: str, alphas: Sequence[dict[str,
             f"directions: {_signed(control)}); base and {tuned} do not differ measurably on them."
         )
     closed, control = (f"{100 * best[key]:.0f} %".replace("-", "−") for key in ("gap_closed", "random_gap_closed"))
+    low, high = (f"{100 * end:.0f}".replace("-", "−") for end in best["gap_closed_interval"])
     return (
-        f"{start} closes {closed} of the gap between base and {tuned} on held-out answers (random directions: "
-        f"{control})."
+        f"{start} closes {closed} (95 % interval {low} to {high}) of the gap between base and {tuned} on held-out "
+        f"answers (random directions: {control})."
     )
 
 

@@ -19,15 +19,15 @@ from torch import Tensor
 from midblock.base import LayerTable, MidblockError, Progress, from_options
 from midblock.checkpoints import Anatomy, Pair, Variant, device_of
 from midblock.data import Batch, ExampleSet
-from midblock.evaluation import Targets, check_finite, exact_match, score
-from midblock.evaluation.exact_match import expected_answers
+from midblock.evaluation import Targets, check_answerable, check_finite, exact_match, score
 from midblock.interventions.cells import EMBEDDING, Cell, run_cells
 from midblock.interventions.exchange import check_blocks_alike, exchanged
-from midblock.interventions.experiment import Bench, Experiment, Outcome, Step
+from midblock.interventions.exits import check_head
+from midblock.interventions.experiment import Bench, Experiment, Outcome, Step, run_steps
 from midblock.interventions.reading import DEFAULT_DATA
 from midblock.interventions.swap_settings import SwapSettings
 from midblock.interventions.swap_table import Place, SwapTable
-from midblock.trace import BlockCalls, Pieces, RowStore, check_rerun, record_calls
+from midblock.trace import BlockCalls, RowStore, check_rerun, record_calls
 
 
 def swap(
@@ -73,6 +73,8 @@ def swap(
 
 def _check(bench: Bench, settings: SwapSettings) -> None:
     _Swaps(bench, settings).steps()
+    for variant in bench.pair:
+        check_head(variant.name, variant.model, bench.answers.batches[0])
 
 
 def _measure(bench: Bench, settings: SwapSettings) -> Outcome:
@@ -125,15 +127,7 @@ class _Swaps:
         return [Place(body, cell, head) for body, cell in bodies for head in self.heads]
 
     def run(self) -> None:
-        steps = self.steps()
-        pieces = Pieces(self.store, self.bench.partial)
-        done = pieces.restore()
-        advance = self.bench.progress.phase("swapping", sum(cost for cost, _ in steps))
-        for number, (cost, step) in enumerate(steps, start=1):
-            if number > done:
-                step()
-                pieces.step(number, last=number == len(steps))
-            advance(cost)
+        run_steps(self.steps(), self.store, self.bench, "swapping")
 
     def steps(self) -> list[tuple[float, Step]]:
         """What is to be done, each with its cost.
@@ -184,7 +178,8 @@ class _Swaps:
         if not self.settings.generate:
             return []
         examples = self.bench.answers.first(self.settings.generate_samples)
-        expected_answers(examples, self.settings.reader)  # data without answers is refused before anything is measured
+        for variant in self.bench.pair:
+            check_answerable(variant.model, self.bench.answers.tokenizer, examples, **self.settings.answering)
         for place in self.places:
             with self._exchanged(place):  # so are parts that cannot be exchanged, such as a resized vocabulary's
                 pass
@@ -198,9 +193,7 @@ class _Swaps:
                 self.variants[place.body].model,
                 self.bench.answers.tokenizer,
                 examples,
-                reader=settings.reader,
-                template=settings.template,
-                max_new_tokens=settings.max_new_tokens,
+                **settings.answering,
             )
         self.store.update(place.key("answer"), torch.arange(found.n), found.correct.double()[:, None])
 

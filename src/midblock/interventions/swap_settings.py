@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from midblock.base import MidblockError, unknown
-from midblock.evaluation import ANSWERS
 from midblock.interventions.cells import Cell, make_cells
-from midblock.interventions.reading import ReadingSettings
+from midblock.interventions.reading import AnsweringSettings
 
 CUMULATIVE = ("none", "bottom", "top")
 DIRECTIONS = ("both", "into_base", "into_tuned")
@@ -16,7 +15,7 @@ PREFIX = {"none": "swap", "bottom": "swap_bottom", "top": "swap_top"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwapSettings(ReadingSettings):
+class SwapSettings(AnsweringSettings):
     """Options of `midblock swap` that decide its numbers.
 
     Raises:
@@ -38,29 +37,12 @@ class SwapSettings(ReadingSettings):
     heads: str = "both"
     """Whose final norm and head read the result: `base`, `tuned` or `both`."""
 
-    generate: bool = False
-    """Answer greedily in every cell, too, and count exact matches."""
-
-    generate_samples: int = 32
-    """Examples to answer in each of them."""
-
-    max_new_tokens: int = 256
-    """Where an answer that does not end is cut."""
-
-    reader: str | None = None
-    """How an answer is read: `gsm8k`, `last_number`, `first_line`, `exact`; by default what fits the data."""
-
     def __post_init__(self) -> None:
-        self.check_reading()
-        if self.reader is not None and self.reader not in ANSWERS:
-            raise unknown("reader", self.reader, ANSWERS)
+        self.check_answering()
         choices = {"cumulative": CUMULATIVE, "direction": DIRECTIONS, "heads": HEADS}
         for name, options in choices.items():
             if getattr(self, name) not in options:
                 raise unknown(name, getattr(self, name), options)
-        for name in ("generate_samples", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise MidblockError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if self.segments != "each" and not self.segments.isdecimal():
             raise MidblockError(f"segments is {self.segments!r}", hint="a number such as 5, or each")
 

@@ -12,6 +12,7 @@ import torch
 
 from midblock.base import LayerRow, replace_atomically
 from midblock.evaluation import Interval, TokenMean, difference, wilson
+from midblock.evaluation.exact_match import paired_interval
 from midblock.interventions.cells import Cell
 from midblock.interventions.depth_shape import DepthShape, depth_shape
 from midblock.interventions.swap_settings import PREFIX, SwapSettings
@@ -71,7 +72,7 @@ class Measured:
             "nll": difference(before.nll, self.nll, seed=seed),
         }
         if self.exact_match is not None and before.exact_match is not None:
-            found["exact_match"] = difference(before.exact_match, self.exact_match, seed=seed)
+            found["exact_match"] = _match_change(before.exact_match, self.exact_match)
         return found
 
 
@@ -110,7 +111,7 @@ class SwapTable:
             by_metric = {f"{prefix}_{name}{suffix}": each for name, each in measured.levels().items()}
             if place.cell is not None:
                 changes = self._changes(place)
-                by_metric |= {f"{prefix}_{name}_change": changes[name] for name in ("accuracy", "nll")}
+                by_metric |= {f"{prefix}_{name}_change": change for name, change in changes.items()}
             for metric, each in by_metric.items():
                 at = (self.names[place.body], layer, self.blocks, metric, each.value, each.n, each.low, each.high)
                 found.append(LayerRow(*at, dataset=dataset, module=HEAD_MODULES[place.head]))
@@ -173,7 +174,10 @@ class SwapTable:
     def _headline(self) -> str:
         """The cell that moves its host furthest towards the donor, by the NLL of the answers."""
         body, head = min((place.body, place.head) for place, _ in self.cells)
-        whole = self.found[Place(1 - body, None, head)].nll.value - self.found[Place(body, None, head)].nll.value
+        own = [self.found.get(Place(which, None, which)) for which in (body, 1 - body)]
+        both = own[0] is not None and own[1] is not None  # else only one head was asked for
+        ends = own if both else [self.found[Place(which, None, head)] for which in (body, 1 - body)]
+        whole = ends[1].nll.value - ends[0].nll.value  # type: ignore[union-attr]
         changes = {
             place: self._changes(place)["nll"] for place, _ in self.cells if (place.body, place.head) == (body, head)
         }
@@ -181,10 +185,18 @@ class SwapTable:
         change, host, donor = changes[best], self.names[body], self.names[1 - body]
         several = best.cell is not None and len(best.cell.blocks) > 1
         where = f"{'Blocks' if several else 'Block'} {best.cell}" if best.cell and best.cell.blocks else "The embedding"
+        many = f"of {len(changes)} swaps into {host}"
+        if not (change.low > 0 or change.high < 0):
+            return f"None {many} clearly moves the answers' NLL; the models differ by {whole:+.3f} nats per token"
         return (
-            f"{where} of {donor}, put into {host}, move{'s' * (not several)} the answers' NLL by {change.value:+.3f} "
-            f"nats per token (95 % interval {change.low:+.3f} to {change.high:+.3f}); the models differ by {whole:+.3f}"
+            f"{where} of {donor} move{'s' * (not several)} the answers' NLL most {many}: by {change.value:+.3f} nats "
+            f"per token (95 % interval {change.low:+.3f} to {change.high:+.3f}); the models differ by {whole:+.3f}"
         )
+
+
+def _match_change(before: TokenMean, after: TokenMean) -> Interval:
+    low, high = paired_interval(before.sums > 0, after.sums > 0)
+    return Interval(after.value - before.value, low, high, after.n)
 
 
 def _records(found: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:

@@ -8,6 +8,7 @@ from midblock.metrics.catalogue import SPLIT_FLOOR as SPLIT_FLOOR
 from midblock.metrics.catalogue import Metric as Metric
 from midblock.metrics.correlation import Correlations as Correlations
 from midblock.metrics.correlation import correlate as correlate
+from midblock.metrics.correlation import write_correlations as write_correlations
 from midblock.metrics.geometry import geometry as geometry
 from midblock.metrics.settings import AnalysisSettings as AnalysisSettings
 from midblock.metrics.similarity import similarity as similarity

@@ -15,7 +15,7 @@ from torch import nn
 
 from midblock.base import LayerPlan, LayerRow, LayerTable, MidblockError, Progress, RunFolder, Silent, write_json
 from midblock.checkpoints import Pair, Variant, quiet_transformers
-from midblock.data import ExampleSet
+from midblock.data import ExampleSet, local_places
 from midblock.metrics.catalogue import METRICS, choose
 from midblock.metrics.evaluate import Evaluation
 from midblock.metrics.measure import Measured, Measurement, is_dispatched, total_tokens
@@ -66,7 +66,8 @@ def analyze(
             return analysis.run(None)
         # What can fail on the user's side fails before an older run is overwritten: this first, it takes no time.
         undecided, config, inputs = analysis.undecided(), analysis.config(), analysis.inputs()
-        behaviour = {"resume": resume, "overwrite": overwrite}
+        sources = pair.places if settings.weights_only else [*pair.places, *local_places(data)]
+        behaviour: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "sources": sources}
         earlier = RunFolder.check(output_dir, "analyze", config, **behaviour, inputs=inputs, undecided=undecided)
         if earlier is not None:
             analysis.check_resumable()

@@ -135,6 +135,8 @@ def _pair(a: str, b: str, x: Values, y: Values) -> tuple[object, ...]:
     if n < LEAST_SHARED or _is_constant(x) or _is_constant(y):
         return (a, b, *[np.nan] * 6, n, np.nan, np.nan)
     r, rank = pearson(x, y), spearman(x, y)
+    if shared[-1] - shared[0] != n - 1:  # lags cannot be counted across gaps, so nothing is known of the interval
+        r, rank = Correlation(r.value, -1.0, 1.0, np.nan), Correlation(rank.value, -1.0, 1.0, np.nan)
     whole = n >= LEAST_STEPS and shared[-1] - shared[0] == n - 1
     steps = _differences(x, y) if whole else np.nan
     return (a, b, r.value, r.low, r.high, rank.value, rank.low, rank.high, n, r.n_effective, steps)

@@ -147,4 +147,4 @@ def same_states(a: Float[Tensor, "*n D"], b: Float[Tensor, "*m D"]) -> bool:
     if a.shape != b.shape:
         return False
     grain, exact = torch.finfo(b.dtype).eps, b.cpu().double()
-    return bool((a.cpu().double() - exact).norm() <= 8 * grain * exact.norm())
+    return bool((a.cpu().double() - exact).norm() <= 2 * grain * exact.norm())
