@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from midblock.base import MidblockError, replace_atomically, write_json
-from midblock.base.files import write_failure
+from midblock.base.files import size_text, write_failure
 
 
 def write_half(path, raised):
@@ -93,3 +93,12 @@ def test_json_is_plain_utf8_and_never_nan(tmp_path):
 def test_a_full_disk_is_known_by_what_safetensors_says():
     error = Exception("Error while serializing: I/O error: No space left on device (os error 28)")
     assert str(write_failure(Path("x"), error)) == "no space left for x (free some, then run again with --resume)"
+
+
+def test_sizes_have_a_unit_that_suits_them():
+    assert [size_text(count) for count in (0, 3 * 2**19, 2**30, 5 * 2**29)] == [
+        "0.0 MiB",
+        "1.5 MiB",
+        "1.0 GiB",
+        "2.5 GiB",
+    ]

@@ -174,3 +174,43 @@ def test_a_phase_is_on_disk_when_it_ends(tmp_path):
     with run.phase("measure"):
         pass
     assert "measure" in read_record(run.path)["phases"]
+
+
+@pytest.mark.parametrize("content", ['{"my": "thing"}', '{"verb": "carve"}', '{"verb": ["analyze"]}', "[]", "{"])
+def test_a_record_that_is_not_ours_protects_its_folder(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(MidblockError, match="was not written by midblock, so it is not overwritten"):
+        RunFolder.open(tmp_path, "analyze", CONFIG, overwrite=True)
+    assert (tmp_path / "run.json").read_text() == content
+
+
+@pytest.mark.parametrize("inside", [".", "adapter", "deep/data.jsonl"])
+def test_what_is_read_is_not_removed(tmp_path, inside):
+    run = make(tmp_path / "run")
+    (run.path / "deep").mkdir()
+    (tmp_path / "link").symlink_to(run.path)
+    source = tmp_path / "link" / inside
+    for path in (run.path, tmp_path / "link"):
+        with pytest.raises(MidblockError, match=r"holds .* itself, which this command reads"):
+            RunFolder.open(path, "analyze", CONFIG, overwrite=True, sources=[tmp_path / "other", source])
+    assert (run.path / "deep").exists()
+    RunFolder.open(run.path, "analyze", CONFIG, overwrite=True, sources=[tmp_path, tmp_path / "run2"])
+    assert not (run.path / "deep").exists()
+
+
+def test_a_link_to_a_run_is_overwritten_where_it_leads(tmp_path):
+    run = make(tmp_path / "run")
+    (run.path / "deep").mkdir()
+    (tmp_path / "mine").mkdir()
+    (run.path / "linked").symlink_to(tmp_path / "mine")
+    (tmp_path / "link").symlink_to(run.path)
+    RunFolder.open(tmp_path / "link", "analyze", CONFIG, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "run.json"]
+    assert (tmp_path / "mine").exists()
+
+
+def test_a_name_that_the_system_refuses(tmp_path):
+    for behaviour in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(MidblockError, match=r"cannot write .*name too long"):
+            RunFolder.open(tmp_path / ("x" * 300), "analyze", CONFIG, **behaviour)

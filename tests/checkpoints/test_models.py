@@ -125,3 +125,19 @@ def test_transformers_is_quiet_inside_and_itself_again_outside():
         raise ValueError("an error inside")
     assert inside == (logging.ERROR, False)
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_an_adapter_of_another_shape_is_named(pico, saved, tmp_path):
+    base = pico("llama")
+    base.name_or_path = str(saved(base, "base"))
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({name: torch.zeros(3, 5) for name in load_file(file)}, file)
+    with pytest.raises(MidblockError, match=r"adapter does not fit its base: .*q_proj.*") as caught:
+        load(tmp_path / "adapter")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_meta_device_is_refused():
+    with pytest.raises(MidblockError, match="'meta' holds no numbers"):
+        pick_device("meta")

@@ -123,8 +123,11 @@ def test_adapters_compared_with_an_adapter_stay_on_their_own_base(pico, saved, t
 def test_every_variant_runs_in_the_bases_precision(pico, saved, monkeypatch):
     base, sft = str(saved(pico("llama").bfloat16(), "start")), str(saved(pico("llama"), "sft"))
     for device, dtype in (("cpu", "float32"), ("meta", "bfloat16")):  # meta stands for an accelerator
+        if device == "meta":
+            monkeypatch.setattr(pair, "pick_device", torch.device)
         settings = {(variant.loading.device, variant.loading.dtype) for variant in load_pair(base, sft, device=device)}
         assert settings == {(device, dtype)}
+    monkeypatch.setattr(pair, "pick_device", pick_device)
     auto = load_pair(base, sft).base.loading
     assert auto.device == str(pick_device("auto"))
     monkeypatch.setattr(pair, "pick_device", lambda device: torch.device("meta"))
@@ -133,7 +136,8 @@ def test_every_variant_runs_in_the_bases_precision(pico, saved, monkeypatch):
     assert load_pair(base, sft, dtype="float16").tuned[0].loading.dtype == "float16"
 
 
-def test_a_config_without_a_dtype_takes_the_weights(pico, saved):
+def test_a_config_without_a_dtype_takes_the_weights(pico, saved, monkeypatch):
+    monkeypatch.setattr(pair, "pick_device", torch.device)
     base = saved(pico("llama").bfloat16(), "start")
     config = json.loads((base / "config.json").read_text())
     del config["dtype"]

@@ -59,3 +59,36 @@ def test_an_earlier_run_is_not_lost(here, failure):
     assert "other settings" in failure(*RUN, "--resume", "--max-length", "20")
     assert main([*RUN, "--resume"]) == 0
     assert (here / "run" / "layers.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["analyze", "probe", "swap", "steer", "flow", "tune", "merge"])
+def test_what_a_command_reads_is_not_overwritten_by_it(here, failure, verb):
+    assert main(["merge", "start", "sft", "--alphas", "0.5", "--output-dir", "mm"]) == 0
+    (here / "box").mkdir()
+    (here / "box" / "run.json").write_text('{"verb": "probe"}')
+    (here / "prompts.jsonl").rename(here / "box" / "prompts.jsonl")
+    (here / "sft").rename(here / "box" / "sft")
+    before = {file: file.read_bytes() for name in ("mm", "box") for file in (here / name).rglob("*") if file.is_file()}
+    data = ["--data", "box/prompts.jsonl", "--num-samples", "8", "--device", "cpu"]
+    rest = {
+        "analyze": ["start", "mm", *data],
+        "probe": ["start", "mm", *data],
+        "swap": ["start", "mm", *data, "--segments", "2"],
+        "steer": ["start", "--from", "mm", *data],
+        "merge": ["start", "mm", "--alphas", "0.5"],
+    }.get(verb, ["mm", "--data", "box/prompts.jsonl", "--device", "cpu"])
+    for out in ("mm", "box"):
+        if (verb, out) != ("merge", "box"):
+            said = failure(verb, *rest, "--output-dir", out, "--overwrite")
+            assert f"{out} holds {'mm' if out == 'mm' else 'box/prompts.jsonl'} itself" in said
+    if verb in ("analyze", "probe", "swap", "merge"):
+        rest[1] = "box/sft"
+        assert "box holds box/sft itself" in failure(verb, *rest, "--output-dir", "box", "--overwrite")
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_broken_summary_is_named(here, failure):
+    assert main(RUN) == 0
+    for content in ("{", "[]", "{}"):
+        (here / "run" / "summary.json").write_text(content)
+        assert "run/summary.json is missing or broken" in failure(*RUN, "--resume")

@@ -121,3 +121,10 @@ def test_another_kind_of_file(tmp_path):
     (tmp_path / "rows.csv").write_text("text\na\n")
     with pytest.raises(MidblockError, match=r"is no dataset file \(convert it to one of .jsonl, .json, .parquet\)"):
         read_file(tmp_path / "rows.csv")
+
+
+def test_json_nested_too_deeply_is_refused_with_its_line(tmp_path):
+    file = tmp_path / "deep.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n' + "[" * 200_000)
+    with pytest.raises(MidblockError, match="line 2 is nested too deeply"):
+        read_file(file)

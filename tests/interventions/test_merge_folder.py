@@ -1,6 +1,7 @@
 """The folder a merge leaves: what lies beside the weights, and what happens when one stands there already."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def test_a_checkpoint_of_the_users_own_is_not_overwritten(parents, tmp_path):
             merge(base, tuned, 0.5, output_dir=out, overwrite=True)
     assert contents(tuned) == before
     first = merge(base, tuned, 0.5, output_dir=tmp_path / "first")
-    with pytest.raises(MidblockError, match="holds first itself"):
+    with pytest.raises(MidblockError, match=r"holds .*first itself"):
         merge(base, first, 0.5, output_dir=first, overwrite=True)
 
 
@@ -111,13 +112,60 @@ def test_a_merge_that_fails_leaves_what_was_there(parents, tmp_path):
 
 def test_half_a_merge_of_a_killed_run_is_cleared_away(parents, tmp_path):
     base, tuned = parents
-    left = tmp_path / ".out.partial" / "made"
+    left = tmp_path / ".out.999999999.partial" / "made"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")
     with pytest.raises(MidblockError, match=r"no config\.json"):
         open_checkpoint(str(left))
     merge(base, tuned, 0.5, output_dir=tmp_path / "out")
-    assert not (tmp_path / ".out.partial").exists()
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_what_a_killed_merge_had_put_aside_comes_back(parents, tmp_path):
+    base, tuned = parents
+    out = merge(base, tuned, 0.5, output_dir=tmp_path / "out")
+    before = contents(out)
+    (tmp_path / ".out.999999999.partial").mkdir()
+    out.rename(tmp_path / ".out.999999999.partial" / "before")
+    (tmp_path / ".out.2.999999999.partial").mkdir()  # of another folder, `out.2`
+    other = tmp_path / f".out.{os.getppid()}.partial"  # of a merge under way
+    other.mkdir()
+    file = tuned / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(MidblockError, match="truncated"):
+        merge(base, tuned, 0.75, output_dir=out)
+    assert contents(out) == before
+    assert sorted(path.name for path in tmp_path.glob(".*")) == sorted([".out.2.999999999.partial", other.name])
+
+
+def test_of_two_merges_at_once_the_later_is_refused(parents, tmp_path):
+    base, tuned = parents
+    out = tmp_path / "out"
+
+    class Meanwhile:
+        def phase(self, title, total):
+            if not out.exists():
+                out.mkdir()
+                (out / "first").touch()
+            return lambda amount: None
+
+    with pytest.raises(MidblockError, match="written by another run meanwhile"):
+        merge(base, tuned, 0.5, output_dir=out, progress=Meanwhile())
+    assert [path.name for path in out.iterdir()] == ["first"]
+
+
+def test_broken_files_of_the_tuned_tokenizer(parents, tokenizer, tmp_path):
+    base, tuned = parents
+    tokenizer.save_pretrained(tuned)
+    (base / "generation_config.json").write_text('{"eos_token_id": 2}')
+    (tuned / "generation_config.json").write_text("{")
+    out = merge(base, tuned, 0.5, output_dir=tmp_path / "out")
+    assert json.loads((out / "generation_config.json").read_text()) == {"eos_token_id": 2}
+    assert any("generation_config.json is broken" in note for note in read_record(out)["notes"])
+    (tuned / "chat_template.jinja").unlink(missing_ok=True)
+    (tuned / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(MidblockError, match=r"tokenizer_config\.json is no JSON object"):
+        merge(base, tuned, 0.5, output_dir=tmp_path / "other")
 
 
 def test_the_tuned_tokenizer_is_taken_where_its_ids_are_the_bases(parents, tokenizer, tmp_path):

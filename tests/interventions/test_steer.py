@@ -263,6 +263,7 @@ def test_sources_that_lead_nowhere(here, done):
         ("lonely", {"verb": "probe"}, {"base": "base"}, "a run of `midblock probe` that names no tuned model"),
         ("memory", {"verb": "analyze"}, {"tuned": ["in memory"]}, "names no tuned model"),
         ("half", {"verb": "steer", "status": "running"}, {"base": "base"}, "unfinished: it holds no directions yet"),
+        ("spoilt", {"verb": "steer", "status": "done", "models": 3}, {"base": "base"}, "holds no directions yet"),
         ("broken", {"verb": "analyze"}, ["base"], "config.yaml is missing or broken"),
     ):
         with pytest.raises(MidblockError, match=message):

@@ -110,3 +110,9 @@ def test_full_tuning_takes_the_parts_outside_the_blocks():
 def test_every_option_is_declared_once():
     names = [each.name for each in fields(TuneSettings)]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", ["per_device_train_batch_size", "gradient_accumulation_steps", "max_length"])
+def test_numbers_that_no_machine_counts_to(name):
+    assert getattr(TuneSettings.of({name: 2**31}), name) == 2**31
+    assert complaint(**{name: 10**30}) == f"{name} is {10**30}; it must be at most 2^31"

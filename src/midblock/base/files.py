@@ -38,6 +38,11 @@ def write_failure(path: Path, error: Exception) -> MidblockError:
     return MidblockError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")
 
 
+def size_text(count: int) -> str:
+    """Bytes as 513.0 MiB or 4.2 GiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
 def write_json(path: Path, value: Any) -> None:
     with replace_atomically(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False, default=str) + "\n", encoding="utf-8")

@@ -17,9 +17,10 @@ from typing import Any
 import yaml
 
 from midblock.base.errors import MidblockError
-from midblock.base.files import replace_atomically, write_json
+from midblock.base.files import replace_atomically, write_failure, write_json
 
 RECORDED_PACKAGES = ("midblock", "torch", "transformers", "peft", "trl", "accelerate", "safetensors", "numpy", "scipy")
+VERBS = ("analyze", "flow", "merge", "probe", "steer", "swap", "tune")  # that fill a run folder
 
 
 @dataclass
@@ -44,6 +45,7 @@ class RunFolder:
         resume: bool = False,
         overwrite: bool = False,
         inputs: Mapping[str, Any] | None = None,
+        sources: Collection[Path] = (),
     ) -> RunFolder:
         """Create the folder, or take up the one that is there.
 
@@ -54,20 +56,20 @@ class RunFolder:
             resume: continue a run of the same verb and config.
             overwrite: remove what an earlier run left there first.
             inputs: what the files that are read look like (a hash, sizes), by what to call them; recorded.
+            sources: files and folders that are read, which `overwrite` must not remove.
 
         Raises:
             MidblockError: as `check`.
         """
         path = Path(path)
-        earlier = cls.check(path, verb, config, resume=resume, overwrite=overwrite, inputs=inputs)
+        earlier = cls.check(path, verb, config, resume=resume, overwrite=overwrite, inputs=inputs, sources=sources)
         if earlier is not None:
             earlier["inputs"] = {**earlier.get("inputs", {}), **(inputs or {})}
             run = cls(path, earlier)
             if not run.done:
                 run.save()
             return run
-        if path.is_dir() and any(path.iterdir()):
-            shutil.rmtree(path)
+        _empty(path)
         run = cls(path, {"verb": verb, "status": "running", "inputs": dict(inputs or {}), **_surroundings()})
         run.save()  # first, so that a folder left by a kill is known as ours
         with replace_atomically(path / "config.yaml") as temporary:
@@ -84,34 +86,33 @@ class RunFolder:
         overwrite: bool = False,
         inputs: Mapping[str, Any] | None = None,
         undecided: Collection[str] = (),
+        sources: Collection[Path] = (),
     ) -> dict[str, Any] | None:
         """Raise what `open` would raise, and change nothing.
 
         Args:
             undecided: settings that are not known yet and are not compared.
+            sources: as of `open`.
 
         Returns:
             The record of the run that `resume` would continue; None where one would begin.
 
         Raises:
-            MidblockError: when the folder exists and neither is asked for, is not a run of ours, or was made with
-                other settings or from other inputs (the message names them).
+            MidblockError: when the folder exists and neither is asked for, is not a run of ours, was made with other
+                settings or from other inputs (the message names them), or holds what is read.
         """
         path = Path(path)
         if resume and overwrite:
             raise MidblockError("--resume and --overwrite exclude each other")
-        if path.exists() and not path.is_dir():
-            raise MidblockError(f"{path} is a file", hint="--output-dir wants a folder")
-        if not path.is_dir() or not any(path.iterdir()):
+        if not _in_use(path):
             return None
         if resume:
             return _resumable(path, verb, config, inputs or {}, undecided)
         if not overwrite:
             hint = "--resume continues it, --overwrite replaces it, or choose another --output-dir"
             raise MidblockError(f"{path} exists already", hint=hint)
-        if not (path / "run.json").exists():
-            hint = "it holds no run.json; remove it yourself or choose another --output-dir"
-            raise MidblockError(f"{path} was not written by midblock, so it is not overwritten", hint=hint)
+        _check_own(path)
+        _check_apart(path, sources)
         return None
 
     @property
@@ -147,6 +148,52 @@ class RunFolder:
         self.record["status"] = "done"
         self.save()
         shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def _in_use(path: Path) -> bool:
+    """Whether something lies in the folder.
+
+    Raises:
+        MidblockError: it is a file, or the system refuses the name.
+    """
+    try:
+        if path.exists() and not path.is_dir():
+            raise MidblockError(f"{path} is a file", hint="--output-dir wants a folder")
+        return path.is_dir() and any(path.iterdir())
+    except OSError as error:
+        raise write_failure(path, error) from error
+
+
+def _check_own(path: Path) -> None:
+    try:
+        verb = read_record(path).get("verb")
+    except MidblockError:
+        verb = None
+    if verb not in VERBS:
+        hint = "it holds no run.json of ours; remove it yourself or choose another --output-dir"
+        raise MidblockError(f"{path} was not written by midblock, so it is not overwritten", hint=hint)
+
+
+def _check_apart(path: Path, sources: Collection[Path]) -> None:
+    where = path.resolve()
+    for source in sources:
+        if source.resolve().is_relative_to(where):
+            what = f"{path} holds {source} itself, which this command reads, so it is not overwritten"
+            raise MidblockError(what, hint="choose another --output-dir")
+
+
+def _empty(path: Path) -> None:
+    """Remove what lies in the folder, `run.json` last: until then it is known as ours. The folder may be a link."""
+    if not path.is_dir():
+        return
+    try:
+        for entry in sorted(path.iterdir(), key=lambda entry: entry.name == "run.json"):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    except OSError as error:
+        raise write_failure(path, error) from error
 
 
 def _resumable(

@@ -45,6 +45,12 @@ class Checkpoint:
         return self.reference.label
 
     @property
+    def places(self) -> tuple[Path, ...]:
+        """Files and folders that it is read from."""
+        own = (self.reference.path,) if self.reference.kind in ("folder", "adapter", "gguf") else ()
+        return (*own, self.folder, *((self.adapter.folder,) if self.adapter else ()))
+
+    @property
     def pickled(self) -> bool:
         """Whether the weights are pickled (only ever so with the user's consent)."""
         return find_weight_files(self.folder, allow_pickle=self.allow_pickle).pickled

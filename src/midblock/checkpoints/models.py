@@ -29,6 +29,8 @@ def pick_device(device: str) -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise MidblockError(f"device {device!r} is not available", hint="--device auto takes what is there") from error
+    if chosen.type == "meta":
+        raise MidblockError("device 'meta' holds no numbers", hint="--device auto takes what is there")
     return chosen
 
 
@@ -44,7 +46,7 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
 
     Raises:
         MidblockError: the checkpoint is no causal language model, a file is truncated or corrupt, a tensor is
-            missing or misshapen, or the device is not there.
+            missing or misshapen, the adapter does not fit, or the device is not there.
     """
     from transformers import AutoModelForCausalLM
 
@@ -89,7 +91,13 @@ def _merge_adapter(model: nn.Module, adapter: Adapter) -> nn.Module:
         from peft import PeftModel
     except ImportError as error:
         raise MidblockError("peft is needed to read an adapter", hint='pip install "midblock[train]"') from error
-    return PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
+    try:
+        return PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:  # the second line of torch's message names the tensor
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[:2][-1].strip()
+        raise MidblockError(f"the adapter {adapter.folder} does not fit its base: {reason}") from error
 
 
 @contextmanager

@@ -130,6 +130,11 @@ class Pair:
         """V, the number of token ids that every model knows (the smallest vocabulary)."""
         return min(int(variant.config.vocab_size) for variant in self)
 
+    @property
+    def places(self) -> list[Path]:
+        """Files and folders that the models are read from; empty for models in memory."""
+        return [place for variant in self if variant.checkpoint is not None for place in variant.checkpoint.places]
+
     def checked(self) -> Pair:
         """Return self if every tuned model has the base's depth and width.
 

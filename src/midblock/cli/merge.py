@@ -11,6 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from midblock.base import read_record, watched
+from midblock.cli.output import read_summary
 from midblock.interventions import MergeSettings
 from midblock.interventions import merge as run_merge
 from midblock.report import write_report
@@ -53,7 +54,7 @@ def merge(
             **asdict(settings or MergeSettings()),
         )
     page = write_report(folder)
-    summary = json_format.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(folder)
     notes = read_record(folder).get("notes", [])
     if json:
         print(json_format.dumps({**summary, "notes": notes, "folder": str(folder), "report": str(page)}, indent=2))

@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from midblock.base import read_record
+from midblock.base import MidblockError, read_record
 from midblock.report import write_report
 
 
@@ -35,10 +36,26 @@ class OutputSettings:
         return (self.output_dir or Path("runs") / f"{verb}-{named}").expanduser()
 
 
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read what a finished run says about itself.
+
+    Raises:
+        MidblockError: it is missing or broken.
+    """
+    file = folder / "summary.json"
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        summary = None
+    if not isinstance(summary, dict) or not isinstance(summary.get("headline"), str):
+        raise MidblockError(f"{file} is missing or broken", hint="--overwrite makes the run anew")
+    return summary
+
+
 def print_run(folder: Path, console: Console, *, as_json: bool, tables: Sequence[object] = ()) -> None:
     """Draw the page of a finished run; print its tables, headline, notes and the page's path, or all of it as JSON."""
+    summary = read_summary(folder)
     page = write_report(folder)
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     notes = read_record(folder).get("notes", [])
     if as_json:
         print(json.dumps({**summary, "notes": notes, "folder": str(folder), "report": str(page)}, indent=2))

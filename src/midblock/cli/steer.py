@@ -14,9 +14,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from midblock.base import read_record, watched
+from midblock.base import MidblockError, read_record, watched
 from midblock.checkpoints import LoadSettings
-from midblock.cli.output import OutputSettings
+from midblock.cli.output import OutputSettings, read_summary
 from midblock.interventions.reading import DEFAULT_DATA
 from midblock.interventions.steer import steer as run_steering
 from midblock.interventions.steer_settings import SteerSettings, alpha_label
@@ -62,13 +62,13 @@ def steer(
 
 
 def _print_result(folder: Path, page: Path, *, as_json: bool) -> None:
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(folder)
     notes = read_record(folder).get("notes", [])
     if as_json:
         print(json.dumps({**summary, "notes": notes, "folder": str(folder), "report": str(page)}, indent=2))
         return
     console = Console(file=sys.stdout, markup=False, highlight=False)
-    for text in json.loads((folder / "texts.json").read_text(encoding="utf-8"))[:SHOWN_TEXTS]:
+    for text in _read_texts(folder / "texts.json")[:SHOWN_TEXTS]:
         _print_texts(console, text)
     console.print(_effects(summary))
     console.print("NLL of the tuned model's held-out answers, nats per token; random: mean over draws.", style="dim")
@@ -77,6 +77,16 @@ def _print_result(folder: Path, page: Path, *, as_json: bool) -> None:
     for note in notes:
         console.print(f"Note: {note}")
     console.print(f"Report: {page}", soft_wrap=True)
+
+
+def _read_texts(file: Path) -> list[dict[str, Any]]:
+    try:
+        texts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        texts = None
+    if not isinstance(texts, list):
+        raise MidblockError(f"{file} is missing or broken", hint="--overwrite makes the run anew")
+    return texts
 
 
 def _print_texts(console: Console, text: Mapping[str, Any]) -> None:

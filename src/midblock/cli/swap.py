@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from rich.text import Text
 
 from midblock.base import watched
 from midblock.checkpoints import LoadSettings, load_pair
-from midblock.cli.output import OutputSettings, print_run
+from midblock.cli.output import OutputSettings, print_run, read_summary
 from midblock.interventions import SwapSettings
 from midblock.interventions import swap as run_swap
 from midblock.interventions.reading import DEFAULT_DATA
@@ -61,7 +60,7 @@ def swap(
 
 def _tables(folder: Path) -> list[Table]:
     """One table for each host: references above, a line a cell and head."""
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(folder)
     hosts = dict.fromkeys(cell["host"] for cell in summary["cells"])
     return [_table(summary, host) for host in hosts]
 

@@ -12,5 +12,6 @@ from midblock.data.examples import Message as Message
 from midblock.data.hub import HUB_SETS as HUB_SETS
 from midblock.data.layouts import LAYOUTS as LAYOUTS
 from midblock.data.load import load_dataset as load_dataset
+from midblock.data.load import local_places as local_places
 from midblock.data.procedural import BUILTIN_SETS as BUILTIN_SETS
 from midblock.data.tokenizers import tokenizer_difference as tokenizer_difference

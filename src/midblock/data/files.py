@@ -56,6 +56,8 @@ def _read_json(path: Path) -> Rows:
 def _parse(text: bytes, where: str) -> Any:
     try:
         return json.loads(text)
+    except RecursionError as error:
+        raise MidblockError(f"{where} is nested too deeply", hint="one whole object per line") from error
     except ValueError as error:
         raise MidblockError(f"{where} is no valid JSON: {error}", hint="one whole object per line") from error
 

@@ -1,5 +1,6 @@
 """load_dataset: from a dataset reference to the samples a run works on."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -53,6 +54,15 @@ def load_dataset(
     layout = rows.layout or detect_layout(rows)
     examples = read_examples(rows, layout, chosen)
     return ExampleSet(reference, rows.split, layout, examples, hash_examples(examples))
+
+
+def local_places(data: str | ExampleSet) -> list[Path]:
+    """The file or folder that a dataset is read from, if it is a local one."""
+    reference = data if isinstance(data, str) else data.reference
+    path = Path(reference).expanduser()
+    if reference.startswith("builtin:") or reference.partition("@")[0] in HUB_SETS or not os.path.exists(path):
+        return []
+    return [path]
 
 
 def _open(reference: str, split: str | None) -> Rows:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from midblock.base import LayerTable, MidblockError, Progress, RunFolder, Silent, write_json
-from midblock.base.files import write_failure
+from midblock.base.files import size_text, write_failure
 from midblock.checkpoints import Pair, Variant, load_pair
 from midblock.interventions.alphas import Alphas, read_numbers, read_overrides
 from midblock.interventions.merge_files import write_small_files
@@ -140,7 +143,7 @@ class _Merge:
     def _check_space(self, weights: Weights) -> None:
         free = shutil.disk_usage(self.run.path).free
         if free < weights.size:
-            raise MidblockError(f"no space left for {self.name}: {weights.size / 2**30:.1f} GiB are needed")
+            raise MidblockError(f"no space left for {self.name}: {size_text(weights.size)} are needed")
 
     def _write_tables(self, weights: Weights, alphas: Alphas) -> None:
         LayerTable.from_rows(rows_of(weights, alphas, self.name)).write(self.run.path)
@@ -169,14 +172,15 @@ def _under_another_name(folder: Path) -> Iterator[Path]:
         MidblockError: the disk is full or the place cannot be written.
     """
     folder = folder.resolve()
-    scratch = folder.with_name(f".{folder.name}.partial")
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        if (scratch / "before").exists() and not folder.exists():  # killed between the two renames below
-            (scratch / "before").rename(folder)
-        shutil.rmtree(scratch, ignore_errors=True)  # a killed run's
+        _clear_away(folder)
+        stood = folder.exists()
         (scratch / "made").mkdir(parents=True)
         try:
             yield scratch / "made"
+            if folder.exists() and not stood:
+                raise MidblockError(f"{folder} was written by another run meanwhile", hint="choose another name")
             if folder.exists():
                 folder.rename(scratch / "before")
             try:
@@ -189,3 +193,28 @@ def _under_another_name(folder: Path) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise write_failure(folder, error) from error
+
+
+def _clear_away(folder: Path) -> None:
+    """Remove what killed merges left beside `folder`; one killed between its two renames has what stood there."""
+    for scratch in folder.parent.glob(f".{escape(folder.name)}.*.partial"):
+        if _lives(scratch.name.removeprefix(f".{folder.name}.").removesuffix(".partial")):
+            continue
+        if (scratch / "before").exists() and not folder.exists():
+            (scratch / "before").rename(folder)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _lives(process: str) -> bool:
+    """Whether a process with this number runs; its own number is from an earlier life. Unsure on Windows: yes."""
+    if not process.isdigit() or sys.platform == "win32":
+        return True
+    if int(process) == os.getpid():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

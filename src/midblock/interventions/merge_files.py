@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from midblock.base import MidblockError
 from midblock.checkpoints import Checkpoint
 from midblock.checkpoints.checkpoint_files import copy_small_files, write_config
 from midblock.checkpoints.config import TOKENIZER_FILES, has_tokenizer
@@ -45,8 +46,7 @@ def write_small_files(base: Checkpoint, tuned: Checkpoint, folder: Path, changes
     if has_tokenizer(own):
         difference = _difference(base, tuned, own)
         if difference is None:
-            _take_tokenizer(own, folder)
-            notes.append("Tokenizer, chat template and generation config are the tuned model's, its ids the base's.")
+            notes += _take_tokenizer(own, folder)
         else:
             notes.append(f"The tokenizer is the base's; the tuned model's reads otherwise: {difference}.")
     write_config(base.folder, folder, changes)
@@ -71,19 +71,45 @@ def _difference(base: Checkpoint, tuned: Checkpoint, own: Path) -> str | None:
     return tokenizer_difference(mine, theirs, [PROBE])
 
 
-def _take_tokenizer(source: Path, folder: Path) -> None:
+def _take_tokenizer(source: Path, folder: Path) -> list[str]:
+    """Copy the tokenizer's files and the generation config; a broken generation config stays behind.
+
+    Returns:
+        Notes: what was taken.
+    """
+    whole = not (source / GENERATION).exists() or _read_object(source / GENERATION) is not None
     for name in TOKENIZER:
         if name not in TEMPLATES or _has_template(source):
             (folder / name).unlink(missing_ok=True)
-    for name in (*TOKENIZER, GENERATION):
+    for name in (*TOKENIZER, GENERATION) if whole else TOKENIZER:
         if (source / name).exists():
             (folder / name).write_bytes((source / name).read_bytes())
     for file in source.glob("*.tiktoken"):
         (folder / file.name).write_bytes(file.read_bytes())
+    if whole:
+        return ["Tokenizer, chat template and generation config are the tuned model's, its ids the base's."]
+    return [
+        "Tokenizer and chat template are the tuned model's, its ids the base's.",
+        f"The tuned model's {GENERATION} is broken: the base's stays, if it has one.",
+    ]
 
 
 def _has_template(folder: Path) -> bool:
     if any((folder / name).exists() for name in TEMPLATES):
         return True
     settings = folder / "tokenizer_config.json"
-    return settings.exists() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))
+    if not settings.exists():
+        return False
+    read = _read_object(settings)
+    if read is None:
+        raise MidblockError(f"{settings} is no JSON object", hint="fetch the tokenizer again")
+    return bool(read.get("chat_template"))
+
+
+def _read_object(file: Path) -> dict[str, Any] | None:
+    """What a JSON file holds; None where that is no object."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -60,10 +60,10 @@ class Source:
 
     @classmethod
     def _of_steering(cls, reference: str, folder: Path, record: dict[str, Any], config: dict[str, Any]) -> Source:
-        tuned = [model["reference"] for model in record.get("models", []) if model.get("role") == "tuned"]
+        tuned = _tuned_models(record.get("models"))
         if record.get("status") != "done" or not tuned:
             raise MidblockError(f"{reference} is unfinished: it holds no directions yet", hint="finish it: --resume")
-        return cls(reference, str(tuned[0]), config.get("base"), earlier=folder, settings=config)
+        return cls(reference, tuned[0], config.get("base"), earlier=folder, settings=config)
 
     def directions(self, pair: Pair) -> Directions | None:
         """The directions found earlier, None where there are none.
@@ -95,6 +95,12 @@ class Source:
             left = ", ".join(self.ignored)
             found.append(f"{self.reference} compares several tuned models; {self.tuned} was taken, and not {left}.")
         return found
+
+
+def _tuned_models(models: Any) -> list[str]:
+    """References of the tuned models that `run.json` lists."""
+    listed = [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+    return [str(model["reference"]) for model in listed if model.get("role") == "tuned" and model.get("reference")]
 
 
 def _read_config(file: Path) -> dict[str, Any]:

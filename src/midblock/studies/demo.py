@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from midblock.base import LayerTable, Progress, Silent
+from midblock.base import LayerTable, Progress, RunFolder, Silent
 from midblock.checkpoints import load_pair
 from midblock.metrics import analyze
 from midblock.tuning import TuneSettings, tune
@@ -60,6 +60,7 @@ def demo(
     fresh = overwrite or not _made_with(partner, tuning)
     # What was measured on the old partner must not be taken for the new one's, should this be stopped here.
     if fresh and (analysis / "run.json").exists():
+        RunFolder.check(analysis, "analyze", {}, overwrite=True)
         shutil.rmtree(analysis)
     options = {**asdict(tuning), "device": device}
     layers = options.pop("layers")

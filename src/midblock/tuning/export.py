@@ -13,7 +13,7 @@ import torch
 
 from midblock import __version__
 from midblock.base import MidblockError, unknown, write_json
-from midblock.base.files import replace_atomically, write_failure
+from midblock.base.files import replace_atomically, size_text, write_failure
 from midblock.checkpoints import Checkpoint, open_checkpoint
 from midblock.checkpoints.adapter import CONFIG
 from midblock.checkpoints.checkpoint_files import copy_small_files
@@ -225,7 +225,7 @@ def _check_base(checkpoint: Checkpoint, folder: Path) -> None:
         raise MidblockError(f"the base {checkpoint.folder} is stored quantised: nothing can be added to it", hint=hint)
     size = sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors"))
     if shutil.disk_usage(folder).free < size:
-        raise MidblockError(f"no space left beside {folder.parent}: {size / 2**30:.1f} GiB are needed")
+        raise MidblockError(f"no space left beside {folder.parent}: {size_text(size)} are needed")
 
 
 def _equal_rank(request: Request, folder: Path) -> Made:

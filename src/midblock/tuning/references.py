@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ def check_vocabulary(settings: TuneSettings, loading: LoadSettings, base: Checkp
         config: Any = _open(settings.reference, loading).config
         ours: Any = base.config
         _check_sizes(settings.reference, config.get_text_config().vocab_size, ours.get_text_config().vocab_size)
+
+
+def reference_places(settings: TuneSettings, loading: LoadSettings) -> tuple[Path, ...]:
+    """Files and folders that a named reference is read from."""
+    return _open(settings.reference, loading).places if settings.reference is not None else ()
 
 
 def find_reference(

@@ -15,6 +15,11 @@ ANCHORS = ("none", "rpsft")
 SCOPES = ("block", "subspace")
 PREFIX_CACHE = ("auto", "on", "off")
 SEEDS = 2**32  # NumPy takes no larger ones, and transformers seeds it
+LARGEST = 2**31
+WHOLE = (
+    "lora_r", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "max_steps", "logging_steps",
+    "save_steps",
+)  # fmt: skip
 ONLY_LORA = (
     "lora_r", "lora_scale", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights", "rank_budget",
     "match_parameters", "load_in_4bit",
@@ -219,6 +224,9 @@ class TuneSettings(Schedule, Anchoring, Objective, Placement):
         for name in (*positive, "weight_decay", "warmup_steps", "lora_alpha"):
             if getattr(self, name) == float("inf"):
                 raise MidblockError(f"{name} is inf; it must be finite")
+        for name in WHOLE:
+            if getattr(self, name) > LARGEST:
+                raise MidblockError(f"{name} is {getattr(self, name)}; it must be at most 2^31")
         if self.seed >= SEEDS:
             raise MidblockError(f"seed is {self.seed}; it must be below 2^32")
         for name in ("adam_beta1", "adam_beta2"):

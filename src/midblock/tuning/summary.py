@@ -66,6 +66,8 @@ def read_artifact(folder: Path, target: Path) -> Artifact:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MidblockError(f"{folder / 'summary.json'} is missing or broken", hint=AGAIN) from error
+    if not isinstance(summary, dict) or not isinstance(summary.get("headline"), str):
+        raise MidblockError(f"{folder / 'summary.json'} is missing or broken", hint=AGAIN)
     return Artifact(folder, target, LayerTable.read(folder), lines, summary)
 
 

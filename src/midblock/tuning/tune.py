@@ -15,7 +15,7 @@ import torch
 from midblock.base import LayerPlan, LayerTable, MidblockError, Progress, RunFolder, Silent, read_record, write_json
 from midblock.base.layer_table import LayerRow
 from midblock.checkpoints import Checkpoint, LoadSettings, open_checkpoint, quiet_transformers
-from midblock.data import ExampleSet
+from midblock.data import ExampleSet, local_places
 from midblock.tuning.arguments import (
     barrier,
     half,
@@ -34,7 +34,7 @@ from midblock.tuning.hold import Hold
 from midblock.tuning.outputs import Artifact, gradient_rows, moved_rows, save_model
 from midblock.tuning.prefix_store import PrefixStore
 from midblock.tuning.prepared import Prepared, prepare
-from midblock.tuning.references import check_reference, check_vocabulary
+from midblock.tuning.references import check_reference, check_vocabulary, reference_places
 from midblock.tuning.schedule import schedule_of
 from midblock.tuning.settings import TuneSettings
 from midblock.tuning.sharding import release, shard, world_size
@@ -110,13 +110,14 @@ class Tuning:
         check_vocabulary(self.settings, self.loading, checkpoint)
         plan = _read_plan(self.settings.layers, checkpoint)
         # what is cheap to find wrong is found before data and weights are read, all of it before anything is written
-        RunFolder.check(self.folder, self.verb, self._config(), resume=resume, overwrite=overwrite)
+        where: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "sources": self._sources(checkpoint)}
+        RunFolder.check(self.folder, self.verb, self._config(), **where)
         tokenizer = checkpoint.tokenizer()
         examples = load_examples(self.data, tokenizer, self.settings)
         self.notes += examples.notes
         self.notes += check_fit(examples, checkpoint.config)
         inputs = _inputs(checkpoint, examples)
-        where: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "inputs": inputs}
+        where["inputs"] = inputs
         earlier = RunFolder.check(self.folder, self.verb, self._config(), **where)
         if earlier is not None and earlier.get("status") == "done":
             return self._read_back()
@@ -192,6 +193,12 @@ class Tuning:
         if not main_process():
             run = RunFolder(self.folder, read_record(self.folder))
         return run
+
+    def _sources(self, checkpoint: Checkpoint) -> list[Path]:
+        """Files and folders that are read."""
+        layers, models = self.settings.layers, [*checkpoint.places, *reference_places(self.settings, self.loading)]
+        analysed = [Path(layers.removeprefix("auto:"))] if layers.startswith("auto:") else []
+        return [*models, *local_places(self.data), *analysed]
 
     def _config(self) -> dict[str, Any]:
         """Everything that decides the result, as the YAML of the run folder."""
