@@ -10,7 +10,7 @@ import pytest
 from midblock.base import LayerRow, LayerTable
 from midblock.metrics.correlation import correlate
 from midblock.report import parts
-from midblock.report.correlation_section import DATA, FEW, correlation_section, strongest
+from midblock.report.correlation_section import DATA, FEW, correlation_section, most_telling, strongest
 from midblock.report.island import page_data
 from midblock.report.paper import write_figures
 from midblock.report.reading import Run
@@ -126,6 +126,16 @@ def test_hostile_names_stay_text(make_run, hostile):
 def test_figure_for_papers(run, tmp_path):
     assert set(write_figures(run, tmp_path / "figures", CORRELATION_FIGURES)) == {"correlations"}
     assert (tmp_path / "figures" / "correlations.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_paper_shows_one_curve_of_each_cluster_and_those_nearest_the_weights(run):
+    found = correlate(run.table)
+    assert most_telling(found, 12) == list(range(12))
+    clusters = {found.clusters[curve] for curve in found.order}
+    kept = most_telling(found, len(clusters) + 2)
+    assert {found.clusters[found.order[row]] for row in kept} == clusters
+    names = {found.curves[found.order[row]] for row in most_telling(found, len(clusters) + 4)}
+    assert {"delta_rel · block", "delta_fro · block", "cosine_similarity", "logit_kl"} <= names
 
 
 @pytest.fixture

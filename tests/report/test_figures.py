@@ -50,7 +50,7 @@ def test_facts_quote_the_table(make_run):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (0.97234, "0.972"), (0.99971, "0.9997"), (-0.5, "−0.5"), (1.25e-7, "1.2×10^−7"), (np.nan, "–")],
+    [(0.0, "0"), (0.97234, "0.972"), (0.99971, "0.9997"), (-0.5, "−0.5"), (1.25e-7, "1.2×10⁻⁷"), (np.nan, "–")],
 )
 def test_numbers_for_people(value, text):
     assert number(value) == text

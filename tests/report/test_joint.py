@@ -11,9 +11,10 @@ import pytest
 
 from midblock.base import LayerPlan, LayerTable, MidblockError
 from midblock.report import write_report
+from midblock.report.flow_section import flow_facts
 from midblock.report.joint_run import Joint, labels_of, read_joint
 from midblock.report.page import page_of, read_one
-from midblock.report.story import clause, headline_of
+from midblock.report.story import clause, headline_of, told
 from midblock.report.suggestion import suggestions_of, window_of
 from midblock.report.verb_figures import VERB_FIGURES, write_joint_figures
 from midblock.report.verbs import SECTIONS, STEPS
@@ -118,7 +119,12 @@ def test_the_page_of_one_run(runs, tmp_path, verb):
     folder = runs.WRITERS[verb](tmp_path / verb)
     seen = page(folder)
     assert [name for name in seen.ids if name in SECTIONS] == [verb]
-    assert json.loads((folder / "summary.json").read_text())["headline"] in seen.text
+    assert (
+        json.loads((folder / "summary.json").read_text())["headline"]
+        .replace("10-19", "10–19")
+        .replace("12-17", "12–17")
+        in seen.text
+    )
     assert {"numbers", "made"} <= set(seen.ids)
 
 
@@ -163,6 +169,19 @@ def test_a_run_folder_is_never_overwritten(runs, tmp_path):
     with pytest.raises(MidblockError, match="is a file"):
         write_report(probe, merge, output_dir=tmp_path / "file")
     assert (merge / "layers.csv").read_bytes() == before
+
+
+def test_a_foreign_folder_is_refused_and_a_joint_page_drawn_again(runs, tmp_path, monkeypatch):
+    probe, merge = runs.write_probe_run(tmp_path / "probe"), runs.write_merge_run(tmp_path / "merge")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "layers.csv").write_text("mine")
+    with pytest.raises(MidblockError, match="holds files that are not those of a joint page"):
+        write_report(probe, merge, output_dir=tmp_path / "mine")
+    assert [file.read_text() for file in (tmp_path / "mine").iterdir()] == ["mine"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for _ in range(2):
+        assert write_report(probe, merge, output_dir="~/joint") == tmp_path / "joint" / "report.html"
+    assert json.loads((tmp_path / "joint" / "joint.json").read_text())["verb"] == "report"
 
 
 def test_unfinished_runs_are_drawn_with_a_note(runs, tmp_path):
@@ -231,7 +250,7 @@ def test_models_keep_their_colour_whatever_order_they_come_in(runs, tmp_path):
 
 def test_the_suggestion_is_the_rule_of_auto(runs, tmp_path):
     analysis = runs.write_analysis_run(tmp_path / "analysis")
-    first, last = window_of(LayerTable.read(analysis), "sft", runs.L)
+    first, last = window_of(LayerTable.read(analysis), "sft")
     assert plan_from_run(analysis, runs.L).blocks == tuple(range(first, last + 1))
     found = suggestions_of(read_joint([analysis, *runs.write_all(tmp_path / "all")[1:]]))
     assert [(one.model, one.first, one.last) for one in found] == [("sft", first, last)]
@@ -242,15 +261,78 @@ def test_views_inside_and_outside_the_suggestion(runs, tmp_path):
     folders = runs.write_all(tmp_path / "all")
     suggestion = suggestions_of(read_joint(folders))[0]
     inside = {row.label: there for row, there in suggestion.others}
-    assert inside == {"Early exit": True, "Swap": False, "Steering": False, "Gradient flow": False}
-    assert suggestion.agreeing == "1 of 4 other views point into these blocks."
+    assert inside == {"Early exit": None, "Swap": False, "Steering": False, "Gradient flow": False}
+    assert suggestion.agreeing == "0 of 3 other views point into these blocks."
     said = {row.label: row.said for row, _ in suggestion.others}
     assert "blocks 12–17 lower its NLL most: −0.0" in said["Swap"]
     assert said["Swap"].endswith("outside")
     text = page(*folders).text
-    assert "Swapped in, blocks 12–17 do most: tune both and compare." in text
-    assert "--layers blocks:12-17 --output-dir runs/tuned-12-17" in text
-    assert LayerPlan.parse("blocks:12-17", runs.L).blocks == tuple(range(12, 18))
+    disagreeing = "Rule and swap disagree: swapped in, blocks 12–17 do most; tune both and compare."
+    assert text.count(disagreeing) == 2  # in the story and on the card, ahead of the count
+    assert text.index(disagreeing) < text.index(suggestion.agreeing)
+    assert "--layers 12-17 --output-dir runs/tuned-12-17" in text
+    assert LayerPlan.parse("12-17", runs.L).blocks == tuple(range(12, 18))
+
+
+@pytest.mark.parametrize(("low", "high", "counts"), [(26, 27, True), (21, 23, None), (None, None, None)])
+def test_early_exit_counts_only_apart_from_the_base(runs, tmp_path, low, high, counts):
+    folders = [runs.write_analysis_run(tmp_path / "analysis"), runs.write_probe_run(tmp_path / "probe")]
+    summary = json.loads((folders[1] / "summary.json").read_text())
+    for entry, ends in zip(summary["models"], ((low, high), (22, 24)), strict=True):
+        entry["emergence"]["accuracy"].update(layer=24, low=ends[0], high=ends[1])
+    edit(folders[1] / "summary.json", models=summary["models"])
+    ((row, inside),) = suggestions_of(read_joint(folders))[0].others
+    assert inside is counts
+    assert ("so not counted" in row.said) is (counts is None)
+
+
+def test_folders_to_write_are_none_of_the_page(runs, tmp_path):
+    analysis = runs.write_analysis_run(tmp_path / "analysis")
+    assert "--output-dir runs/merged-22-29 " in page(analysis, runs.write_merge_run(tmp_path / "merged")).text + " "
+    assert "--output-dir runs/merged-22-29-2" in page(analysis, runs.write_merge_run(tmp_path / "merged-22-29")).text
+
+
+def test_a_story_names_every_verb_once_before_it_repeats_one(runs, tmp_path):
+    swaps = [runs.write_swap_run(tmp_path / f"s{k}", segments=k) for k in (3, 5)]
+    edit(swaps[1] / "summary.json", headline="Another swap.")
+    rest = [runs.write_steer_run(tmp_path / "steer"), runs.write_probe_run(tmp_path / "probe")]
+    matters = next(step for step in STEPS if step.id == "matters")
+    said = told(read_joint([*swaps, *rest]), matters)
+    assert [line.split()[0] for line in said] == ["Blocks", "Answers", "Adding", "Another"]
+    shown = page(*swaps, *rest).text
+    assert "Adding sft's mean shift" in shown.split("Early exit")[0]
+
+
+def test_steering_without_a_scan_claims_none(runs, tmp_path):
+    folder = runs.write_steer_run(tmp_path / "steer")
+    assert "Steering one block at a time" in page(folder).text
+    table = LayerTable.read(folder).frame
+    LayerTable(table[~table.metric.str.startswith("steer_nll_change")].reset_index(drop=True)).write(folder)
+    alphas = json.loads((folder / "summary.json").read_text())["alphas"]
+    alphas[0] |= {"gap_closed": -0.001, "gap_closed_interval": [-0.05, 0.04]}
+    edit(folder / "summary.json", alphas=alphas)
+    text = page(folder).text
+    assert "one block at a time" not in text
+    assert "steered alone, at" not in text
+    assert "0 % [−5, 4]" in text.replace("\u00a0", " ")
+    assert "−0 %" not in text
+
+
+def test_no_tile_crowns_a_block_that_does_not_stand_out(runs, tmp_path):
+    folder = runs.write_flow_run(tmp_path / "flow")
+    assert {"Pulled hardest", "Pulled most steadily"} <= {fact.label for fact in flow_facts(read_one(folder))}
+    assert "Moved furthest" not in {fact.label for fact in flow_facts(read_one(folder))}
+    frame = LayerTable.read(folder).frame
+    frame.loc[frame.metric == "gradient_agreement", ["low", "high"]] = [-1.0, 1.0]
+    LayerTable(frame).write(folder)
+    assert "Pulled most steadily" not in {fact.label for fact in flow_facts(read_one(folder))}
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_two_steps_give_no_interval(runs, tmp_path, steps):
+    seen = page(runs.write_flow_run(tmp_path / "flow", steps=steps))
+    assert ("are 95 % intervals over steps" in seen.text) is (steps == 3)
+    assert (seen.data["figures"]["flow"]["data"]["band"] == "95 % interval") is (steps == 3)
 
 
 @pytest.mark.parametrize(("first", "inside", "words"), [(20, True, "4 of 6 blocks"), (18, False, "2 of 6 blocks")])

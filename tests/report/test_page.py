@@ -83,7 +83,17 @@ def test_nothing_is_loaded_from_anywhere(make_run, tmp_path):
 
 def test_every_section_with_full_data(make_run):
     seen = page(make_run())
-    expected = ["top", "similarity", "information", "weights", "predictions", "others", "numbers", "made"]
+    expected = [
+        "top",
+        "similarity",
+        "information",
+        "weights",
+        "predictions",
+        "correlations",
+        "others",
+        "numbers",
+        "made",
+    ]
     assert seen.ids("section") == expected
     shown = {
         "change_by_depth",
@@ -101,14 +111,15 @@ def test_every_section_with_full_data(make_run):
 
 def test_weights_only(make_run, weights):
     seen = page(make_run(weights))
-    assert seen.ids("section") == ["top", "weights", "numbers", "made"]
-    assert seen.figures == {"change_by_depth", "weights_heatmap"}
+    assert seen.ids("section") == ["top", "weights", "correlations", "numbers", "made"]
+    assert {"change_by_depth", "weights_heatmap", "correlations"} <= seen.figures
 
 
 def test_a_single_metric_has_no_first_figure(make_run, residual):
     seen = page(make_run([row for row in residual if row.metric.startswith("prompt_entropy")]))
-    assert seen.ids("section") == ["top", "information", "numbers", "made"]
-    assert seen.figures == {"prompt_entropy"}
+    assert seen.ids("section") == ["top", "information", "correlations", "numbers", "made"]
+    assert "change_by_depth" not in seen.figures
+    assert "prompt_entropy" in seen.figures
 
 
 def test_restricted_layers_keep_the_depth(make_run, residual, weights):

@@ -112,9 +112,34 @@ def test_the_page_holds_the_numbers_of_the_summary(swap_run):
 
 def test_verdicts_stand_under_the_figure(swap_run):
     section = swap_section(swap_run())
-    said = "Accuracy by depth, base with blocks of sft: an inverted U (middle minus outer blocks: +0.031 [0.01, 0.052] "
-    assert said + "with the base head, +0.031 [0.01, 0.052] with the tuned head)." in section.charts[0].caption
-    assert "sft with blocks of base: undecided (" in section.charts[0].caption
+    caption = section.charts[0].caption
+    said = "Accuracy by depth, base with blocks of sft: an inverted U: blocks in the middle help most (+0.031 "
+    assert said + "[0.01, 0.052] with the base head, +0.031 [0.01, 0.052] with the tuned head)." in caption
+    assert (
+        "sft with blocks of base: undecided (+0.031 with the base head, " in caption
+    )  # no interval: it is not the test
+    assert "each tested separately" in caption
+    assert section.intro.endswith("Measured on 50 prompts.")
+
+
+@pytest.mark.parametrize(
+    ("host", "verdict", "words"),
+    [
+        ("base", "rising", "rises with depth: upper blocks help most"),
+        ("sft", "falling", "falls with depth: taking out upper blocks hurts most"),
+        ("sft", "U", "a U: taking out the middle hurts most"),
+        ("base", "U", "a U: blocks in the middle help least"),
+    ],
+)
+def test_every_verdict_is_said_as_such(swap_run, host, verdict, words):
+    summary = swap_summary("segments")
+    for entry in summary["shape"]:
+        entry.update(verdict=verdict if entry["host"] == host else "undecided", low=None, high=None)
+    said = {line.split(" with blocks")[0]: line for line in verdicts(swaps_of(swap_run(summary=summary)))}
+    assert f": {words} (+0.031 with the base head" in said[f"Accuracy by depth, {host}"]
+    assert [line for line in said.values() if "undecided" in line] == [
+        said[f"Accuracy by depth, {'sft' if host == 'base' else 'base'}"]
+    ]
 
 
 def test_cumulative_swaps_are_drawn_over_what_was_added_last(swap_run):

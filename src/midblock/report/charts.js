@@ -48,7 +48,7 @@ function drawLegend(svg, entries, width, top) {
   return entries.length ? (line + 1) * 18 : 0;
 }
 
-function legendOf(reads, domains, mode) {
+function legendOf(reads, domains, mode, bandName) {
   const entries = new Map();
   const note = (key, entry) => entries.has(key) || entries.set(key, entry);
   const lined = reads.some((read) => !read.bars);
@@ -59,7 +59,7 @@ function legendOf(reads, domains, mode) {
     }
   const some = (kind) => reads.some((read) => read[kind].length);
   const bands = reads.some((read) => read.lines.some((line) => line.points.some((p) => p.lo !== null)));
-  if (bands) note("band", { kind: "band", look: "m0", name: "95 % interval" });
+  if (bands) note("band", { kind: "band", look: "m0", name: bandName });
   if (reads.some((read, i) => nullShown(read, domains[i], mode))) note("null", { kind: "band", look: "null", name: "null, 95 %" });
   if (some("floor")) note("floor", { kind: "line", look: "floor", name: "precision floor" });
   if (some("split")) note("split", { kind: "band", look: "split", name: "± split floor" });
@@ -82,7 +82,7 @@ function drawLines(box, spec) {
   const svg = draw(null, "svg", { width, role: "group", "aria-label": spec.title });
   draw(svg, "title", {}, spec.title);
   draw(svg, "desc", {}, spec.caption);
-  let top = drawLegend(svg, legendOf(reads, domains, mode), width, 0) + (spec.thirds ? 26 : 6);
+  let top = drawLegend(svg, legendOf(reads, domains, mode, spec.data?.band ?? "95 % interval"), width, 0) + (spec.thirds ? 26 : 6);
   const first = top;
   const layers = new Set(reads.flatMap((r) => r.lines.flatMap((l) => l.points.map((p) => p.layer))));
   const ends = { first: layers.has(-1), last: layers.has(L) ? (reads.some((r) => r.panel.module === "residual") ? "norm" : "head") : null };

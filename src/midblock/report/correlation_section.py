@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHANGES = ("delta_rel · block", "delta_fro · block")  # curves that stand for the weight change, the first one found
+LEAST = 3  # curves; two make no matrix
+MANY = 100  # pairs of curves from which the caption warns of chance
 FEW = 8  # curves listed for each tuned model
 DATA = "correlations"  # where the scripts find the data of this section
 SMOOTH = (
@@ -45,13 +47,13 @@ class Strong:
 
 
 def correlation_section(table: LayerTable, found: Correlations | None = None) -> tuple[Section, dict[str, Any]] | None:
-    """The section and its data, which the page holds under the key `DATA`; None with fewer than two curves.
+    """The section and its data, which the page holds under the key `DATA`; None with fewer than three curves.
 
     Args:
         found: the table's correlations, where they are known already.
     """
     found = correlate(table) if found is None else found
-    if found.frame.empty or not np.isfinite(found.frame.pearson).any():
+    if len(found.curves) < LEAST or not np.isfinite(found.frame.pearson).any():
         return None
     strong = strongest(found)
     section = Section("correlations", "Correlations", _intro(found, strong), tuple(_charts(found, strong)))
@@ -65,6 +67,23 @@ def strongest(found: Correlations, most: int = FEW) -> list[Strong]:
     nothing new.
     """
     return [strong for change in _changes(found.curves) for strong in _beside(found, change)[:most]]
+
+
+def most_telling(found: Correlations, most: int) -> list[int]:
+    """Rows of the matrix for a small figure: one curve of each cluster, then those nearest the weight change.
+
+    Returns:
+        Positions in `found.order`, ascending; at most `most`.
+    """
+    changes = _changes(found.curves)
+    near = dict.fromkeys(found.curves, 0.0) | dict.fromkeys(changes, 1.0)
+    for change in changes:
+        for row in _rows_of(found.frame, change):
+            near[row.curve] = max(near[row.curve], abs(row.pearson) if np.isfinite(row.pearson) else 0.0)
+    ranked = sorted(range(len(found.order)), key=lambda row: -near[found.curves[found.order[row]]])
+    clusters = [found.clusters[found.order[row]] for row in ranked]
+    firsts = [row for place, row in enumerate(ranked) if clusters[place] not in clusters[:place]]
+    return sorted(list(dict.fromkeys([*firsts, *ranked]))[:most])
 
 
 def correlation_data(found: Correlations, strong: Sequence[Strong]) -> dict[str, Any]:
@@ -104,6 +123,9 @@ def _charts(found: Correlations, strong: Sequence[Strong]) -> list[Chart]:
         "dot have an interval that includes 0. Of differences: of the steps from block to block, which a shared trend "
         "with depth does not correlate; it has no interval here. Point at a cell for its numbers."
     )
+    pairs = len(found.frame)
+    if pairs >= MANY:
+        caption += f" With {pairs:,} pairs some strong ones come by chance.".replace(",", "\u202f")
     modes = ["pearson", "spearman"]
     modes += ["differences"] if np.isfinite(found.frame.pearson_differences).any() else []
     title = "Every depth curve against every other"

@@ -14,6 +14,7 @@ from midblock.report.reading import Run
 if TYPE_CHECKING:
     import pandas as pd
 
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 Reader = Callable[[Run, str], "Number | Thirds | None"]
 
 
@@ -58,7 +59,7 @@ def number(value: float, digits: int = 3) -> str:
         return "–"
     if value != 0 and (abs(value) < 1e-4 or abs(value) >= 1e6):
         mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
-        return f"{mantissa}×10^{int(exponent)}".replace("-", "−")
+        return f"{mantissa}×10".replace("-", "−") + str(int(exponent)).translate(SUPERSCRIPTS)
     text = f"{value:.4f}" if 0.99 < abs(value) < 1 else f"{value:.{digits}g}"
     return text.replace("-", "−")
 

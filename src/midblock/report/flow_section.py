@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from midblock.report import parts
 from midblock.report.chart import Chart, Panel, Section
@@ -14,7 +14,13 @@ from midblock.report.reading import Run, mapping, read_text
 from midblock.report.training_log import Log, as_number
 from midblock.report.tune_run import TuneRun
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 HEAT = ("gradient_norm", "gradient_agreement", "gradient_snr", "delta_rel", "gradient_norm_first")
+MOVEMENT = ["delta_rel"]  # 0 there means: not trained
+FEWEST = 3  # steps; fewer give no interval
+LARGE = 1.2  # times the median: what has no interval stands out from there on, as in the run's headline
 INTRO = (
     "A short tuning run, watched: how hard the loss pulls on each block, whether different batches pull the same way, "
     "and how far the weights then move."
@@ -27,24 +33,37 @@ def flow_sections(run: Joint) -> list[Section]:
     panels = flow_panels(run)
     models = tuple(run.tuned)
     if panels:
-        caption = "Whole blocks. Whiskers and bands are 95 % intervals over steps."
+        caption, band = _whiskers(run)
         charts.append(
-            Chart("flow", "Pull and movement by depth", caption, panels=panels, wide=True, thirds=True, models=models)
-        )
+            Chart(
+                "flow", "Pull and movement by depth", f"Whole blocks. {caption}", panels=panels, wide=True,
+                thirds=True, models=models, data={"band": band},
+            )
+        )  # fmt: skip
     heat = [metric for metric in HEAT if len(set(run.present.get(metric, ())) - {"residual", "block"}) > 1]
     if heat:
         rows = tuple(heat_rows(module for metric in heat for module in run.present[metric]))
-        caption = "Choose what is shown; point at a cell for its number."
+        caption = "Choose what is shown; point at a cell for its number. Weights that were not trained are blank."
         title = "Pull and movement, layer by module"
         charts.append(
-            Chart("flow_heatmap", title, caption, "heat", metrics=tuple(heat), rows=rows, wide=True, models=models)
-        )
+            Chart("flow_heatmap", title, caption, "heat", metrics=tuple(heat), rows=rows, wide=True, models=models,
+                  data={"blank": MOVEMENT})
+        )  # fmt: skip
     if logged_run(run) is not None:
         caption = "Gradient norm by block and step; point at a cell for its number."
         charts.append(Chart("gradient_map", "Gradient by block and step", caption, "step_heat", wide=True))
     if not charts:
         return []
     return [Section("flow", "Gradient flow", INTRO, tuple(charts), body=parts.tiles(run, flow_facts(run), even=True))]
+
+
+def _whiskers(run: Joint) -> tuple[str, str]:
+    """What whiskers and bands are: a sentence, and a name for the legend."""
+    steps = min((as_number(member.summary.get("steps")) for member in run.runs), default=math.nan)
+    if steps < FEWEST:
+        said = f"Fewer than {FEWEST} steps give no 95 % interval: whiskers and bands only show how far they lie apart."
+        return said, "between steps"
+    return "Whiskers and bands are 95 % intervals over steps.", "95 % interval"
 
 
 def flow_panels(run: Run) -> tuple[Panel, ...]:
@@ -72,7 +91,7 @@ def logged_run(run: Joint) -> TuneRun | None:
 
 
 def flow_facts(run: Joint) -> list[Fact]:
-    """Tiles: the loss, and the blocks where each quantity is largest."""
+    """Tiles: the loss, and the blocks where each quantity is largest, where it differs with depth."""
     facts: list[tuple[str, str, list[tuple[str, Number | None]]]] = [
         ("Loss", "first → last, nats per token", []),
         ("Pulled hardest", "largest gradient norm of a block", []),
@@ -97,9 +116,19 @@ def _peak(run: Run, name: str, metric: str, block: Any) -> Number | None:
     if type(block) is not int:
         return None
     curve = run.table.curve(metric, name, "block")
+    curve = curve[(curve.value != 0) & (curve.layer >= 0) & (curve.layer < run.blocks)]
     at = curve[curve.layer == block]
-    if not len(at):
-        return Number(f"block {block}")
+    if not len(at) or not _stands_out(curve, at):
+        return None
     value, low, high = (float(at[column].iloc[0]) for column in ("value", "low", "high"))
     interval = f" [{number(low)}, {number(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
     return Number(f"block {block}", number(value) + interval)
+
+
+def _stands_out(curve: pd.DataFrame, at: pd.DataFrame) -> bool:
+    """Whether a peak's interval lies above those of half of the blocks; without intervals, well above the median."""
+    if len(curve) < 2:
+        return False
+    if math.isfinite(at.low.iloc[0]):
+        return bool(2 * (curve.high < at.low.iloc[0]).sum() >= len(curve))
+    return bool(at.value.iloc[0] >= LARGE * curve.value.median())

@@ -11,7 +11,8 @@ function heatCells(spec, metric) {
   for (const s of DATA.series)
     if (s.metric === metric && rowOf.has(s.module) && drawnIn(spec, s.model))
       s.layer.forEach((layer, i) => s.value[i] === null || cells.push({ model: s.model, module: s.module, row: rowOf.get(s.module), layer, value: s.value[i] }));
-  return cells;
+  const moved = spec.data?.blank?.includes(metric) ? cells.filter((cell) => cell.value !== 0) : [];
+  return moved.length ? moved : cells;
 }
 
 function heatScale(values) {

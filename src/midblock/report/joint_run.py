@@ -213,6 +213,16 @@ def _same_base(a: tuple[str, str], b: tuple[str, str]) -> bool:
     return a[1] == b[1] if a[1] and b[1] else a[0] == b[0]
 
 
+def prompts_of(run: Run, metrics: str) -> str:
+    """On how many prompts the metrics that begin so were measured, as "64 prompts"; "" where it is not known."""
+    frame = run.table.frame
+    counts = sorted({int(n) for n in frame[frame.metric.str.startswith(metrics)].n if n > 0})
+    if not counts:
+        return ""
+    said = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{said} prompt{'s' * (counts[-1] != 1)}"
+
+
 def data_of(run: Run) -> str:
     """The dataset's reference, "" where none is recorded."""
     return str(mapping(run.record, "data").get("reference") or "")

@@ -57,23 +57,31 @@ function clusterRuns() {
 }
 
 // Cut in the middle: names of curves differ at their ends too.
-function squeezed(text, room) {
+function squeezed(text, room, share = 0.45) {
   for (let kept = text.length; kept > 2; kept--) {
-    const tail = Math.floor(kept * 0.45);
+    const tail = Math.floor(kept * share);
     const cut = kept === text.length ? text : `${text.slice(0, kept - tail).trimEnd()}…${text.slice(text.length - tail).trimStart()}`;
     if (textWidth(cut) <= room) return cut;
   }
   return shortened(text, room);
 }
 
+// Names that a cut makes alike are cut elsewhere, where that tells more of them apart.
+function apart(names, room) {
+  const cuts = [0.45, 0.65, 0.25, 0.85].map((share) => names.map((name) => squeezed(name, room, share)));
+  const alike = (cut, i) => cut.filter((text) => text === cut[i]).length;
+  return names.map((_, i) => cuts.reduce((best, cut) => (alike(cut, i) < alike(best, i) ? cut : best))[i]);
+}
+
 function matrixLabels(svg, x, rows, room, size) {
   const group = draw(svg, "g", { class: "axis" });
   const foot = rows[0].y - 6;
+  const short = apart(DATA.correlations.curves, room - 8);
   for (const row of rows) {
-    const name = DATA.correlations.curves[row.row];
-    const beside = draw(group, "text", { x: x.left - 7, y: row.y + size / 2 + 3.8, "text-anchor": "end" }, squeezed(name, room - 8));
+    const [name, cut] = [DATA.correlations.curves[row.row], short[row.row]];
+    const beside = draw(group, "text", { x: x.left - 7, y: row.y + size / 2 + 3.8, "text-anchor": "end" }, cut);
     const at = x(row.row) + 3.8;
-    const above = draw(group, "text", { transform: `translate(${at} ${foot}) rotate(-90)` }, squeezed(name, room - 8));
+    const above = draw(group, "text", { transform: `translate(${at} ${foot}) rotate(-90)` }, cut);
     for (const text of [beside, above]) if (text.textContent !== name) draw(text, "title", {}, name);
   }
 }
@@ -104,6 +112,7 @@ function drawMatrix(box, spec) {
   svg.setAttribute("viewBox", `0 0 ${width} ${bottom + 6}`);
   heatCursor(svg, cells, rows, x, top, bottom, size, (cell) => matrixTold(cell, mode));
   box.replaceChildren(svg);
+  box.classList.toggle("wider", width > box.clientWidth);
   const [area, mark] = [svg.querySelector(".overlay"), svg.querySelector(".cell-mark")];
   area.style.touchAction = "auto"; // the matrix may be wider than the screen
   area.addEventListener("keyup", () => {

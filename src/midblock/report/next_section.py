@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from html import escape
+from itertools import count
 
 from midblock.report.chart import Section
 from midblock.report.depth_strip import StripRow, depth_strip
 from midblock.report.joint_run import Joint, entries_of
 from midblock.report.reading import BASE, Run
-from midblock.report.suggestion import Suggestion, data_to_tune_on, span_text, suggestions_of
+from midblock.report.suggestion import Suggestion, data_to_tune_on, suggestions_of
 
 INTRO = (
     "The rule is provisional: the shortest run of neighbouring blocks that holds half of what tuning changed inside "
@@ -34,9 +35,7 @@ def _card(run: Joint, found: Suggestion) -> str:
     rows += [row for row, _ in found.others]
     strip = depth_strip(run.blocks, rows, (found.first, found.last))
     title = f'<span class="dot {look}"></span>{escape(found.model)}: {found.blocks} suggested'
-    words = [found.agreeing] if found.agreeing else []
-    if found.rival:
-        words.append(f"Swapped in, {span_text(*found.rival)} do most: tune both and compare.")
+    words = [text for text in (found.disagreeing, found.agreeing) if text]
     note = f"<p>{escape(' '.join(words))}</p>" if words else ""
     return f'<div class="tile card"><h3>{title}</h3>{strip}{note}</div>'
 
@@ -52,17 +51,29 @@ def _commands(run: Joint, found: list[Suggestion]) -> str:
 
 
 def _for(run: Joint, found: Suggestion) -> list[str]:
-    layers = f"auto:{found.run.folder}" if found.first_of_run else f"blocks:{found.first}-{found.last}"
-    chosen = [(layers, f"{found.first}-{found.last}")]
+    layers = f"auto:{found.run.folder}" if found.first_of_run else _plan(found.first, found.last)
+    chosen = [(layers, _plan(found.first, found.last))]
     if found.rival:
-        rival = f"{found.rival[0]}-{found.rival[1]}"
-        chosen.append((f"blocks:{rival}", rival))
+        chosen.append((_plan(*found.rival),) * 2)
     tune = ["midblock", "tune", found.run.base, "--data", data_to_tune_on(run)]
-    tunes = [[*tune, "--layers", plan, "--output-dir", f"runs/tuned-{name}"] for plan, name in chosen]
+    tunes = [[*tune, "--layers", plan, "--output-dir", _free(run, f"tuned-{name}")] for plan, name in chosen]
     alphas = ",".join("1" if found.first <= block <= found.last else "0" for block in range(run.blocks))
     tuned = reference_of(found.run, found.model)
-    merge = ["midblock", "merge", found.run.base, tuned, "--alphas", alphas, "--output-dir", "runs/merged"]
+    merge = ["midblock", "merge", found.run.base, tuned, "--alphas", alphas]
+    merge += ["--output-dir", _free(run, f"merged-{_plan(found.first, found.last)}")]
     return [shlex.join(command) for command in (*tunes, merge)]
+
+
+def _plan(first: int, last: int) -> str:
+    """The blocks as `--layers` takes them."""
+    return f"{first}-{last}" if last > first else str(first)
+
+
+def _free(run: Joint, name: str) -> str:
+    """A folder under `runs` that none of the runs on the page is called like."""
+    taken = {member.folder.name for member in run.runs}
+    numbered = (name if place == 1 else f"{name}-{place}" for place in count(1))
+    return f"runs/{next(each for each in numbered if each not in taken)}"
 
 
 def _missing(run: Joint) -> list[str]:

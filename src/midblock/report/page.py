@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from midblock.base import MidblockError, replace_atomically
+from midblock.base import MidblockError, replace_atomically, write_json
+from midblock.base.files import write_failure
 from midblock.metrics.correlation import write_correlations
 from midblock.report.analysis_page import analysis_page
 from midblock.report.joint_page import joint_page, verb_page
@@ -16,13 +17,15 @@ from midblock.report.tune_page import tune_page
 from midblock.report.tune_run import TuneRun, read_run
 from midblock.report.verb_figures import figures_of, write_joint_figures
 
+MARK = "joint.json"  # tells a folder that a joint page was written to
 OWN_PAGE = ("analyze", "tune")  # verbs whose page is not made of sections that they share with others
 
 
 def write_report(*folders: Path | str, output_dir: Path | str | None = None) -> Path:
     """Write the page (`report.html`) and figures (`figures/*.png|pdf`) of one run, or a joint page of several.
 
-    A joint page's folder also gets all rows joined (`layers.parquet`, `layers.csv`) and `correlations.csv`.
+    An analysis and a joint page also get `correlations.csv`, a joint page's folder all rows joined (`layers.parquet`,
+    `layers.csv`) and `joint.json`, which names the runs.
 
     Args:
         folders: run folders; one given twice counts once.
@@ -33,12 +36,13 @@ def write_report(*folders: Path | str, output_dir: Path | str | None = None) -> 
 
     Raises:
         MidblockError: no folder, one that is no run, runs of models of different depth, or a place that cannot be
-            written.
+            written or holds other files.
     """
     found = distinct(folders)
+    target = Path(output_dir).expanduser() if output_dir else None
     if len(found) == 1:
-        return _write_one(read_one(found[0]), Path(output_dir or found[0]))
-    return _write_joint(read_joint(found), Path(output_dir or found[0].resolve().parent / "report"))
+        return _write_one(read_one(found[0]), target or found[0])
+    return _write_joint(read_joint(found), target or found[0].resolve().parent / "report")
 
 
 def read_one(folder: Path | str) -> Run:
@@ -61,19 +65,39 @@ def page_of(run: Run, still: Path | None = None) -> str:
 
 def _write_one(run: Run, folder: Path) -> Path:
     makers, first = figures_of(run)
+    if run.verb == "analyze" and run.correlations and len(run.correlations.frame):
+        write_correlations(run.correlations, folder / "correlations.csv")
     return _write_page(run, folder, write_figures(run, folder / "figures", makers).get(first))
 
 
 def _write_joint(run: Joint, folder: Path) -> Path:
-    if folder.exists() and not folder.is_dir():
-        raise MidblockError(f"{folder} is a file", hint="--output-dir wants a folder")
-    if (folder / "run.json").exists():
-        raise MidblockError(f"{folder} is a run folder", hint="choose another --output-dir for the joint page")
+    _check_place(folder)
+    write_json(folder / MARK, {"verb": "report", "runs": [str(each.folder) for each in run.runs]})
     written = write_joint_figures(run, folder / "figures")
     run.table.write(folder)
     if run.correlations:
         write_correlations(run.correlations, folder / "correlations.csv")
     return _write_page(run, folder, next(iter(written.values()), None))
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a folder whose files are not those of an earlier joint page.
+
+    Raises:
+        MidblockError: a file, a run folder, or a folder with other things in it.
+    """
+    other = "choose another --output-dir for the joint page"
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise MidblockError(f"{folder} is a file", hint="--output-dir wants a folder")
+        used = folder.is_dir() and any(folder.iterdir())
+    except OSError as error:
+        raise write_failure(folder, error) from error
+    if (folder / "run.json").exists():
+        raise MidblockError(f"{folder} is a run folder", hint=other)
+    mark: dict[str, Any] = read_json(folder / MARK, {})
+    if used and mark.get("verb") != "report":
+        raise MidblockError(f"{folder} holds files that are not those of a joint page", hint=other)
 
 
 def _write_page(run: Run, folder: Path, still: Path | None) -> Path:

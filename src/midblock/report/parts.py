@@ -47,7 +47,9 @@ def _readings(run: Run) -> str:
 
 
 def unbroken(text: str) -> str:
-    """Keep "9–20" and "93 %" on one line."""
+    """Keep "9–20" and "93 %" on one line; ranges of blocks get their dash, negative numbers their minus sign."""
+    text = re.sub(r"(?<=[Bb]locks )(\d+)-(\d+)", r"\1–\2", text)
+    text = re.sub(r"(?<=[ (\[])-(?=\d)", "−", text)
     return re.sub(r"(?<=\d) (?=%)", "\u00a0", re.sub(r"(?<=\d)–(?=\d)", "\u2060–\u2060", text))
 
 

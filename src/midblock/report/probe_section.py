@@ -9,7 +9,7 @@ from typing import Any
 from midblock.report import parts
 from midblock.report.chart import Chart, Mark, Panel, Section
 from midblock.report.facts import Fact, Number, number
-from midblock.report.joint_run import Joint, entries_of
+from midblock.report.joint_run import Joint, entries_of, prompts_of
 from midblock.report.reading import mapping
 from midblock.report.training_log import as_number
 
@@ -31,7 +31,9 @@ def probe_sections(run: Joint) -> list[Section]:
         "early_exit", "What each depth can already answer", caption, panels=panels, wide=True, thirds=True,
         models=tuple(run.table.models),
     )  # fmt: skip
-    return [Section("probe", "Early exit", INTRO, (chart,), body=parts.tiles(run, probe_facts(run), even=True))]
+    found = prompts_of(run, "exit_")
+    intro = f"{INTRO} Measured on {found}." if found else INTRO
+    return [Section("probe", "Early exit", intro, (chart,), body=parts.tiles(run, probe_facts(run), even=True))]
 
 
 def probe_panels(run: Joint) -> tuple[Panel, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from midblock.base import LayerTable, MidblockError
 from midblock.interventions import INTERVENTIONS
-from midblock.metrics import METRICS, Metric
+from midblock.metrics import METRICS, Correlations, Metric, correlate
 
 T = TypeVar("T")
 BASE = "base"
@@ -98,6 +98,11 @@ class Run:
     def blocks(self) -> int:
         """L; 1 when only the embedding was measured."""
         return self.table.blocks if (self.table.frame.layer >= 0).any() else 1
+
+    @cached_property
+    def correlations(self) -> Correlations | None:
+        """Between the table's depth curves, worked out once; None where nothing was measured by block."""
+        return correlate(self.table) if (self.table.frame.layer >= 0).any() else None
 
     @cached_property
     def present(self) -> Mapping[str, tuple[str, ...]]:

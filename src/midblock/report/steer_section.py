@@ -23,11 +23,11 @@ def steer_sections(run: Joint) -> list[Section]:
     body = "".join(_strengths(member) + _texts(member, run) for member in run.runs)
     if not panels and not body:
         return []
-    caption = "Each block steered alone, at the largest strength. Bands are 95 % intervals over prompts."
-    if "steer_nll_change.random" in run.present:
-        caption += " Dotted: random directions of the same norm; what lies clearly below them is due to the direction."
+    scanned = run.has("steer_nll_change")
+    title = "Steering one block at a time" if scanned else "What is added at each block"
+    caption = _caption(run) if scanned else "Blocks were not steered alone; this is the direction itself."
     chart = Chart(
-        "steering", "Steering one block at a time", caption, panels=panels, wide=True, thirds=True,
+        "steering", title, caption, panels=panels, wide=True, thirds=True,
         models=tuple(run.table.models),
     )  # fmt: skip
     return [Section("steer", "Steering", _intro(run), (chart,) if panels else (), body=body)]
@@ -48,17 +48,29 @@ def _intro(run: Joint) -> str:
     what = kinds.pop() if len(kinds) == 1 else "a direction"
     return (
         f"To the base's residual stream is added {what} between tuned and base. Below zero the base finds the tuned "
-        "model's answers likelier: what tuning did there can be had by a constant push."
+        "model's answers likelier: a constant push imitates a part of what tuning did to them."
     )
+
+
+def _caption(run: Joint) -> str:
+    alphas = {as_number(member.summary.get("scan_alpha")) for member in run.runs}
+    alpha = alphas.pop() if len(alphas) == 1 else float("nan")
+    strength = f"at α = {number(alpha)}" if alpha == alpha else "at one strength"
+    caption = f"Each block steered alone, {strength}. Bands are 95 % intervals over prompts."
+    if "steer_nll_change.random" in run.present:
+        caption += (
+            " Dotted: random directions of the same norm, bands from the smallest to the largest draw; what lies "
+            "clearly below them is due to the direction."
+        )
+    return caption
 
 
 def _strengths(run: Run) -> str:
     rows = []
     for entry in entries_of(run.summary, "alphas"):
-        closed = as_number(entry.get("gap_closed"))
         cells = [number(as_number(entry.get("alpha")))]
         cells += [_estimate(mapping(entry, key)) for key in ("steered", "change", "random_change")]
-        rows.append([*cells, f"{100 * closed:.0f} %".replace("-", "−") if closed == closed else "–"])
+        rows.append([*cells, _closed(entry)])
     if not rows:
         return ""
     chosen = str(run.summary.get("blocks") or "")
@@ -66,7 +78,10 @@ def _strengths(run: Run) -> str:
         f"block {chosen}" if chosen.isdecimal() else f"blocks {chosen} together".replace("-", "–").replace("  ", " ")
     )
     ends = [number(as_number(mapping(run.summary, key).get("value"))) for key in ("base", "tuned_nll")]
-    note = f"NLL of the tuned model's answers in nats per token, 95 % intervals; base {ends[0]}, tuned {ends[1]}."
+    note = (
+        f"NLL of the tuned model's answers in nats per token; base {ends[0]}, tuned {ends[1]}. Brackets are 95 % "
+        "intervals over prompts; those of random directions run from the smallest to the largest draw."
+    )
     head = "".join(f'<th scope="col">{title}</th>' for title in COLUMNS)
     lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return (
@@ -78,6 +93,19 @@ def _strengths(run: Run) -> str:
 def _estimate(found: Mapping[str, Any]) -> str:
     value, low, high = (as_number(found.get(key)) for key in ("value", "low", "high"))
     return number(value) + (f" [{number(low)}, {number(high)}]" if low == low and high == high else "")
+
+
+def _closed(entry: Mapping[str, Any]) -> str:
+    """Share of the gap between base and tuned, in percent, with its interval."""
+    closed, ends = as_number(entry.get("gap_closed")), entry.get("gap_closed_interval")
+    if closed != closed:
+        return "–"
+    low, high = map(as_number, ends) if isinstance(ends, list) and len(ends) == 2 else (float("nan"),) * 2
+    return f"{_percent(closed)} %" + (f" [{_percent(low)}, {_percent(high)}]" if low == low and high == high else "")
+
+
+def _percent(share: float) -> str:
+    return str(round(100 * share)).replace("-", "−")
 
 
 def _texts(run: Run, joint: Joint) -> str:

@@ -12,7 +12,7 @@ from midblock.report.reading import BASE, Run
 from midblock.report.suggestion import Suggestion
 from midblock.report.verbs import STEPS, Step
 
-MOST = 2  # sentences of a step
+MOST = 3  # sentences of a step
 # What a step quotes first: swaps change the model, a probe only reads it.
 TOLD = ("analyze", "flow", "swap", "probe", "steer", "tune", "merge")
 
@@ -59,9 +59,11 @@ def headline_of(run: Joint) -> str:
 
 
 def told(run: Joint, step: Step) -> list[str]:
-    """The headlines of a step's runs, in the order a story wants them."""
+    """The headlines of a step's runs, in the order a story wants them: one of each verb, then second ones."""
     members = [member for member in run.runs if member.verb in step.verbs and member.summary.get("headline")]
     members = sorted(members, key=lambda member: TOLD.index(member.verb))
+    places = [sum(other.verb == member.verb for other in members[:at]) for at, member in enumerate(members)]
+    members = [members[at] for at in sorted(range(len(members)), key=lambda at: places[at])]
     return list(dict.fromkeys(str(member.summary["headline"]) for member in members))
 
 
@@ -95,9 +97,10 @@ def _step(place: int, step: Step, run: Joint, found: Sequence[Suggestion]) -> st
     said = told(run, step)
     if step.id == "do":
         suggested = [
-            f"Half of {one.model}'s change inside blocks sits in {one.blocks}. {one.agreeing}" for one in found
+            (one.disagreeing, f"Half of {one.model}'s change inside blocks sits in {one.blocks}.", one.agreeing)
+            for one in found
         ]
-        said = [text.strip() for text in suggested] + said
+        said = [" ".join(filter(None, words)) for words in suggested] + said
     said = said[:MOST] or ([step.missing] if step.missing else ["See which commands go on from here."])
     look = "" if told(run, step) or (found and step.id == "do") else ' class="open"'
     words = "".join(f"<p>{escape(unbroken(text))}</p>" for text in said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from midblock.report.joint_run import Joint, data_of
 from midblock.report.probe_section import emergence_of, models_of
 from midblock.report.reading import BASE, Run, mapping
 from midblock.report.swap_section import Cell, swaps_of
+from midblock.report.training_log import as_number
 from midblock.report.tune_run import TuneRun
 from midblock.tuning.auto import window_of
 
@@ -25,7 +27,8 @@ class Suggestion:
     Attributes:
         run: the analysis it is made from.
         first_of_run: `--layers auto:RUN` gives this plan (the rule takes the first tuned model of a run).
-        others: rows of what other runs point at, each with True where it lies in the suggested blocks.
+        others: rows of what other runs point at, each with True where it lies in the suggested blocks, None where it
+            points nowhere and so does not count.
     """
 
     model: str
@@ -33,7 +36,7 @@ class Suggestion:
     first: int
     last: int
     first_of_run: bool
-    others: tuple[tuple[StripRow, bool], ...]
+    others: tuple[tuple[StripRow, bool | None], ...]
 
     @property
     def blocks(self) -> str:
@@ -42,7 +45,8 @@ class Suggestion:
     @property
     def agreeing(self) -> str:
         """How many of the other views point into the suggested blocks, in words; "" where there is none."""
-        inside, total = sum(inside for _, inside in self.others), len(self.others)
+        counted = [inside for _, inside in self.others if inside is not None]
+        inside, total = sum(counted), len(counted)
         if not total:
             return ""
         if total == 1:
@@ -52,8 +56,15 @@ class Suggestion:
     @property
     def rival(self) -> tuple[int, int] | None:
         """The blocks that a swap points at instead: it changes the model, so it is worth a tuning run of its own."""
-        spans = [row.spans[0] for row, inside in self.others if row.label == "Swap" and not inside]
+        spans = [row.spans[0] for row, inside in self.others if row.label == "Swap" and inside is False]
         return spans[0] if spans else None
+
+    @property
+    def disagreeing(self) -> str:
+        """That the swap points elsewhere, in words; "" where it does not."""
+        if self.rival is None:
+            return ""
+        return f"Rule and swap disagree: swapped in, {span_text(*self.rival)} do most; tune both and compare."
 
 
 def suggestions_of(run: Joint) -> list[Suggestion]:
@@ -74,12 +85,16 @@ def span_text(first: int, last: int) -> str:
     return f"blocks {first}–{last}" if last > first else f"block {first}"
 
 
-def _others(run: Joint, model: str, window: tuple[int, int]) -> Iterator[tuple[StripRow, bool]]:
+def _others(run: Joint, model: str, window: tuple[int, int]) -> Iterator[tuple[StripRow, bool | None]]:
     for member in run.runs:
         view = VIEWS.get(member.verb)
         found = view(member, run, model) if view else None
         if found is not None:
-            row, (first, last) = found
+            row, pointed = found
+            if pointed is None:
+                yield row, None
+                continue
+            first, last = pointed
             common = max(0, min(last, window[1]) - max(first, window[0]) + 1)
             inside = 2 * common >= last - first + 1
             where = "inside" if common == last - first + 1 else f"{common} of {last - first + 1} blocks inside"
@@ -87,7 +102,7 @@ def _others(run: Joint, model: str, window: tuple[int, int]) -> Iterator[tuple[S
             yield StripRow(row.label, row.spans, said, row.look), inside
 
 
-View = tuple[StripRow, tuple[int, int]]
+View = tuple[StripRow, tuple[int, int] | None]  # None where it points nowhere, which its words explain
 
 
 def _swapped(member: Run, run: Joint, model: str) -> View | None:
@@ -124,7 +139,15 @@ def _probed(member: Run, run: Joint, model: str) -> View | None:
     before = mapping(found, BASE).get("layer")
     said = f"answers emerge at {span_text(block, block)}"
     said += f", in the base at {span_text(before, before)}" if type(before) is int else ""
-    return StripRow("Early exit", ((block, block),), said, _look(run, model)), (block, block)
+    apart = _apart(mapping(found, model), mapping(found, BASE))
+    said += "" if apart else "; not clearly elsewhere than in the base, so not counted"
+    return StripRow("Early exit", ((block, block),), said, _look(run, model)), (block, block) if apart else None
+
+
+def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two emergence intervals do not overlap; False where one is not known."""
+    low, high, other_low, other_high = (as_number(found.get(key)) for found in (one, other) for key in ("low", "high"))
+    return high < other_low or low > other_high
 
 
 def _steered(member: Run, run: Joint, model: str) -> View | None:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from midblock.metrics.correlation import Correlations, correlate
 from midblock.report import palette
+from midblock.report.correlation_section import most_telling
 from midblock.report.paper import empty, legend, plain
 from midblock.report.reading import Run
 from midblock.report.swap_section import HEADS, MEASURES, Swaps, swaps_of
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"base_head": palette.on_paper(0), "tuned_head": palette.on_paper(1)}
-LABELLED = 60  # curves up to which each is named
+MOST = 30  # curves that paper has room for, each with its name
 
 
 def swap(run: Run) -> Figure | None:
@@ -60,30 +61,35 @@ def _spans(ax: Axes, swaps: Swaps, host: str, measure: str) -> None:
 def correlations(run: Run, found: Correlations | None = None) -> Figure | None:
     """The matrix of Pearson's r in the page's order; cells whose interval includes 0 are pale.
 
+    Of many curves it shows one of each cluster and those that go with the weight change most.
+
     Args:
         found: the table's correlations, where they are known already.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
     found = correlate(run.table) if found is None else found
-    count = len(found.curves)
     if found.frame.empty or not np.isfinite(found.frame.pearson).any():
         return None
     r, clear = _square(found)
+    kept = most_telling(found, MOST)
+    r, clear = r[np.ix_(kept, kept)], clear[np.ix_(kept, kept)]
+    order = [found.order[row] for row in kept]
     figure, (ax,) = empty(1, 1, 6.2)
     colours = LinearSegmentedColormap.from_list("r", [palette.on_paper(2), "white", palette.on_paper(1)])
     ax.pcolormesh(np.where(clear, np.nan, r), cmap=colours, vmin=-1, vmax=1, alpha=0.3)
     image = ax.pcolormesh(np.where(clear, r, np.nan), cmap=colours, vmin=-1, vmax=1)
-    names = [plain(found.curves[curve]) for curve in found.order] if count <= LABELLED else []
+    names = [plain(found.curves[curve]) for curve in order]
     places = np.arange(len(names)) + 0.5
-    size = min(6.5, 230 / count)
-    ax.set_xticks(places, names, rotation=90, fontsize=size)
-    ax.set_yticks(places, names, fontsize=size)
+    ax.set_xticks(places, names, rotation=90, fontsize=6.5)
+    ax.set_yticks(places, names, fontsize=6.5)
     ax.tick_params(length=0)
     ax.set_aspect("equal")
     ax.invert_yaxis()
     ax.grid(visible=False)
-    _frames(ax, [found.clusters[curve] for curve in found.order])
+    _frames(ax, [found.clusters[curve] for curve in order])
+    if len(order) < len(found.order):
+        ax.set_title(f"{len(order)} of {len(found.order)} curves", fontsize=7)
     figure.colorbar(image, ax=ax, label="Pearson r (pale: 95 % interval includes 0)", shrink=0.6, pad=0.01)
     return figure
 

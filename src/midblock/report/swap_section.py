@@ -10,7 +10,8 @@ from typing import Any
 from midblock.report.chart import Chart, Section
 from midblock.report.facts import number
 from midblock.report.island import numbers
-from midblock.report.reading import Run, mapping
+from midblock.report.joint_run import prompts_of
+from midblock.report.reading import BASE, Run, mapping
 from midblock.report.training_log import as_number
 
 MEASURES: Mapping[str, tuple[str, str]] = {
@@ -26,6 +27,24 @@ TITLES: Mapping[str, str] = {
     "bottom": "Swapped cumulatively, from the bottom up",
     "top": "Swapped cumulatively, from the top down",
 }
+# What a verdict means: tuned blocks in the base bring the gain, base blocks in the tuned model take it away.
+GAINS: Mapping[str, str] = {
+    "inverted U": "an inverted U: blocks in the middle help most",
+    "U": "a U: blocks in the middle help least",
+    "rising": "rises with depth: upper blocks help most",
+    "falling": "falls with depth: lower blocks help most",
+}
+LOSSES: Mapping[str, str] = {
+    "inverted U": "an inverted U: taking out the middle hurts least",
+    "U": "a U: taking out the middle hurts most",
+    "rising": "rises with depth: taking out lower blocks hurts most",
+    "falling": "falls with depth: taking out upper blocks hurts most",
+}
+UNDECIDED = "undecided"
+TESTED = (
+    "In brackets: the middle minus the better of the two ends. A verdict needs the middle to differ from both ends, "
+    "each tested separately, or it is undecided; below eight prompts it always is."
+)
 ESTIMATE = ("value", "low", "high", "change", "change_low", "change_high")
 
 
@@ -103,6 +122,8 @@ def swap_section(run: Run) -> Section | None:
         "Blocks of one model are put into the other, everything else stays. Where a span leaves the line of its host, "
         "those blocks carry a part of the difference between the models."
     )
+    found = prompts_of(run, "swap_")
+    intro += f" Measured on {found}." if found else ""
     return Section("swap", "Swapped blocks", intro, (chart,))
 
 
@@ -123,19 +144,21 @@ def verdicts(swaps: Swaps) -> list[str]:
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for entry in swaps.shape:
         host, head, metric = (str(entry.get(key) or "") for key in ("host", "head", "metric"))
-        verdict = {"inverted U": "an inverted U", "U": "a U"}.get(str(entry.get("verdict")), "undecided")
-        found.setdefault((host, metric), {}).setdefault(verdict, []).append(_contrast(entry, HEADS.get(head, head)))
+        verdict = (GAINS if host == BASE else LOSSES).get(str(entry.get("verdict")), UNDECIDED)
+        said = _contrast(entry, HEADS.get(head, head), verdict != UNDECIDED)
+        found.setdefault((host, metric), {}).setdefault(verdict, []).append(said)
     return [
         f"{MEASURES.get(metric, (metric,))[0]} by depth, {swaps.title(host)}: "
-        + "; ".join(f"{verdict} (middle minus outer blocks: {', '.join(said)})" for verdict, said in parts.items())
+        + "; ".join(f"{verdict} ({', '.join(said)})" for verdict, said in parts.items())
         + "."
         for (host, metric), parts in found.items()
     ]
 
 
-def _contrast(entry: Mapping[str, Any], head: str) -> str:
+def _contrast(entry: Mapping[str, Any], head: str, decided: bool) -> str:
+    """The contrast; its interval is not the test, so that beside "undecided" it would mislead."""
     value, low, high = (as_number(entry.get(key)) for key in ("contrast", "low", "high"))
-    interval = f" [{number(low)}, {number(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
+    interval = f" [{number(low)}, {number(high)}]" if decided and math.isfinite(low) and math.isfinite(high) else ""
     return f"{'+' if value > 0 else ''}{number(value)}{interval} with the {head}"
 
 
@@ -148,7 +171,8 @@ def _caption(swaps: Swaps) -> str:
     else:
         start = "Each span covers the blocks swapped together, at the height of what the host then reaches."
     rest = "Boxes are 95 % intervals over prompts; lines run where nothing is swapped."
-    return " ".join([start, rest, *verdicts(swaps)])
+    said = verdicts(swaps)
+    return " ".join([start, rest, *said, *([TESTED] if said else [])])
 
 
 def _entries(run: Run, key: str) -> list[Mapping[str, Any]]:

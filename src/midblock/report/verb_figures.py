@@ -45,7 +45,7 @@ def swapped(run: Joint) -> Figure | None:
     return swap(run.runs[0]) if run.runs else None
 
 
-def related(run: Joint) -> Figure | None:
+def related(run: Run) -> Figure | None:
     return correlations(run, run.correlations) if run.correlations else None
 
 
@@ -80,7 +80,7 @@ FIRST = {"analyze": "change_by_depth", "tune": "loss"}  # the figure that stands
 def figures_of(run: Run) -> tuple[Makers, str]:
     """The figures of a single run, and the name of the one that stands for all."""
     verb = run.verb if run.verb in VERB_FIGURES else "analyze"
-    makers = VERB_FIGURES[verb]
+    makers = {**VERB_FIGURES[verb], **({"correlations": related} if verb == "analyze" else {})}
     return makers, FIRST.get(verb) or next(iter(makers), "")
 
 
