@@ -25,7 +25,7 @@ def test_flow_writes_a_run_folder_and_says_where_gradients_sit(command, here, ca
     assert table.models == ["flow-start"]
     assert {"gradient_norm", "gradient_agreement", "gradient_snr", "delta_rel"} <= set(table.metrics)
     command = json.loads((folder / "run.json").read_text())["command"]
-    assert command.startswith("midblock ")
+    assert command.startswith("midblock")
 
 
 def test_flow_prints_json_for_programs(command, here, capfd):

@@ -24,7 +24,7 @@ def test_a_run_folder_with_everything_in_it(here, capfd):
     record = json.loads((here / "run" / "run.json").read_text())
     assert (record["verb"], record["status"]) == ("steer", "done")
     assert [model["name"] for model in record["models"]] == ["base", "sft"]
-    assert record["command"].startswith("midblock ")
+    assert record["command"].startswith("midblock")
 
 
 def test_json_and_nothing_else_on_standard_output(here, capfd):

@@ -94,7 +94,7 @@ def test_what_stands_there_for_lora(make_tune_run):
     ]  # fmt: skip
     assert set(seen.data["figures"]) == set(seen.figures)
     for words in (
-        "LoRA of blocks 6-11 of 30",
+        "LoRA of blocks 6–11 of 30",
         "967.7 K 0.719 % of 134.5 M",
         "✓ 212 unchanged",
         "2.5 K tokens/s",
