@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from midblock.base import MidblockError, generator
@@ -98,9 +99,14 @@ def difference(a: TokenMean, b: TokenMean, *, seed: int = 0) -> Interval:
 
 
 def _resampled(sums: Float[Tensor, "N"], counts: Int[Tensor, "N"], seed: int) -> Float64[np.ndarray, "R"]:
-    N = len(sums)
-    drawn = generator(seed, "bootstrap", N).multinomial(N, np.full(N, 1 / N), RESAMPLES)
+    drawn = _drawn(len(sums), seed)
     return (drawn @ sums.double().numpy()) / (drawn @ counts.double().numpy())
+
+
+@lru_cache(maxsize=1)
+def _drawn(N: int, seed: int) -> Int64[np.ndarray, "R N"]:
+    """How often each prompt is in each bootstrap sample; the same for all means over N prompts, so drawn once."""
+    return generator(seed, "bootstrap", N).multinomial(N, np.full(N, 1 / N), RESAMPLES)
 
 
 def _quantiles(draws: Float64[np.ndarray, "R"], N: int) -> tuple[float, float]:

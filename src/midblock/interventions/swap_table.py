@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class Measured:
 
     @classmethod
     def of(cls, store: RowStore, place: Place, seed: int) -> Measured:
+        """Finish the rows of one cell."""
         rows = store.rows[place.key("tokens")].finish()
         counts = rows.values[:, 2].long()
         nll, right = (TokenMean.of(rows.index, rows.values[:, column], counts, seed) for column in (0, 1))
@@ -104,13 +106,14 @@ class SwapTable:
         return [(place, place.cell) for place in self.found if place.cell is not None]
 
     def rows(self, dataset: str) -> list[LayerRow]:
+        """For the LayerTable: levels, and changes of the cells, which the references have not."""
         prefix = PREFIX[self.settings.cumulative]
         found = []
         for place, measured in self.found.items():
             layer, suffix = (self.blocks, ".reference") if place.cell is None else (self._layer(place.cell), "")
             by_metric = {f"{prefix}_{name}{suffix}": each for name, each in measured.levels().items()}
             if place.cell is not None:
-                changes = self._changes(place)
+                changes = self.changes[place]
                 by_metric |= {f"{prefix}_{name}_change": change for name, change in changes.items()}
             for metric, each in by_metric.items():
                 at = (self.names[place.body], layer, self.blocks, metric, each.value, each.n, each.low, each.high)
@@ -118,6 +121,7 @@ class SwapTable:
         return found
 
     def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds."""
         return {
             "headline": self._headline(),
             "models": [],
@@ -159,12 +163,15 @@ class SwapTable:
         """Where a cell stands in the LayerTable: its last block; its first where all above are swapped too."""
         return cell.first if self.settings.cumulative == "top" else cell.last
 
-    def _changes(self, place: Place) -> dict[str, Interval]:
-        before = self.found[Place(place.body, None, place.head)]
-        return self.found[place].changes(before, self.settings.seed)
+    @cached_property
+    def changes(self) -> Mapping[Place, Mapping[str, Interval]]:
+        """What each cell changed against its host as it is, under the same head."""
+        seed = self.settings.seed
+        befores = {place: self.found[Place(place.body, None, place.head)] for place, _ in self.cells}
+        return {place: self.found[place].changes(before, seed) for place, before in befores.items()}
 
     def _cell_record(self, place: Place, cell: Cell) -> dict[str, Any]:
-        levels, changes = _records(self.found[place].levels()), _records(self._changes(place))
+        levels, changes = _records(self.found[place].levels()), _records(self.changes[place])
         for name, change in changes.items():
             levels[name] |= {"change": change["value"], "change_low": change["low"], "change_high": change["high"]}
         host, donor = self.names[place.body], self.names[1 - place.body]
@@ -179,7 +186,7 @@ class SwapTable:
         ends = own if both else [self.found[Place(which, None, head)] for which in (body, 1 - body)]
         whole = ends[1].nll.value - ends[0].nll.value  # type: ignore[union-attr]
         changes = {
-            place: self._changes(place)["nll"] for place, _ in self.cells if (place.body, place.head) == (body, head)
+            place: self.changes[place]["nll"] for place, _ in self.cells if (place.body, place.head) == (body, head)
         }
         best = max(changes, key=lambda place: changes[place].value * whole)
         change, host, donor = changes[best], self.names[body], self.names[1 - body]
