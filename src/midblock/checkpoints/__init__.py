@@ -22,4 +22,5 @@ from midblock.checkpoints.roles import block_of as block_of
 from midblock.checkpoints.roles import place as place
 from midblock.checkpoints.roles import split_fused as split_fused
 from midblock.checkpoints.settings import LoadSettings as LoadSettings
+from midblock.checkpoints.settings import split_options as split_options
 from midblock.checkpoints.tensors import TensorReader as TensorReader

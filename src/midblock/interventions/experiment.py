@@ -14,6 +14,7 @@ from torch import nn
 from midblock.base import LayerRow, LayerTable, MidblockError, Progress, RunFolder, Silent, write_json
 from midblock.checkpoints import Pair, quiet_transformers
 from midblock.data import ExampleSet, local_places
+from midblock.interventions.exits import check_head
 from midblock.interventions.reading import Answers, ReadingSettings, read_answers
 from midblock.trace import Pieces, RowStore
 
@@ -50,6 +51,9 @@ class Outcome:
     rows: Sequence[LayerRow]
     summary: Mapping[str, Any]
     files: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
+
+
+Work = Callable[[], Outcome]
 
 
 @dataclass
@@ -92,9 +96,8 @@ class Experiment:
 
     def run(
         self,
-        measure: Callable[[Bench], Outcome],
+        prepare: Callable[[Bench], Work],
         *,
-        check: Callable[[Bench], None] = lambda bench: None,
         output_dir: Path | str | None = None,
         resume: bool = False,
         overwrite: bool = False,
@@ -102,8 +105,7 @@ class Experiment:
         """Measure and write; without `output_dir` only measure.
 
         Args:
-            measure: does the work.
-            check: raises MidblockError where models or data do not fit the work, before anything is written.
+            prepare: gives the work; raises MidblockError where models or data do not fit, before anything is written.
             output_dir: the run folder.
             resume, overwrite: what to do with a folder that is there.
 
@@ -111,10 +113,8 @@ class Experiment:
             MidblockError: anything the user can mend; nothing was written, or what was measured stays for `resume`.
         """
         if output_dir is None:
-            with self._models_lent():
-                bench = self._bench(None)
-                check(bench)
-                return LayerTable.from_rows(measure(bench).rows)
+            with self._models_lent(), quiet_transformers():
+                return LayerTable.from_rows(prepare(self._bench(None))().rows)
         folder = Path(output_dir).expanduser()
         behaviour: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "sources": self._sources()}
         # what can fail on the user's side fails before an older run is overwritten
@@ -125,12 +125,12 @@ class Experiment:
                 return LayerTable.read(folder)
         with self._models_lent():
             bench = self._bench(folder / "partial")
-            check(bench)
+            work = prepare(bench)
             inputs = self._inputs(bench.answers)
             run = RunFolder.open(folder, self.verb, self._config(), **behaviour, inputs=inputs)
             self._record(run, bench)
             with run.phase("measure"), quiet_transformers():
-                outcome = measure(bench)
+                outcome = work()
             run.record["models"] = self._models()
             return _write(run, outcome, bench.notes)
 
@@ -175,6 +175,7 @@ class Experiment:
         advance = (self.progress or Silent()).phase("loading models", 1 + len(self.pair.tuned))
         for variant in self.pair:
             variant.model.eval()
+            check_head(variant.name, variant.model, answers.batches[0])
             advance(1)
         notes = [*self.pair.notes(), *answers.notes()]
         if (count := len(answers.examples)) < FEW:

@@ -16,8 +16,8 @@ from midblock.base import LayerPlan, LayerTable, Progress, from_options
 from midblock.checkpoints import Anatomy, Pair, Variant
 from midblock.data import Batch, ExampleSet
 from midblock.evaluation import Scores, Targets, check_answerable, exact_match
-from midblock.interventions.exits import check_head, cut_off, score_exits
-from midblock.interventions.experiment import Bench, Experiment, Outcome, Step, run_steps
+from midblock.interventions.exits import cut_off, score_exits
+from midblock.interventions.experiment import Bench, Experiment, Outcome, Step, Work, run_steps
 from midblock.interventions.probe_curves import key_of, read_curves, summarize_probe
 from midblock.interventions.probe_settings import ProbeSettings
 from midblock.interventions.reading import DEFAULT_DATA
@@ -54,24 +54,8 @@ def probe(
     """
     settings = from_options(ProbeSettings, options)
     experiment = Experiment("probe", pair, data, settings, progress, command)
-    measure = partial(_measure, settings=settings)
-    check = partial(_check, settings=settings)
-    return experiment.run(measure, check=check, output_dir=output_dir, resume=resume, overwrite=overwrite)
-
-
-def _check(bench: Bench, settings: ProbeSettings) -> None:
-    _Pass(bench, settings).steps()
-    for variant in bench.pair:
-        check_head(variant.name, variant.model, bench.answers.batches[0])
-
-
-def _measure(bench: Bench, settings: ProbeSettings) -> Outcome:
-    pass_ = _Pass(bench, settings)
-    pass_.run()
-    names = [variant.name for variant in bench.pair]
-    curves = [read_curves(name, bench.pair.blocks, pass_.store, settings.seed) for name in names]
-    rows = [row for curve in curves for row in curve.rows(bench.answers.reference)]
-    return Outcome(rows, summarize_probe(curves))
+    prepare = partial(_Pass.prepare, settings=settings)
+    return experiment.run(prepare, output_dir=output_dir, resume=resume, overwrite=overwrite)
 
 
 @dataclass
@@ -82,16 +66,23 @@ class _Pass:
     settings: ProbeSettings
     store: RowStore = field(default_factory=RowStore)
 
-    def run(self) -> None:
-        run_steps(self.steps(), self.store, self.bench, "probing")
-
-    def steps(self) -> list[tuple[float, Step]]:
-        """What is to be done, each with its cost.
+    @classmethod
+    def prepare(cls, bench: Bench, settings: ProbeSettings) -> Work:
+        """Lay out the steps.
 
         Raises:
             MidblockError: what the user can mend.
         """
-        return [*self._readings(), *self._answers()]
+        found = cls(bench, settings)
+        return partial(found.run, [*found._readings(), *found._answers()])
+
+    def run(self, steps: list[tuple[float, Step]]) -> Outcome:
+        """Do the steps, each given with its cost, and read the curves off the rows."""
+        run_steps(steps, self.store, self.bench, "probing")
+        pair, seed = self.bench.pair, self.settings.seed
+        curves = [read_curves(variant.name, pair.blocks, self.store, seed) for variant in pair]
+        rows = [row for curve in curves for row in curve.rows(self.bench.answers.reference)]
+        return Outcome(rows, summarize_probe(curves))
 
     def _readings(self) -> list[tuple[float, Step]]:
         steps: list[tuple[float, Step]] = []
@@ -123,13 +114,7 @@ class _Pass:
         ]
 
     def _answer(self, variant: Variant, layer: int, examples: ExampleSet) -> None:
-        settings, tokenizer = self.settings, self.bench.answers.tokenizer
         with cut_off(Anatomy.of(variant.model), layer):
-            found = exact_match(
-                variant.model,
-                tokenizer,
-                examples,
-                **settings.answering,
-            )
+            found = exact_match(variant.model, self.bench.answers.tokenizer, examples, **self.settings.answering)
         right = found.correct.double()[:, None]
         self.store.update(key_of("answer", variant.name, layer), torch.arange(found.n), right)

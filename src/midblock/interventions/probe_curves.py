@@ -39,6 +39,7 @@ class Curves:
         return len(self.nll) - 1
 
     def rows(self, dataset: str) -> list[LayerRow]:
+        """For the LayerTable."""
         found = []
         for position, (accuracy, nll) in enumerate(zip(self.accuracy, self.nll, strict=True)):
             layer = position - 1

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from midblock.base import LayerPlan, LayerRow, LayerTable, MidblockError, Progress, from_options, write_json
-from midblock.checkpoints import LoadSettings, load_pair
+from midblock.checkpoints import load_pair, split_options
 from midblock.data import ExampleSet, make_batches
 from midblock.evaluation import Interval
 from midblock.interventions.directions import Directions, estimate_directions
-from midblock.interventions.experiment import Bench, Experiment, Outcome
+from midblock.interventions.experiment import Bench, Experiment, Outcome, Work
 from midblock.interventions.reading import DEFAULT_DATA, Answers, read_answers
 from midblock.interventions.steer_answers import Writing
 from midblock.interventions.steer_effect import Kept, Scorer
@@ -64,11 +65,10 @@ def steer(
         MidblockError: the models do not differ at the chosen blocks, the tuned model answers nothing, or anything else
             the user can mend; what was found until then stays for `resume`.
     """
-    names = {each.name for each in fields(LoadSettings)}
-    loading = {name: value for name, value in options.items() if name in names}
-    settings = from_options(SteerSettings, {name: options[name] for name in options if name not in names})
+    loading, asked = split_options(options)
+    settings = from_options(SteerSettings, asked)
     found = Source.of(str(source))
-    pair = load_pair(base, found.tuned, **loading)
+    pair = load_pair(base, found.tuned, **asdict(loading))
     blocks = LayerPlan.parse(settings.blocks, pair.blocks)
     ready = found.directions(pair)
     notes = found.notes(pair.base.reference)
@@ -90,7 +90,7 @@ def steer(
         samples if ready is None else None,
     )
     work = _Steering(settings, blocks, samples, ready, notes)
-    return experiment.run(work.measure, check=work.check, output_dir=output_dir, resume=resume, overwrite=overwrite)
+    return experiment.run(work.prepare, output_dir=output_dir, resume=resume, overwrite=overwrite)
 
 
 def _notes_of_reuse(source: Source, ready: Directions, data: str | ExampleSet, settings: SteerSettings) -> list[str]:
@@ -134,15 +134,16 @@ class _Steering:
     notes: list[str]
     read: Answers | None = None
 
-    def check(self, bench: Bench) -> None:
+    def prepare(self, bench: Bench) -> Work:
         """Read the samples of the directions, if any are needed, and raise what is wrong with them."""
         # The held-out prompts are read whole, without their own answers: nothing of them was cut or left out.
         bench.notes[:] = [note for note in bench.notes if note not in bench.answers.notes()] + self.notes
         if self.ready is None:
             self.read = self._read_samples(bench)
             bench.notes += [f"To estimate the directions: {note}" for note in self.read.notes()]
+        return partial(self._measure, bench)
 
-    def measure(self, bench: Bench) -> Outcome:
+    def _measure(self, bench: Bench) -> Outcome:
         settings, tuned = self.settings, bench.pair.tuned[0]
         kept = Kept(bench.partial)
         directions = self.ready or self._estimate(bench, kept)

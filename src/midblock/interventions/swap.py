@@ -22,8 +22,7 @@ from midblock.data import Batch, ExampleSet
 from midblock.evaluation import Targets, check_answerable, check_finite, exact_match, score
 from midblock.interventions.cells import EMBEDDING, Cell, run_cells
 from midblock.interventions.exchange import check_blocks_alike, exchanged
-from midblock.interventions.exits import check_head
-from midblock.interventions.experiment import Bench, Experiment, Outcome, Step, run_steps
+from midblock.interventions.experiment import Bench, Experiment, Outcome, Step, Work, run_steps
 from midblock.interventions.reading import DEFAULT_DATA
 from midblock.interventions.swap_settings import SwapSettings
 from midblock.interventions.swap_table import Place, SwapTable
@@ -66,23 +65,8 @@ def swap(
     settings.cells(pair.blocks)
     references = {"base": pair.base.reference, "tuned": pair.tuned[0].reference}
     experiment = Experiment("swap", pair, data, settings, progress, command, references)
-    measure = partial(_measure, settings=settings)
-    check = partial(_check, settings=settings)
-    return experiment.run(measure, check=check, output_dir=output_dir, resume=resume, overwrite=overwrite)
-
-
-def _check(bench: Bench, settings: SwapSettings) -> None:
-    _Swaps(bench, settings).steps()
-    for variant in bench.pair:
-        check_head(variant.name, variant.model, bench.answers.batches[0])
-
-
-def _measure(bench: Bench, settings: SwapSettings) -> Outcome:
-    swaps = _Swaps(bench, settings)
-    swaps.run()
-    names = [variant.name for variant in bench.pair]
-    table = SwapTable.of(swaps.store, (names[0], names[1]), bench.pair.blocks, swaps.places, settings)
-    return Outcome(table.rows(bench.answers.reference), table.summary(), {"cells.csv": table.write_cells})
+    prepare = partial(_Swaps.prepare, settings=settings)
+    return experiment.run(prepare, output_dir=output_dir, resume=resume, overwrite=overwrite)
 
 
 @dataclass
@@ -126,16 +110,23 @@ class _Swaps:
         bodies = [(body, None) for body in (0, 1)] + [(host, cell) for host in self.hosts for cell in self.cells]
         return [Place(body, cell, head) for body, cell in bodies for head in self.heads]
 
-    def run(self) -> None:
-        run_steps(self.steps(), self.store, self.bench, "swapping")
-
-    def steps(self) -> list[tuple[float, Step]]:
-        """What is to be done, each with its cost.
+    @classmethod
+    def prepare(cls, bench: Bench, settings: SwapSettings) -> Work:
+        """Lay out the steps.
 
         Raises:
             MidblockError: what the user can mend.
         """
-        return [*self._readings(), *self._answers()]
+        found = cls(bench, settings)
+        return partial(found.run, [*found._readings(), *found._answers()])
+
+    def run(self, steps: list[tuple[float, Step]]) -> Outcome:
+        """Do the steps, each given with its cost, and make the table of the rows."""
+        run_steps(steps, self.store, self.bench, "swapping")
+        base, tuned = self.variants
+        names = (base.name, tuned.name)
+        table = SwapTable.of(self.store, names, self.bench.pair.blocks, self.places, self.settings)
+        return Outcome(table.rows(self.bench.answers.reference), table.summary(), {"cells.csv": table.write_cells})
 
     def _readings(self) -> list[tuple[float, Step]]:
         answers = self.bench.answers
@@ -181,20 +172,15 @@ class _Swaps:
         for variant in self.bench.pair:
             check_answerable(variant.model, self.bench.answers.tokenizer, examples, **self.settings.answering)
         for place in self.places:
-            with self._exchanged(place):  # so are parts that cannot be exchanged, such as a resized vocabulary's
+            with self._exchanged(place):  # a resized vocabulary's parts cannot be: said before anything is measured
                 pass
         cost = len(examples.examples) * self.settings.max_new_tokens
         return [(cost, partial(self._answer, place, examples)) for place in self.places]
 
     def _answer(self, place: Place, examples: ExampleSet) -> None:
-        settings = self.settings
+        host = self.variants[place.body].model
         with self._exchanged(place):
-            found = exact_match(
-                self.variants[place.body].model,
-                self.bench.answers.tokenizer,
-                examples,
-                **settings.answering,
-            )
+            found = exact_match(host, self.bench.answers.tokenizer, examples, **self.settings.answering)
         self.store.update(place.key("answer"), torch.arange(found.n), found.correct.double()[:, None])
 
     def _exchanged(self, place: Place) -> AbstractContextManager[int]:

@@ -142,6 +142,7 @@ def with_region(tokens: TokenizedSet, region: str) -> TokenizedSet:
 
 
 def check_ids(tokens: TokenizedSet, pair: Pair) -> None:
+    """Raise MidblockError for a token id that some model does not know."""
     largest = max(max(prompt.input_ids) for prompt in tokens.prompts)
     if largest >= pair.vocabulary:
         what = f"token id {largest} of the text is beyond the {pair.vocabulary} ids all models share"

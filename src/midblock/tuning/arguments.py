@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,6 @@ SAME = (
     "warmup_steps", "lr_scheduler_type", "optim", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay",
     "max_grad_norm", "logging_steps", "seed",
 )  # fmt: skip
-
-
-def split_options(options: Mapping[str, Any]) -> tuple[LoadSettings, dict[str, Any]]:
-    """Tell the fields of `LoadSettings` from the rest."""
-    loadable = {each.name for each in fields(LoadSettings)}
-    loading = LoadSettings.of({name: value for name, value in options.items() if name in loadable})
-    return loading, {name: value for name, value in options.items() if name not in loadable}
 
 
 def training_arguments(settings: TuneSettings, loading: LoadSettings, folder: Path) -> Any:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from midblock.base import LayerRow, LayerTable, MidblockError, Progress, RunFolder, Silent, write_json
-from midblock.checkpoints import Checkpoint, quiet_transformers
+from midblock.checkpoints import Checkpoint, quiet_transformers, split_options
 from midblock.data import ExampleSet
-from midblock.tuning.arguments import barrier, main_process, split_options
+from midblock.tuning.arguments import barrier, main_process
 from midblock.tuning.flow_rows import summarize_flow, trace_rows
 from midblock.tuning.flow_settings import FlowSettings
 from midblock.tuning.gradients import Gradients

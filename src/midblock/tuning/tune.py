@@ -14,14 +14,13 @@ import torch
 
 from midblock.base import LayerPlan, LayerTable, MidblockError, Progress, RunFolder, Silent, read_record, write_json
 from midblock.base.layer_table import LayerRow
-from midblock.checkpoints import Checkpoint, LoadSettings, open_checkpoint, quiet_transformers
+from midblock.checkpoints import Checkpoint, LoadSettings, open_checkpoint, quiet_transformers, split_options
 from midblock.data import ExampleSet, local_places
 from midblock.tuning.arguments import (
     barrier,
     half,
     main_process,
     refuse_deepspeed,
-    split_options,
     training_arguments,
     weight_dtype,
 )
