@@ -3,8 +3,11 @@
 import errno
 import json
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,67 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def folder_atomically(folder: Path) -> Iterator[Path]:
+    """Give an empty folder beside `folder`; on leaving without an error it takes that name, and what stood there goes.
+
+    Raises:
+        MidblockError: the disk is full, the place cannot be written, or somebody else wrote there meanwhile.
+    """
+    folder = folder.resolve()
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        _clear_away(folder)
+        stood = folder.exists()
+        (scratch / "made").mkdir(parents=True)
+        try:
+            yield scratch / "made"
+            if folder.exists() and not stood:
+                raise MidblockError(f"{folder} was written by another run meanwhile", hint="choose another name")
+            _exchange(scratch, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise write_failure(folder, error) from error
+
+
+def _exchange(scratch: Path, folder: Path) -> None:
+    """Give what was made the name `folder`; what stood there stays if that fails."""
+    if folder.exists():
+        folder.rename(scratch / "before")
+    try:
+        (scratch / "made").rename(folder)
+    except OSError:
+        with suppress(OSError):
+            (scratch / "before").rename(folder)
+        raise
+
+
+def _clear_away(folder: Path) -> None:
+    """Remove what killed processes left beside `folder`; one killed between its two renames has what stood there."""
+    for scratch in folder.parent.glob(f".{escape(folder.name)}.*.partial"):
+        if _lives(scratch.name.removeprefix(f".{folder.name}.").removesuffix(".partial")):
+            continue
+        if (scratch / "before").exists() and not folder.exists():
+            (scratch / "before").rename(folder)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _lives(process: str) -> bool:
+    """Whether a process with this number runs; its own number is from an earlier life. Unsure on Windows: yes."""
+    if not process.isdigit() or sys.platform == "win32":
+        return True
+    if int(process) == os.getpid():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_failure(path: Path, error: Exception) -> MidblockError:

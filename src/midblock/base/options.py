@@ -1,4 +1,4 @@
-"""Keyword arguments to a settings dataclass."""
+"""Keyword arguments to settings dataclasses."""
 
 from __future__ import annotations
 
@@ -22,3 +22,17 @@ def from_options(cls: type[T], options: Mapping[str, Any]) -> T:
         if name not in names:
             raise unknown("option", name, names)
     return cls(**options)
+
+
+def split(cls: type[T], options: Mapping[str, Any]) -> tuple[T, dict[str, Any]]:
+    """Take the fields of a settings dataclass out of keyword arguments.
+
+    Returns:
+        The settings, and the arguments that are left.
+
+    Raises:
+        MidblockError: whatever the dataclass refuses.
+    """
+    own = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    rest = {name: value for name, value in options.items() if name not in own}
+    return cls(**{name: value for name, value in options.items() if name in own}), rest
