@@ -1,0 +1,291 @@
+"""The run folder: where a verb writes, how it is resumed, and what is recorded about how it was made."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from midblock.base import MidblockError, replace_atomically, write_json
+from midblock.base.files import write_failure
+from midblock.runs.request import Draft, Request
+from midblock.runs.verbs import VERBS
+from midblock.runs.where import Where
+
+RECORDED_PACKAGES = ("midblock", "torch", "transformers", "peft", "trl", "accelerate", "safetensors", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What lies in a folder, seen from a request.
+
+    Attributes:
+        record: `run.json` of the run that is there; {} where none is.
+        differences: settings that are not the request's, as "seed: 0 then, 1 now"; another verb among them.
+        changed: what is read and is not what it was then.
+    """
+
+    record: Mapping[str, Any]
+    differences: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    @property
+    def same(self) -> bool:
+        """It is a run of this very request."""
+        return bool(self.record) and not self.differences and not self.changed
+
+    @property
+    def finished(self) -> bool:
+        return self.same and self.record.get("status") == "done"
+
+    @property
+    def resumable(self) -> bool:
+        """A run of this request that was stopped, of a verb that can go on."""
+        verb = VERBS.get(str(self.record.get("verb")))
+        return self.same and not self.finished and verb is not None and verb.resumable
+
+
+@dataclass
+class RunFolder:
+    """A folder being filled by one run; `run.json` inside says how far it got.
+
+    Attributes:
+        path: the folder.
+        record: what `run.json` holds; `save` writes it.
+    """
+
+    path: Path
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path, request: Request, where: Where) -> RunFolder:
+        """Create the folder, or take up the run of the same request that is there.
+
+        Raises:
+            MidblockError: as `check`.
+        """
+        earlier = cls.check(path, Draft(request), where)
+        if earlier is not None:
+            earlier["inputs"] = {**earlier.get("inputs", {}), **request.inputs}
+            run = cls(path, earlier)
+            if not run.done:
+                run.save()
+            return run
+        _empty(path)
+        run = cls(path, {"verb": request.verb, "status": "running", "inputs": dict(request.inputs), **_surroundings()})
+        run.save()  # first, so that a folder left by a kill is known as ours
+        with replace_atomically(path / "config.yaml") as temporary:
+            temporary.write_text(request.as_yaml(), encoding="utf-8")
+        return run
+
+    @staticmethod
+    def check(path: Path, draft: Draft, where: Where) -> dict[str, Any] | None:
+        """Raise what `open` would raise, and change nothing.
+
+        Returns:
+            The record of the run that `--resume` would continue; None where one would begin.
+
+        Raises:
+            MidblockError: when the folder exists and neither `resume` nor `overwrite` is asked for, is not a run of
+                ours, was made with other settings or from other inputs (the message names them), or holds what is read.
+        """
+        if not _in_use(path):
+            return None
+        if where.resume:
+            return _resumable(path, draft)
+        if not where.overwrite:
+            hint = "--resume continues it, --overwrite replaces it, or choose another --output-dir"
+            raise MidblockError(f"{path} exists already", hint=hint)
+        _check_own(path)
+        _check_apart(path, draft.known.sources)
+        return None
+
+    @property
+    def done(self) -> bool:
+        return self.record.get("status") == "done"
+
+    @property
+    def partial(self) -> Path:
+        """Folder for the state of an unfinished run; `finish` removes it."""
+        return self.path / "partial"
+
+    def save(self) -> None:
+        write_json(self.path / "run.json", self.record)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Record wall time and peak memory of a phase; a resumed phase adds to its earlier time."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add_phase(name, time.perf_counter() - start)
+            self.save()
+
+    def add_phase(self, name: str, seconds: float) -> None:
+        """Record a phase that was timed elsewhere."""
+        phases = self.record.setdefault("phases", {})
+        seconds += phases.get(name, {}).get("seconds", 0.0)
+        phases[name] = {"seconds": round(seconds, 3), "peak_memory_mb": round(peak_memory() / 2**20)}
+
+    def finish(self, scratch: Sequence[str] = ()) -> None:
+        """Mark the run as whole and drop its partial state.
+
+        Args:
+            scratch: folders inside it that are not needed any more.
+        """
+        self.record["status"] = "done"
+        self.save()
+        for place in (self.partial, *(self.path / name for name in scratch)):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def standing(path: Path | str, draft: Draft) -> Standing:
+    """Look at a folder: whose run lies in it, and is it this request's?
+
+    Raises:
+        MidblockError: it is a file, or a run whose config.yaml is broken.
+    """
+    path, request = Path(path), draft.known
+    if not _in_use(path):
+        return Standing({})
+    try:
+        record = read_record(path)
+    except MidblockError:
+        return Standing({}, (f"{path} is no run folder",))
+    if record.get("verb") != request.verb:
+        return Standing(record, (f"verb: {record.get('verb')!r} then, {request.verb!r} now",))
+    before, now = _read_config(path / "config.yaml"), yaml.safe_load(request.as_yaml())
+    keys = sorted((before.keys() | now.keys()) - draft.undecided)
+    other = [key for key in keys if before.get(key) != now.get(key)]
+    recorded = record.get("inputs", {})
+    return Standing(
+        record,
+        tuple(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in other),
+        tuple(name for name, value in request.inputs.items() if name in recorded and recorded[name] != value),
+    )
+
+
+def _in_use(path: Path) -> bool:
+    """Whether something lies in the folder.
+
+    Raises:
+        MidblockError: it is a file, or the system refuses the name.
+    """
+    try:
+        if path.exists() and not path.is_dir():
+            raise MidblockError(f"{path} is a file", hint="--output-dir wants a folder")
+        return path.is_dir() and any(path.iterdir())
+    except OSError as error:
+        raise write_failure(path, error) from error
+
+
+def _check_own(path: Path) -> None:
+    try:
+        verb = VERBS.get(str(read_record(path).get("verb")))
+    except MidblockError:
+        verb = None
+    if verb is None or not verb.fills:
+        hint = "it holds no run.json of ours; remove it yourself or choose another --output-dir"
+        raise MidblockError(f"{path} was not written by midblock, so it is not overwritten", hint=hint)
+
+
+def _check_apart(path: Path, sources: Collection[Path]) -> None:
+    where = path.resolve()
+    for source in sources:
+        if source.resolve().is_relative_to(where):
+            what = f"{path} holds {source} itself, which this command reads, so it is not overwritten"
+            raise MidblockError(what, hint="choose another --output-dir")
+
+
+def _empty(path: Path) -> None:
+    """Remove what lies in the folder, `run.json` last: until then it is known as ours. The folder may be a link."""
+    if not path.is_dir():
+        return
+    try:
+        for entry in sorted(path.iterdir(), key=lambda entry: entry.name == "run.json"):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    except OSError as error:
+        raise write_failure(path, error) from error
+
+
+def _resumable(path: Path, draft: Draft) -> dict[str, Any]:
+    verb, record = draft.known.verb, read_record(path)
+    if record.get("verb") != verb:
+        raise MidblockError(f"{path} holds a run of `midblock {record.get('verb')}`, not of `{verb}`")
+    found = standing(path, draft)
+    if found.differences:
+        hint = "--resume wants the same settings; choose another --output-dir"
+        raise MidblockError(f"{path} was made with other settings: {', '.join(found.differences)}", hint=hint)
+    if found.changed:
+        raise MidblockError(f"{path}: {', '.join(found.changed)} changed since", hint="--overwrite measures it anew")
+    return record
+
+
+def read_record(path: Path | str) -> dict[str, Any]:
+    """Read `run.json` of a run folder.
+
+    Raises:
+        MidblockError: when it is not there or cannot be read.
+    """
+    file = Path(path) / "run.json"
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MidblockError(f"{path} is no run folder: {file.name} is missing or broken") from error
+    if not isinstance(record, dict):
+        raise MidblockError(f"{path} is no run folder: {file.name} is missing or broken")
+    return record
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    # On Linux a child's `ru_maxrss` starts at what its parent had when it forked; the kernel's own mark does not.
+    status = Path("/proc/self/status")
+    if status.exists():
+        mark = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
+        if mark:
+            return int(mark.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _surroundings() -> dict[str, Any]:
+    versions: dict[str, str | None] = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions,
+        "platform": {"python": platform.python_version(), "system": platform.platform()},
+    }
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        config = None
+    if not isinstance(config, dict):
+        raise MidblockError(f"{file} is missing or broken", hint="--overwrite begins again")
+    return config

@@ -1,0 +1,187 @@
+"""`carry_out`: the life of a run, the same for every verb.
+
+Check what is cheap; prepare (read data, load models) and raise what the user can mend; open the folder; work, in timed
+phases; write; finish. A verb hands in a draft of its request and what it does; nothing is inherited. Where there are
+several processes, all of them prepare and work, and the main one alone writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from midblock.base import LayerRow, LayerTable, MidblockError, Progress, Silent, write_json
+from midblock.runs.folder import RunFolder, read_record
+from midblock.runs.processes import barrier, main_process
+from midblock.runs.request import Draft, Request
+from midblock.runs.where import Where
+
+Write = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run found.
+
+    Attributes:
+        rows: for the LayerTable.
+        summary: `summary.json`; holds a `headline`.
+        record: what `run.json` learns besides: `models` as they were loaded.
+        files: what else goes into the run folder, by name: a function that writes it to the path it is given.
+        scratch: folders inside the run folder that are not needed any more once it is whole.
+        phase: the name under which the time of writing is recorded.
+    """
+
+    rows: Sequence[LayerRow]
+    summary: Mapping[str, Any]
+    record: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Write] = field(default_factory=dict)
+    scratch: tuple[str, ...] = ()
+    phase: str = "write"
+
+
+@dataclass
+class Bench:
+    """What the work of a run is given.
+
+    Attributes:
+        run: the open folder; None where nothing is written.
+        progress: told how far it got.
+        notes: what a reader of the results must know; the work adds its own.
+    """
+
+    run: RunFolder | None
+    progress: Progress
+    notes: list[str]
+
+    @property
+    def partial(self) -> Path | None:
+        """Folder for the state of an unfinished run, None to keep it in memory."""
+        return self.run.partial if self.run else None
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase for `run.json`; the main process writes it down."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self.run is not None:
+                self.run.add_phase(name, time.perf_counter() - start)
+                self.save()
+
+    def save(self) -> None:
+        """Write `run.json` as it is now."""
+        if self.run is not None and main_process():
+            self.run.save()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run that is prepared: nothing that is cheap to find can be wrong any more.
+
+    Attributes:
+        request: complete.
+        work: gives the outcome.
+        facts: what `run.json` says from the start: seed, data, models.
+        notes: what a reader must know so far.
+        seconds: how long preparing took, where that is to be recorded.
+    """
+
+    request: Request
+    work: Callable[[Bench], Outcome]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run behind us.
+
+    Attributes:
+        table: its numbers; empty on all processes but the main one.
+        folder: where they were written, None if nowhere.
+        outcome: what was found; None where a finished run was read back.
+    """
+
+    table: LayerTable
+    folder: Path | None
+    outcome: Outcome | None
+
+
+def carry_out(
+    draft: Draft,
+    prepare: Callable[[Progress], Ready],
+    where: Where,
+    *,
+    place: Callable[[Path], AbstractContextManager[Path]] = nullcontext,
+) -> Done:
+    """Carry out one request, or take up the run of it that is there.
+
+    Args:
+        draft: what is known of it before anything is read.
+        prepare: reads data and models; raises MidblockError where they do not fit. Nothing was written until then.
+        where: where results go.
+        place: gives the folder to fill, by default the run folder itself; on leaving it stands under that name.
+
+    Raises:
+        MidblockError: anything the user can mend. Before the folder is opened nothing was written; afterwards what was
+            found stays for `--resume`.
+    """
+    progress, folder = where.progress or Silent(), where.folder
+    if folder is None:
+        ready = prepare(progress)
+        outcome = ready.work(Bench(None, progress, list(ready.notes)))
+        return Done(LayerTable.from_rows(outcome.rows), None, outcome)
+    earlier = RunFolder.check(folder, draft, where)
+    if earlier is not None:
+        _check_resumable(draft)
+        if earlier.get("status") == "done":
+            return Done(LayerTable.read(folder), folder, None)
+    ready = prepare(progress)
+    with place(folder) as filled:
+        outcome, table = _fill(filled, ready, where if filled == folder else Where(command=where.command), progress)
+    return Done(table, folder, outcome)
+
+
+def _fill(folder: Path, ready: Ready, where: Where, progress: Progress) -> tuple[Outcome, LayerTable]:
+    run = _open(folder, ready, where)
+    bench = Bench(run, progress, list(ready.notes))
+    outcome = ready.work(bench)
+    if not main_process():
+        return outcome, LayerTable.from_rows([])
+    run.record |= {**outcome.record, "notes": bench.notes}
+    table = LayerTable.from_rows(outcome.rows)
+    with bench.phase(outcome.phase):
+        for name, write in outcome.files.items():
+            write(run.path / name)
+        table.write(run.path)
+        write_json(run.path / "summary.json", outcome.summary)
+    run.finish(outcome.scratch)
+    return outcome, table
+
+
+def _open(folder: Path, ready: Ready, where: Where) -> RunFolder:
+    """Open the folder: the main process writes it, the others read what it wrote."""
+    barrier()  # nobody may look at the folder after the main process has begun to write
+    if main_process():
+        run = RunFolder.open(folder, ready.request, where)
+        run.record |= ready.facts
+        run.record.setdefault("command", where.command or f"midblock.{ready.request.verb}(…)")
+        if ready.seconds is not None:
+            run.add_phase("prepare", ready.seconds)
+        run.save()
+    barrier()
+    return run if main_process() else RunFolder(folder, read_record(folder))
+
+
+def _check_resumable(draft: Draft) -> None:
+    """Raise MidblockError for models in memory, which nothing says are those of the earlier run."""
+    for name in draft.known.in_memory:
+        what = f"{name} is a model in memory, so an earlier run cannot be resumed"
+        raise MidblockError(what, hint="--overwrite measures it anew")

@@ -1,0 +1,52 @@
+"""VERBS: the one table of what midblock can be asked to do.
+
+Strings only: the package's face, the command line and run folders read it before anything heavy is loaded. The other
+table of verbs, of what their pages show, is in `midblock.report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A thing midblock can be asked to do.
+
+    Attributes:
+        purpose: one line, for `midblock --help`.
+        home: where the Python function of the same name lives.
+        fills: it fills a run folder.
+        resumable: a run that was stopped goes on where it was, with `--resume`.
+        plans: options that take a plan of layers. A YAML file must quote them: 01100 would be a number.
+    """
+
+    purpose: str
+    home: str
+    fills: bool = True
+    resumable: bool = True
+    plans: tuple[str, ...] = ()
+
+
+VERBS: Mapping[str, Verb] = {
+    "demo": Verb(
+        "Tune the embedded model a little and show what that changed.",
+        "midblock.studies",
+        fills=False,
+        resumable=False,
+    ),
+    "analyze": Verb("Compare a base with models tuned from it, layer by layer.", "midblock.metrics", plans=("layers",)),
+    "probe": Verb("Read models off at every depth.", "midblock.interventions", plans=("generate_layers",)),
+    "swap": Verb("Put blocks of one model into the other.", "midblock.interventions"),
+    "steer": Verb(
+        "Push a base towards a tuned model by adding directions.", "midblock.interventions", plans=("blocks",)
+    ),
+    "merge": Verb("Mix a base and a tuned model block by block.", "midblock.interventions", resumable=False),
+    "tune": Verb("Fine-tune chosen blocks of a model.", "midblock.tuning", plans=("layers",)),
+    "flow": Verb("Measure gradients over the first steps of tuning.", "midblock.tuning", plans=("layers",)),
+    "export": Verb("Write a tuned adapter in another form.", "midblock.tuning", fills=False, resumable=False),
+    "report": Verb(
+        "Draw the page of a run again, or one page of several.", "midblock.report", fills=False, resumable=False
+    ),
+}

@@ -1,0 +1,56 @@
+"""Where: where a run's results go, and what to do with what is there; declared once for every verb."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from midblock.base import MidblockError, Progress
+
+Hidden = Parameter(parse=False)  # known to Python only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Keyword arguments of every verb that fills a run folder.
+
+    Raises:
+        MidblockError: `resume` and `overwrite` together.
+    """
+
+    output_dir: Annotated[Path | str | None, Parameter(name=("--output-dir", "-o"))] = None
+    """Run folder to write. Left out, the command line writes to `runs/VERB-NAME`; Python writes nothing."""
+
+    resume: bool = False
+    """Continue a run that was stopped, with the same settings."""
+
+    overwrite: bool = False
+    """Replace a run that is there."""
+
+    progress: Annotated[Progress | None, Hidden] = None
+    """Told how far it got."""
+
+    command: Annotated[str | None, Hidden] = None
+    """How it was called, recorded."""
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise MidblockError("--resume and --overwrite exclude each other")
+
+    @property
+    def folder(self) -> Path | None:
+        """The run folder, None where nothing is written."""
+        return None if self.output_dir is None else Path(self.output_dir).expanduser()
+
+    def needed(self, verb: str) -> Path:
+        """The run folder of a verb that cannot do without one.
+
+        Raises:
+            MidblockError: none was given.
+        """
+        if self.folder is None:
+            raise MidblockError(f"{verb} wants a folder to write", hint="output_dir")
+        return self.folder
