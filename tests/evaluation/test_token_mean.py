@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midblock.base import MidblockError, generator
-from midblock.evaluation import Interval, TokenMean, difference
+from midblock.base import Estimate, MidblockError, generator
+from midblock.evaluation import TokenMean, difference
 
 PROMPTS = st.lists(st.tuples(st.floats(-5, 5), st.integers(1, 9)), min_size=2, max_size=12)
 
@@ -70,7 +70,7 @@ def test_the_order_of_prompts_is_nothing(prompts, random):
 @given(PROMPTS)
 def test_nothing_differs_from_itself(prompts):
     found = mean_of(*map(list, zip(*prompts, strict=True)))
-    assert difference(found, found) == Interval(0.0, 0.0, 0.0, len(prompts))
+    assert difference(found, found) == Estimate(0.0, 0.0, 0.0, len(prompts))
 
 
 def test_pairing_narrows_what_prompts_share():
@@ -105,7 +105,7 @@ def test_means_over_other_prompts_are_not_compared():
 @given(st.floats(0, 1000), st.floats(0, 1000), st.floats(0, 1000))
 def test_a_perplexity_keeps_the_order(a, b, c):
     low, value, high = sorted([a, b, c])
-    found = Interval(value, low, high, 4).exponential()
+    found = Estimate(value, low, high, 4).exponential()
     assert found.low <= found.value <= found.high
     assert found.n == 4
     assert found.value == (math.exp(value) if value < 700 else math.inf)

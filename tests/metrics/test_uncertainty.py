@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midblock.metrics.uncertainty import Estimate, Folds, bootstrap_means, halves, jackknife, permutations
+from midblock.base import Estimate
+from midblock.metrics.uncertainty import Folds, bootstrap_means, halves, jackknife, permutations
 
 few = settings(deadline=None, max_examples=25)
 

@@ -16,6 +16,5 @@ from midblock.evaluation.targets import Scores as Scores
 from midblock.evaluation.targets import Targets as Targets
 from midblock.evaluation.targets import check_finite as check_finite
 from midblock.evaluation.targets import score as score
-from midblock.evaluation.token_mean import Interval as Interval
 from midblock.evaluation.token_mean import TokenMean as TokenMean
 from midblock.evaluation.token_mean import difference as difference

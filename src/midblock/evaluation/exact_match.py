@@ -12,12 +12,11 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from midblock.base import MidblockError, Progress, generator, unknown
+from midblock.base import LEVEL, MidblockError, Progress, generator, quantiles, unknown
 from midblock.data import ExampleSet
 from midblock.evaluation.answers import ANSWERS, choose_reader, gold_answer
 from midblock.evaluation.generate import check_room, continue_prompts, encode_prompts, stop_tokens
 
-LEVEL = 0.95
 RESAMPLES = 10_000
 
 
@@ -149,7 +148,7 @@ def compare(a: MatchResult, b: MatchResult, *, seed: int = 0) -> PairedDifferenc
         # A prompt's difference is -1, 0 or 1, so a bootstrap sample is a draw of how often each occurs.
         shares = np.array([only_a, only_b, n - split]) / n
         draws = generator(seed, "bootstrap", "exact_match", n).multinomial(n, shares, RESAMPLES)
-        low, high = np.quantile((draws[:, 1] - draws[:, 0]) / n, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+        low, high = quantiles((draws[:, 1] - draws[:, 0]) / n)
     return PairedDifference((only_b - only_a) / n, low, high, p, only_a, only_b, n)
 
 

@@ -4,36 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from midblock.base import MidblockError, generator
-
-LEVEL = 0.95
-RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its 95 % interval (NaN where none is defined) and the number of prompts behind it."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def exponential(self) -> Interval:
-        """The same of e^value: a perplexity from a negative log-likelihood."""
-        return Interval(_exp(self.value), _exp(self.low), _exp(self.high), self.n)
-
-    def as_record(self) -> dict[str, float | None]:
-        """For JSON, which has no NaN."""
-        numbers = {"value": self.value, "low": self.low, "high": self.high}
-        return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+from midblock.base import Estimate, MidblockError, quantiles, resample
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +55,15 @@ class TokenMean:
         return len(self.index)
 
     @property
-    def interval(self) -> Interval:
-        return Interval(self.value, self.low, self.high, self.n)
+    def interval(self) -> Estimate:
+        return Estimate(self.value, self.low, self.high, self.n)
 
     def draws(self, seed: int = 0) -> Float64[np.ndarray, "R"]:
         """The mean in each bootstrap sample; means over the same prompts with one seed are drawn alike."""
         return _resampled(self.sums, self.counts, seed)
 
 
-def difference(a: TokenMean, b: TokenMean, *, seed: int = 0) -> Interval:
+def difference(a: TokenMean, b: TokenMean, *, seed: int = 0) -> Estimate:
     """b − a with the interval of a paired bootstrap: both are drawn with the same prompts.
 
     Raises:
@@ -95,26 +72,13 @@ def difference(a: TokenMean, b: TokenMean, *, seed: int = 0) -> Interval:
     if not torch.equal(a.index, b.index):
         raise MidblockError("these means are not about the same prompts", hint="use one dataset, seed and region")
     low, high = _quantiles(b.draws(seed) - a.draws(seed), a.n)
-    return Interval(b.value - a.value, low, high, a.n)
+    return Estimate(b.value - a.value, low, high, a.n)
 
 
 def _resampled(sums: Float[Tensor, "N"], counts: Int[Tensor, "N"], seed: int) -> Float64[np.ndarray, "R"]:
-    drawn = _drawn(len(sums), seed)
+    drawn = resample(len(sums), seed)
     return (drawn @ sums.double().numpy()) / (drawn @ counts.double().numpy())
 
 
-@lru_cache(maxsize=1)
-def _drawn(N: int, seed: int) -> Int64[np.ndarray, "R N"]:
-    """How often each prompt is in each bootstrap sample; the same for all means over N prompts, so drawn once."""
-    return generator(seed, "bootstrap", N).multinomial(N, np.full(N, 1 / N), RESAMPLES)
-
-
 def _quantiles(draws: Float64[np.ndarray, "R"], N: int) -> tuple[float, float]:
-    if N < 2:
-        return math.nan, math.nan
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return low, high
-
-
-def _exp(value: float) -> float:
-    return math.inf if value >= 700 else math.exp(value)
+    return quantiles(draws) if N > 1 else (math.nan, math.nan)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from midblock.base import LayerRow
-from midblock.evaluation import Interval, TokenMean, wilson
+from midblock.base import Estimate, LayerRow
+from midblock.evaluation import TokenMean, wilson
 from midblock.interventions.emergence import Emergence, emergence
 from midblock.trace import RowStore
 
@@ -72,9 +72,9 @@ class Curves:
         return {name: each.as_record() for name, each in ends.items()}
 
 
-def share_right(found: TokenMean) -> Interval:
+def share_right(found: TokenMean) -> Estimate:
     """A share of right answers with Wilson's interval."""
-    return Interval(found.value, *wilson(round(float(found.sums.sum())), found.n), found.n)
+    return Estimate(found.value, *wilson(round(float(found.sums.sum())), found.n), found.n)
 
 
 def read_curves(name: str, blocks: int, store: RowStore, seed: int) -> Curves:

@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from midblock.base import LayerPlan, LayerRow, LayerTable, MidblockError, Progress, from_options, write_json
+from midblock.base import Estimate, LayerPlan, LayerRow, LayerTable, MidblockError, Progress, from_options, write_json
 from midblock.checkpoints import load_pair, split_options
 from midblock.data import ExampleSet, make_batches
-from midblock.evaluation import Interval
 from midblock.interventions.directions import Directions, estimate_directions
 from midblock.interventions.experiment import Bench, Experiment, Outcome, Work
 from midblock.interventions.reading import DEFAULT_DATA, Answers, read_answers
@@ -204,16 +203,16 @@ def _direction_rows(bench: Bench, directions: Directions) -> Iterator[LayerRow]:
         }
         for metric, value in values.items():
             if not math.isnan(value):  # where the models do not differ
-                yield _row(bench, block, metric, Interval(value, math.nan, math.nan, directions.n))
+                yield _row(bench, block, metric, Estimate(value, math.nan, math.nan, directions.n))
 
 
-def _scan_rows(bench: Bench, scan: Sequence[tuple[Interval, Interval]]) -> Iterator[LayerRow]:
+def _scan_rows(bench: Bench, scan: Sequence[tuple[Estimate, Estimate]]) -> Iterator[LayerRow]:
     for block, (change, control) in enumerate(scan):
         yield _row(bench, block, "steer_nll_change", change)
         yield _row(bench, block, "steer_nll_change.random", control)
 
 
-def _row(bench: Bench, block: int, metric: str, found: Interval) -> LayerRow:
+def _row(bench: Bench, block: int, metric: str, found: Estimate) -> LayerRow:
     return LayerRow(
         bench.pair.tuned[0].name,
         block,

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from midblock.base import Progress, write_json
+from midblock.base import Estimate, Progress, quantiles, write_json
 from midblock.checkpoints import Anatomy
 from midblock.data import Batch
-from midblock.evaluation import Interval, TokenMean, difference, mean_nll
-from midblock.evaluation.token_mean import LEVEL
+from midblock.evaluation import TokenMean, difference, mean_nll
 from midblock.interventions.directions import turn_at_random
 from midblock.interventions.steering import amounts_to_add, steered
 
@@ -64,7 +62,7 @@ class Effect:
 
     alpha: float
     steered: TokenMean
-    change: Interval
+    change: Estimate
     random_changes: tuple[float, ...]
 
     @property
@@ -114,7 +112,7 @@ class Scorer:
             found.append(Effect(alpha, ours, difference(base, ours, seed=self.seed), tuple(changes)))
         return found
 
-    def scan(self, base: TokenMean, alpha: float, draws: int) -> list[tuple[Interval, Interval]]:
+    def scan(self, base: TokenMean, alpha: float, draws: int) -> list[tuple[Estimate, Estimate]]:
         """Steer each block alone: the change of NLL by its direction, and by random ones of the same norm.
 
         Every block has random directions of its own, so that their luck is not shared over depth; theirs is the mean
@@ -131,7 +129,7 @@ class Scorer:
                 theirs = self._steered(f"nll-block-{block}-random-{draw}", control, [block], alpha)
                 drawn.append(theirs.value - base.value)
                 advance(1)
-            control_change = Interval(sum(drawn) / draws, min(drawn), max(drawn), base.n)
+            control_change = Estimate(sum(drawn) / draws, min(drawn), max(drawn), base.n)
             found.append((difference(base, ours, seed=self.seed), control_change))
         return found
 
@@ -162,5 +160,4 @@ def gap_closed_interval(
         return None
     ends = base.draws(seed), tuned.draws(seed)
     shares = (ends[0] - steered_.draws(seed)) / (ends[0] - ends[1])
-    low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return low, high
+    return quantiles(shares)

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from midblock.base import LayerRow, replace_atomically
-from midblock.evaluation import Interval, TokenMean, difference, wilson
+from midblock.base import Estimate, LayerRow, replace_atomically
+from midblock.evaluation import TokenMean, difference, wilson
 from midblock.evaluation.exact_match import paired_interval
 from midblock.interventions.cells import Cell
 from midblock.interventions.depth_shape import DepthShape, depth_shape
@@ -60,14 +60,14 @@ class Measured:
             answered = TokenMean.of(found.index, found.values[:, 0], torch.ones_like(found.index), seed)
         return cls(right, nll, answered)
 
-    def levels(self) -> dict[str, Interval]:
+    def levels(self) -> dict[str, Estimate]:
         nll = self.nll.interval
         found = {"accuracy": self.accuracy.interval, "nll": nll, "perplexity": nll.exponential()}
         if (match := self.exact_match) is not None:
-            found["exact_match"] = Interval(match.value, *wilson(round(float(match.sums.sum())), match.n), match.n)
+            found["exact_match"] = Estimate(match.value, *wilson(round(float(match.sums.sum())), match.n), match.n)
         return found
 
-    def changes(self, before: Measured, seed: int) -> dict[str, Interval]:
+    def changes(self, before: Measured, seed: int) -> dict[str, Estimate]:
         """What the swap changed, on the same prompts; exact match only where both have it."""
         found = {
             "accuracy": difference(before.accuracy, self.accuracy, seed=seed),
@@ -164,7 +164,7 @@ class SwapTable:
         return cell.first if self.settings.cumulative == "top" else cell.last
 
     @cached_property
-    def changes(self) -> Mapping[Place, Mapping[str, Interval]]:
+    def changes(self) -> Mapping[Place, Mapping[str, Estimate]]:
         """What each cell changed against its host as it is, under the same head."""
         seed = self.settings.seed
         befores = {place: self.found[Place(place.body, None, place.head)] for place, _ in self.cells}
@@ -201,12 +201,12 @@ class SwapTable:
         )
 
 
-def _match_change(before: TokenMean, after: TokenMean) -> Interval:
+def _match_change(before: TokenMean, after: TokenMean) -> Estimate:
     low, high = paired_interval(before.sums > 0, after.sums > 0)
-    return Interval(after.value - before.value, low, high, after.n)
+    return Estimate(after.value - before.value, low, high, after.n)
 
 
-def _records(found: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
+def _records(found: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
     return {name: each.as_record() for name, each in found.items()}
 
 

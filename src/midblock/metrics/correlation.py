@@ -17,10 +17,9 @@ from scipy.cluster.hierarchy import fcluster, leaves_list, linkage, optimal_leaf
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from midblock.base import LayerTable, replace_atomically
+from midblock.base import LEVEL, LayerTable, replace_atomically
 from midblock.metrics.depth_curves import ROUNDING, depth_curves
 
-LEVEL = 0.95
 TOGETHER = 0.7  # curves whose mean |r| reaches this form a cluster
 LEAST_SHARED = 3  # blocks that two curves must share to have a correlation
 LEAST_STEPS = 6  # blocks from which differences between neighbours are correlated

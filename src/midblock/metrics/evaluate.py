@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from midblock.base import LayerRow, MidblockError
+from midblock.base import Estimate, LayerRow, MidblockError
 from midblock.checkpoints import BASE
 from midblock.metrics.catalogue import METRICS, NULL, PRECISION_FLOOR, SPLIT_FLOOR
 from midblock.metrics.geometry import GEOMETRY_METRICS, distances, geometry
@@ -26,7 +26,7 @@ from midblock.metrics.similarity import (
 )
 from midblock.metrics.spectra import single_threaded_workers
 from midblock.metrics.tokens import TOKEN_METRICS
-from midblock.metrics.uncertainty import Estimate, Folds, bootstrap_means, halves, jackknife, permutations
+from midblock.metrics.uncertainty import Folds, bootstrap_means, halves, jackknife, permutations
 from midblock.metrics.views import VIEWS, infonce, view_metrics
 
 

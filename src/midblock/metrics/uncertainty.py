@@ -16,27 +16,10 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from midblock.base import generator
+from midblock.base import LEVEL, Estimate, generator, resample
 
-LEVEL = 0.95
-RESAMPLES = 1000
 GROUPS = 20
 SPLITS = 5
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval (NaN where none is defined) and the number of samples it rests on."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def within(self, bounds: tuple[float | None, float | None]) -> Estimate:
-        """Cut the interval at the smallest and largest value possible."""
-        low, high = np.clip([self.low, self.high], bounds[0], bounds[1])
-        return Estimate(self.value, float(low), float(high), self.n)
 
 
 def bootstrap_means(values: Float[Tensor, "N C"], seed: int) -> list[Estimate]:
@@ -46,8 +29,7 @@ def bootstrap_means(values: Float[Tensor, "N C"], seed: int) -> list[Estimate]:
     """
     known = torch.isfinite(values)
     N = len(values)
-    draws = generator(seed, "bootstrap", N).multinomial(N, np.full(N, 1 / N), RESAMPLES)
-    weights = torch.from_numpy(draws).double()
+    weights = torch.from_numpy(resample(N, seed)).double()
     filled = values.double().nan_to_num(0.0)
     means = (weights @ filled) / (weights @ known.double())
     count = known.sum(0)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 from torch import Tensor
 
-from midblock.metrics.uncertainty import LEVEL, Estimate
+from midblock.base import LEVEL, Estimate
 
 ROUNDING = 1e-12  # a spread this small, relative to the gradients, is rounding
 

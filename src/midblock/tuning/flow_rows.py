@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from midblock.base import LayerRow
-from midblock.metrics.uncertainty import Estimate, bootstrap_means
+from midblock.base import Estimate, LayerRow
+from midblock.metrics.uncertainty import bootstrap_means
 from midblock.tuning.agreement import agreement, signal_to_noise
 from midblock.tuning.sketch import GradientTrace
 
