@@ -115,6 +115,9 @@ def write_adapter(folder: Path) -> None:
             if "lora_" in name:
                 weight.copy_(0.1 * torch.randn_like(weight))
     adapted.save_pretrained(folder / "adapter")
+    file = folder / "adapter" / "adapter_config.json"  # where PEFT lists a set, in another order each time
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"target_modules": sorted(config["target_modules"])}))
 
 
 def make_runs(folder: Path, runs: dict[str, tuple[str, ...]] = RUNS) -> dict[str, str]:
