@@ -126,10 +126,8 @@ def deltas(base, folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"use_dora": True}, "DoRA"),
         ({"peft_type": "LOHA"}, "type LOHA"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa"),
-        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters"),
         ({"trainable_token_indices": [1]}, "single tokens"),
         ({"lora_bias": True}, "bias"),
     ],

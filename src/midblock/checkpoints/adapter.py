@@ -1,23 +1,43 @@
-"""Adapter: a PEFT LoRA folder read as low-rank changes of its base's tensors; no model is built, nothing is merged."""
+"""Adapter: a PEFT LoRA folder read as low-rank changes of its base's tensors; no model is built, nothing is merged.
+
+Read are LoRA on linear layers and embeddings, on stacked experts (`target_parameters`), DoRA's magnitudes, and tensors
+replaced as a whole. Cost: the adapter's file. Source: PEFT's file format, and its layers for how factors are laid out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from midblock.base import MidblockError
 from midblock.checkpoints.lora_config import LoraSettings
-from midblock.checkpoints.low_rank import LowRankDelta
+from midblock.checkpoints.low_rank import Delta, LowRankDelta, StackedDelta
+from midblock.checkpoints.projections import Projection
 from midblock.checkpoints.reference import ModelReference
 from midblock.checkpoints.tensors import TensorReader
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 FACTORS = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
+MAGNITUDES = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
+LAYER = ".base_layer"  # what PEFT puts into the name of a module that it wraps
+
+
+@runtime_checkable
+class Tensors(Protocol):
+    """What an adapter must know of its base: names and shapes."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def __contains__(self, name: object) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -59,37 +79,53 @@ class Adapter:
         return TensorReader.open(self.folder / WEIGHTS)
 
     def check_expressible(self) -> None:
-        """Do nothing if the adapter is low-rank changes plus whole replaced tensors.
+        """Do nothing if the adapter is low-rank changes, with or without magnitudes, plus whole replaced tensors.
 
         Raises:
-            MidblockError: naming what makes it something else (DoRA, IA3, an init that alters the base, …).
+            MidblockError: naming what makes it something else (IA3, an init that alters the base, …).
         """
         if reason := self.settings.inexpressible:
             hint = "merge it with PEFT (merge_and_unload) and give the merged folder"
             raise MidblockError(f"{self.folder}: {reason} is no low-rank change of the weights", hint=hint)
 
-    def deltas(self, base: TensorReader) -> Iterator[tuple[str, LowRankDelta]]:
+    def deltas(self, base: Tensors, projections: Mapping[str, Projection] | None = None) -> Iterator[tuple[str, Delta]]:
         """Give each changed tensor's name in the base, and its change, scaled as PEFT scales it.
 
         Args:
             base: the base's tensors; their names and shapes decide the prefix and, for Conv1D, the orientation.
+            projections: the base's parameters, where they are known: they tell the orientation of square weights, and
+                which of a module's parameters a stacked change is about.
 
         Raises:
             MidblockError: as `check_expressible`; a factor without its partner; a rank that is not the config's; a
                 tensor that the base has not, or has in another shape.
         """
         self.check_expressible()
+        known = projections or {}
         with self.tensors() as own:
             for module, left, right in _factor_pairs(own, self.folder):
                 B, A = own.read(left), own.read(right)
+                if name := self._parameter(module, left, base):
+                    yield name, self._stacked(name, B, A, base, known)
+                    continue
                 scale = self.settings.scale(module, rank=B.shape[1])
                 name = _base_name(f"{module}.weight", base, self.folder)
-                turn_square = self.settings.fan_in_fan_out
+                turned = known[name].transposed if name in known else self.settings.fan_in_fan_out
                 if "lora_embedding" in left:
-                    B, A, turn_square = A.T, B.T, False
-                yield name, _oriented(LowRankDelta(B, A, scale), name, base, self.folder, turn_square)
+                    B, A, turned = A.T, B.T, False
+                yield name, _oriented(LowRankDelta(B, A, scale), name, base, self.folder, turned)
 
-    def replaced(self, base: TensorReader) -> Iterator[tuple[str, Float[Tensor, "*shape"]]]:
+    def magnitudes(self, base: Tensors) -> Iterator[tuple[str, Float[Tensor, " m"]]]:
+        """Give DoRA's magnitude of each output, by the name of the weight in the base; none without DoRA."""
+        if not self.settings.use_dora:
+            return
+        with self.tensors() as own:
+            for name in own.names:
+                if name.endswith(MAGNITUDES):
+                    module = _plain(name).rpartition(".lora_magnitude_vector")[0].replace(LAYER, "")
+                    yield _base_name(f"{module}.weight", base, self.folder), own.read(name)
+
+    def replaced(self, base: Tensors) -> Iterator[tuple[str, Float[Tensor, "*shape"]]]:
         """Give each tensor that the adapter replaces as a whole (modules_to_save, trained biases, resized embeddings).
 
         A name may come here and in `deltas` too: the delta is then on top of the replacement. `lm_head.weight` may come
@@ -101,13 +137,46 @@ class Adapter:
         self.check_expressible()
         with self.tensors() as own:
             for name in own.names:
-                if not name.endswith(FACTORS):
+                if not name.endswith((*FACTORS, *MAGNITUDES)):
                     yield self._replaced_name(name, base), own.read(name)
 
-    def _replaced_name(self, name: str, base: TensorReader) -> str:
+    def _replaced_name(self, name: str, base: Tensors) -> str:
         if "lora_" in name or "trainable_tokens" in name:
             raise MidblockError(f"{self.folder}: the tensor {name} is neither a LoRA factor nor a whole weight")
-        return _base_name(_plain(name).replace(".base_layer.", "."), base, self.folder)
+        return _base_name(_plain(name).replace(f"{LAYER}.", "."), base, self.folder)
+
+    def _parameter(self, module: str, factor: str, base: Tensors) -> str | None:
+        """The parameter of `module` that a factor is about, where parameters themselves are adapted.
+
+        PEFT wraps a module once for each of its parameters, in the module's order: the first is innermost.
+        """
+        ends = self.settings.target_parameters
+        asked = [
+            name
+            for name in (base.names if ends else ())
+            if name.rpartition(".")[0] == module and any(name == end or name.endswith(f".{end}") for end in ends)
+        ]
+        position = len(asked) - 1 - factor.count(LAYER)
+        return asked[position] if asked and position >= 0 else None
+
+    def _stacked(
+        self,
+        name: str,
+        B: Float[Tensor, "m re"],
+        A: Float[Tensor, "er n"],
+        base: Tensors,
+        known: Mapping[str, Projection],
+    ) -> Delta:
+        shape = base.shape(name)
+        experts = shape[0] if len(shape) == 3 else 1
+        scale = self.settings.scale(name, rank=B.shape[1] // experts)
+        if len(shape) == 2:
+            return _oriented(LowRankDelta(B, A, scale), name, base, self.folder, turn_square=False)
+        turned = name in known and known[name].transposed
+        delta = StackedDelta.of(B, A, scale, experts, turned=turned)
+        if delta.shape != shape:
+            raise _misfit(self.folder, name, delta.shape, shape)
+        return delta
 
 
 def _plain(name: str) -> str:
@@ -126,10 +195,10 @@ def _factor_pairs(own: TensorReader, folder: Path) -> Iterator[tuple[str, str, s
         if partner not in own:
             raise MidblockError(f"{folder / WEIGHTS} has {name} without {partner}")
         if "_B" in name:
-            yield _plain(name).rpartition(".lora_")[0].replace(".base_layer", ""), name, partner
+            yield _plain(name).rpartition(".lora_")[0].replace(LAYER, ""), name, partner
 
 
-def _base_name(name: str, base: TensorReader, folder: Path) -> str:
+def _base_name(name: str, base: Tensors, folder: Path) -> str:
     """Find a module's tensor in the base, whose file may have one prefix more or less than the model that was tuned."""
     if name in base or name == "lm_head.weight":
         return name  # a tied head is not in the file, the embedding stands for it
@@ -140,17 +209,21 @@ def _base_name(name: str, base: TensorReader, folder: Path) -> str:
     return close[0]
 
 
-def _oriented(delta: LowRankDelta, name: str, base: TensorReader, folder: Path, turn_square: bool) -> LowRankDelta:
+def _misfit(folder: Path, name: str, ours: tuple[int, ...], theirs: tuple[int, ...]) -> MidblockError:
+    what = f"the adapter {folder} changes {name} in the shape {list(ours)}, its base has {list(theirs)}"
+    return MidblockError(what, hint="another base was tuned; --base names the right one")
+
+
+def _oriented(delta: LowRankDelta, name: str, base: Tensors, folder: Path, turn_square: bool) -> LowRankDelta:
     """Turn the delta if the base stores the weight in × out, as GPT-2's Conv1D does.
 
     The shapes decide; the config's fan_in_fan_out only where the weight is square, since PEFT sets it by module.
     """
     if name not in base:
         return delta
-    shape, turned = base.shape(name), LowRankDelta(delta.A.T, delta.B.T, delta.scale)
+    shape, turned = base.shape(name), delta.turned
     if shape not in (delta.shape, turned.shape):
-        what = f"the adapter {folder} changes {name} in the shape {list(delta.shape)}, its base has {list(shape)}"
-        raise MidblockError(what, hint="another base was tuned; --base names the right one")
+        raise _misfit(folder, name, delta.shape, shape)
     if delta.shape == turned.shape:
         return turned if turn_square else delta
     return delta if shape == delta.shape else turned

@@ -1,8 +1,12 @@
-"""Anatomy of a decoder: its blocks, embedding, final norm and head, found from the model itself."""
+"""Anatomy of a decoder: its blocks, embedding, final norm and head, and every parameter's place among them.
+
+All of it is found from the model itself, its module tree and its config; a walk over the modules, some milliseconds.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from midblock.base import MidblockError
+from midblock.checkpoints.projections import Projection, located, of_parameters
 from midblock.checkpoints.roles import other_modality
 
 
@@ -25,6 +30,7 @@ class Anatomy:
         head: the output projection to the vocabulary.
         names: the dotted path of each of these parts in the model.
         width: D, the residual stream's width.
+        projections: every parameter, by its name in `named_parameters()` when the anatomy was taken.
     """
 
     config: Any
@@ -35,6 +41,7 @@ class Anatomy:
     head: nn.Module
     names: dict[str, str]
     width: int
+    projections: Mapping[str, Projection] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, model: nn.Module) -> Anatomy:
@@ -55,11 +62,16 @@ class Anatomy:
         final_norm = _find_final_norm(holder, blocks, kind)
         parts = {"blocks": blocks, "embedding": embedding, "final_norm": final_norm, "head": head, "backbone": holder}
         names = {part: paths[id(module)] for part, module in parts.items()}
-        return cls(config, holder, blocks, embedding, final_norm, head, names, config.hidden_size)
+        projections = of_parameters(model, names, len(blocks), config)
+        return cls(config, holder, blocks, embedding, final_norm, head, names, config.hidden_size, projections)
 
     def __len__(self) -> int:
         """L, the number of decoder blocks."""
         return len(self.blocks)
+
+    def projection_of(self, name: str, shape: tuple[int, ...] = ()) -> Projection:
+        """A parameter by its name; of one that no module has, as far as the name tells."""
+        return self.projections.get(name) or located(name, shape, self.names, len(self))
 
     def logits(self, normed: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch V"]:
         """Apply the head, and what the family does to logits after it (soft cap, scale)."""

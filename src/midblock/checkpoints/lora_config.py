@@ -28,6 +28,9 @@ NOT_LOW_RANK: Mapping[str, str] = {
     "megatron_config": "Megatron's sharded LoRA",
 }
 
+# of these, what is still read: a factor for each output, and a change for each expert
+READ_NEVERTHELESS = ("use_dora", "target_parameters")
+
 # initialisations that take something out of the base's weights, so that the file is no change of the published base
 ALTERING_INITS = ("pissa", "olora", "corda", "lora_ga", "loftq")
 
@@ -41,7 +44,9 @@ class LoraSettings:
         base: `base_model_name_or_path`, and `revision` of it on the hub.
         r, lora_alpha: rank and alpha where no pattern says otherwise.
         rank_pattern, alpha_pattern: regular expression of module names to rank, to alpha.
-        inexpressible: why the change is not scale · B A for every tensor; None if it is.
+        target_parameters: ends of the names of parameters that are adapted themselves: stacked experts.
+        use_dora: the change has a magnitude for each output too.
+        inexpressible: why the change is neither low-rank, DoRA, nor a whole replaced tensor; None if it is.
     """
 
     peft_type: str
@@ -55,6 +60,8 @@ class LoraSettings:
     fan_in_fan_out: bool = False
     target_modules: tuple[str, ...] = ()
     modules_to_save: tuple[str, ...] = ()
+    target_parameters: tuple[str, ...] = ()
+    use_dora: bool = False
     inexpressible: str | None = None
 
     @classmethod
@@ -90,6 +97,8 @@ class LoraSettings:
             fan_in_fan_out=bool(config.get("fan_in_fan_out")),
             target_modules=(targets,) if isinstance(targets, str) else tuple(targets),
             modules_to_save=tuple(config.get("modules_to_save") or ()),
+            target_parameters=tuple(config.get("target_parameters") or ()),
+            use_dora=bool(config.get("use_dora")),
             inexpressible=_inexpressible(kind, config),
         )
 
@@ -125,7 +134,7 @@ def _inexpressible(kind: str, config: Mapping[str, Any]) -> str | None:
     if kind != "LORA":
         return f"an adapter of type {kind}"
     for name, title in NOT_LOW_RANK.items():
-        if config.get(name):
+        if config.get(name) and name not in READ_NEVERTHELESS:
             return title
     init = str(config.get("init_lora_weights", "")).lower()
     return f"LoRA with init_lora_weights={init!r}, which alters the base," if init.startswith(ALTERING_INITS) else None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from midblock.base import MidblockError, from_options, unknown
 
@@ -51,10 +49,3 @@ class LoadSettings:
             MidblockError: an unknown keyword; the nearest is named.
         """
         return from_options(cls, options)
-
-
-def split_options(options: Mapping[str, Any]) -> tuple[LoadSettings, dict[str, Any]]:
-    """Tell the fields of `LoadSettings` among keyword arguments from the rest."""
-    loadable = {each.name for each in fields(LoadSettings)}
-    loading = LoadSettings.of({name: value for name, value in options.items() if name in loadable})
-    return loading, {name: value for name, value in options.items() if name not in loadable}

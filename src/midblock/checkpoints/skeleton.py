@@ -1,0 +1,59 @@
+"""The skeleton of a config: the model that transformers would build of it, without weights.
+
+It lies on the meta device: some 25 ms the first time, no memory to speak of. It answers what only the model itself
+knows: how its parameters are called in memory, what shape they have, and which module holds them. Source:
+transformers' own `AutoModelForCausalLM`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from midblock.base import MidblockError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+KEPT = 8  # skeletons: a run looks at one architecture or two, many times
+
+
+def skeleton_of(config: PretrainedConfig, *, trust_remote_code: bool = False) -> nn.Module:
+    """Build the model of a config on the meta device; the same content gives the same model again.
+
+    Args:
+        config: the whole config, of a multimodal model too.
+        trust_remote_code: let transformers run code that the checkpoint ships.
+
+    Raises:
+        MidblockError: transformers knows no causal language model for it.
+    """
+    content = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    return _build(_Request(content, trust_remote_code, config))
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is built, told apart by the config's content."""
+
+    content: str
+    trust_remote_code: bool
+    config: Any = field(compare=False)
+
+
+@lru_cache(maxsize=KEPT)
+def _build(request: _Request) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(request.config, trust_remote_code=request.trust_remote_code)
+    except (ValueError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise MidblockError(f"no causal language model for {type(request.config).__name__}: {reason}") from error
+    return model.eval()
