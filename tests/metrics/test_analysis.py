@@ -16,15 +16,16 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from midblock.base import LayerTable, MidblockError, read_record
+from midblock.base import LayerTable, MidblockError
 from midblock.checkpoints import Anatomy, Pair, load_pair
 from midblock.data import load_dataset
 from midblock.metrics import METRICS, analyze
 from midblock.metrics.measure import Measurement
+from midblock.runs.folder import read_record
 
 SMALL = {"num_samples": 8, "num_token_samples": 4}
 LAYERS = [-1, 0, 1, 2, 3]
-RESIDUAL = {name for name, metric in METRICS.items() if metric.source != "weights"}
+RESIDUAL = {name for name, metric in METRICS.items() if not metric.of_weights}
 WEIGHTS = set(METRICS) - RESIDUAL
 RELATIVE = {name for name, metric in METRICS.items() if metric.paired}
 
@@ -276,7 +277,7 @@ class StopAfter:
 
 
 def test_a_run_stopped_anywhere_goes_on(pico, tuned_from, saved, tmp_path, data, monkeypatch):
-    monkeypatch.setattr("midblock.metrics.analysis.Measurement", partial(Measurement, save_seconds=0.0))
+    monkeypatch.setattr("midblock.metrics.analysis_work.Measurement", partial(Measurement, save_seconds=0.0))
     base = pico("llama")
     pair = load_pair(saved(base, "start"), saved(tuned_from(base), "sft"), device="cpu")
     options = {**SMALL, "batch_tokens": 200}
@@ -286,7 +287,7 @@ def test_a_run_stopped_anywhere_goes_on(pico, tuned_from, saved, tmp_path, data,
         analyze(pair, data, output_dir=run, progress=StopAfter(2), **options)
     assert read_record(run)["status"] == "running"
     assert not (run / "layers.parquet").exists()
-    assert [path.name for path in (run / "partial").iterdir()] == ["000001.safetensors"]
+    assert sorted(path.name for path in (run / "partial").iterdir()) == ["000001.safetensors", "000002.safetensors"]
     with pytest.raises(MidblockError, match="exists already"):
         analyze(pair, data, output_dir=run, **options)
     with pytest.raises(MidblockError, match="made with other settings: seed: 0 then, 1 now"):
@@ -421,8 +422,8 @@ import torch
 torch.set_num_threads(1)
 from functools import partial
 from midblock.cli.main import main
-from midblock.metrics import analysis
-analysis.Measurement = partial(analysis.Measurement, save_seconds=0.0)
+from midblock.metrics import analysis_work
+analysis_work.Measurement = partial(analysis_work.Measurement, save_seconds=0.0)
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -1,31 +1,60 @@
 import pytest
+import torch
 
 from midblock.base import MidblockError
-from midblock.metrics.catalogue import METRICS, SETS, choose
-from midblock.metrics.geometry import GEOMETRY_METRICS
-from midblock.metrics.lens import LENS_METRICS
-from midblock.metrics.similarity import SIMILARITY_METRICS
-from midblock.metrics.tokens import TOKEN_METRICS
-from midblock.metrics.views import VIEW_METRICS
-from midblock.metrics.weights import DELTA_METRICS, NORM_METRICS, ROTATION_METRICS
+from midblock.metrics.catalogue import METRICS, SETS, choose, columns, computed_from, values
+from midblock.metrics.metric import Metric
+from midblock.metrics.tokens import Tokens
+from midblock.metrics.weights import NO_CHANGE, UNTURNED, Sums
 
-ROOM = {
-    "tokens": set(TOKEN_METRICS),
-    "lens": set(LENS_METRICS),
-    "views": set(VIEW_METRICS),
-    "weights": NORM_METRICS | DELTA_METRICS | ROTATION_METRICS,
-    "pooled": GEOMETRY_METRICS | SIMILARITY_METRICS | {"l2_norm", "cosine_similarity", "change_intensity"},
-}
+SOURCES = ("tokens", "pooled", "views", "lens", "weights", "spectrum", "spaces")
 
 
-@pytest.mark.parametrize("source", ROOM)
-def test_the_table_names_what_the_room_computes(source):
-    assert {name for name, metric in METRICS.items() if metric.source == source} == ROOM[source]
+def test_every_metric_has_a_source_and_a_function():
+    assert {metric.source for metric in METRICS.values()} == set(SOURCES)
+    assert all(metric.compute is not None for metric in METRICS.values())
+    assert len({metric.compute for metric in METRICS.values()}) == len(METRICS)
 
 
-def test_paired_metrics_are_those_that_take_two_models():
-    paired = SIMILARITY_METRICS | set(LENS_METRICS) | ROOM["weights"] | {"cosine_similarity", "change_intensity"}
-    assert {name for name, metric in METRICS.items() if metric.paired} == paired
+def test_every_metric_is_computed_from_one_source():
+    found = [name for source in SOURCES for name in computed_from(source, METRICS)]
+    assert sorted(found) == sorted(METRICS)
+    both = [name for paired in (True, False) for name in computed_from("pooled", METRICS, paired=paired)]
+    assert sorted(both) == sorted(computed_from("pooled", METRICS))
+    assert computed_from("tokens", {"curvature", "cka", "sparsity"}) == ("curvature", "sparsity")
+
+
+@pytest.mark.parametrize("source", ["lens", "weights", "spectrum", "spaces"])
+def test_what_reads_two_models_is_paired(source):
+    assert all(METRICS[name].paired for name in computed_from(source, METRICS))
+    assert all(METRICS[name].of_weights == (source != "lens") for name in computed_from(source, METRICS))
+
+
+def test_only_pairs_have_a_null():
+    assert {METRICS[name].paired for name in METRICS if METRICS[name].null} == {True}
+
+
+def test_values_leave_out_what_is_not_defined():
+    assert values(computed_from("spectrum", METRICS), NO_CHANGE) == {"delta_spectral": 0}
+    assert values(computed_from("spaces", METRICS), UNTURNED) == {
+        "subspace_rotation_max": 0,
+        "subspace_rotation_mean": 0,
+    }
+    assert values(["delta_fro"], Sums(4.0, 9.0, 1, 2)) == {"delta_fro": 3}
+
+
+def test_columns_stand_in_the_order_of_their_names():
+    states = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(0))
+    tokens = Tokens(states, torch.ones(3, 7, dtype=torch.bool))
+    found = columns(("sparsity", "curvature"), tokens)
+    assert found.dtype == torch.float64
+    assert torch.equal(found[:, 0], values(["sparsity"], tokens)["sparsity"])
+    assert torch.equal(found[:, 1], values(["curvature"], tokens)["curvature"])
+
+
+def test_a_metric_that_another_verb_measures_has_no_function(monkeypatch):
+    monkeypatch.setitem(METRICS, "described", Metric("Described", "", "tokens", False, "", "Only described."))
+    assert values(["described"], None) == {}
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -34,7 +63,7 @@ def test_every_metric_can_be_read(name):
     assert metric.title
     assert metric.unit
     assert metric.meaning.endswith(".")
-    assert metric.interval == "" if metric.source == "weights" else metric.interval in ("bootstrap", "jackknife")
+    assert metric.interval == "" if metric.of_weights else metric.interval in ("bootstrap", "jackknife")
     # an interval is cut at its bounds, and numpy's clip wants one
     assert metric.bounds != (None, None)
 

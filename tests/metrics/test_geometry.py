@@ -8,7 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from midblock.metrics.geometry import GEOMETRY_METRICS, SPECTRAL_METRICS, geometry, gini, intrinsic_dimension
+from midblock.metrics import geometry
+from midblock.metrics.catalogue import METRICS, computed_from, values
+from midblock.metrics.geometry import Pooled, States, gini_of, intrinsic_dimension
+
+GEOMETRY = [name for name in computed_from("pooled", METRICS, paired=False) if name != "l2_norm"]
 
 few = settings(deadline=None, max_examples=25)
 sizes = st.sampled_from([(8, 20), (20, 8), (9, 9), (5, 2)])
@@ -30,12 +34,12 @@ def with_spectrum(sigma, n, d, seed=0):
     return orthonormal(n, k, seed) * torch.tensor(sigma, dtype=torch.float64) @ orthonormal(k, d, seed + 1)
 
 
-def of(X, **options):
-    return {name: float(value) for name, value in geometry(X, **options).items()}
+def of(X, wanted=GEOMETRY):
+    return {name: float(value) for name, value in values(wanted, Pooled.whole(X)).items()}
 
 
 def by_numpy(X):
-    """Every metric of `geometry`, written out."""
+    """Every metric of the room, written out."""
     N, D = X.shape
 
     def spectral_entropy(A):
@@ -69,7 +73,7 @@ def test_everything_is_numpys_scipys_and_sklearns(size, seed):
 def test_an_index_set_gives_what_its_rows_alone_give(size):
     X = gaussian(*size)
     keep = torch.tensor([range(1, size[0]), range(size[0] - 1)])
-    found = geometry(X, keep)
+    found = values(GEOMETRY, Pooled(States.of(X), keep))
     for place, rows in enumerate(keep):
         assert {name: float(value[place]) for name, value in found.items()} == pytest.approx(of(X[rows]), rel=1e-7)
 
@@ -110,7 +114,7 @@ def test_dataset_entropy_ignores_each_prompts_norm(size, seed):
 
 @pytest.mark.parametrize(("n", "d"), [(6, 6), (6, 20)])
 def test_orthonormal_rows_are_as_spread_as_can_be(n, d):
-    assert of(orthonormal(n, d), wanted=GEOMETRY_METRICS - {"intrinsic_dimension"}) == pytest.approx(
+    assert of(orthonormal(n, d), wanted=[name for name in GEOMETRY if name != "intrinsic_dimension"]) == pytest.approx(
         {
             "dataset_entropy": 1,
             "effective_rank": n,
@@ -159,49 +163,57 @@ def test_the_outlier_direction_hides_the_rest_only_uncentred():
 
 
 def test_gini_closed_forms():
-    assert float(gini(torch.full((1, 5), 2.0))) == pytest.approx(0, abs=1e-12)
-    assert float(gini(torch.tensor([[0.0, 0, 0, 9]]))) == pytest.approx(3 / 4)
-    assert float(gini(torch.tensor([[3.0, 1, 2]]))) == pytest.approx(2 / 9)
+    assert float(gini_of(torch.full((1, 5), 2.0))) == pytest.approx(0, abs=1e-12)
+    assert float(gini_of(torch.tensor([[0.0, 0, 0, 9]]))) == pytest.approx(3 / 4)
+    assert float(gini_of(torch.tensor([[3.0, 1, 2]]))) == pytest.approx(2 / 9)
 
 
 @pytest.mark.parametrize("true", [1, 2, 3])
 def test_two_nn_finds_the_dimension_of_a_uniform_sheet_in_high_d(true):
     sheet = torch.rand(1500, true, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     X = sheet @ orthonormal(true, 40)
-    assert float(intrinsic_dimension(X, torch.arange(1500)[None])) == pytest.approx(true, rel=0.12)
+    assert float(intrinsic_dimension(Pooled.whole(X))) == pytest.approx(true, rel=0.12)
 
 
 def test_two_nn_of_three_points_on_a_line():
     # nearest 1, 1, 2; second nearest 3, 2, 3
     X = torch.tensor([[0.0], [1.0], [3.0]]).double()
     expected = 3 / (math.log(3) + math.log(2) + math.log(1.5))
-    assert float(intrinsic_dimension(X, torch.arange(3)[None])) == pytest.approx(expected)
+    assert float(intrinsic_dimension(Pooled.whole(X))) == pytest.approx(expected)
 
 
 def test_two_nn_leaves_duplicates_out():
     X = torch.tensor([[0.0], [1.0], [3.0], [100.0], [100.0]]).double()
     expected = 3 / (math.log(3) + math.log(2) + math.log(1.5))
-    assert float(intrinsic_dimension(X, torch.arange(5)[None])) == pytest.approx(expected)
+    assert float(intrinsic_dimension(Pooled.whole(X))) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("X", [gaussian(2, 4), gaussian(4).expand(6, 4)])
 def test_two_nn_without_two_neighbours_at_a_distance_is_nan(X):
-    assert intrinsic_dimension(X.clone(), torch.arange(len(X))[None]).isnan().all()
+    assert intrinsic_dimension(Pooled.whole(X.clone())).isnan().all()
 
 
 def test_two_nn_does_not_lose_near_neighbours_to_a_large_mean():
     X = gaussian(30, 6)
     far = (X + 2.0**20).sub(2.0**20) + 2.0**20  # the same points as rounded there, moved without rounding
-    everyone = torch.arange(30)[None]
-    expected = intrinsic_dimension(far - 2.0**20, everyone)
-    assert torch.allclose(intrinsic_dimension(far, everyone), expected, rtol=1e-10)
+    expected = intrinsic_dimension(Pooled.whole(far - 2.0**20))
+    assert torch.allclose(intrinsic_dimension(Pooled.whole(far)), expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", sorted(GEOMETRY_METRICS))
+@pytest.mark.parametrize("name", GEOMETRY)
 def test_one_wanted_metric_comes_alone_and_the_same(name):
     X = gaussian(8, 12)
-    assert of(X, wanted={name}) == {name: of(X)[name]}
+    assert of(X, wanted=[name]) == {name: of(X)[name]}
 
 
-def test_the_spectral_group_is_computed_from_one_spectrum():
-    assert set(of(gaussian(5, 7), wanted=SPECTRAL_METRICS)) == SPECTRAL_METRICS
+def test_norms_are_a_value_a_prompt():
+    X = gaussian(6, 9)
+    norms = values(["l2_norm"], Pooled.whole(X.float()))["l2_norm"]
+    assert norms.tolist() == pytest.approx(np.linalg.norm(X.float().numpy(), axis=1).tolist())
+
+
+def test_metrics_of_one_spectrum_compute_it_once(monkeypatch):
+    calls, spectra = [], geometry.subset_spectra
+    monkeypatch.setattr(geometry, "subset_spectra", lambda *given: calls.append(1) or spectra(*given))
+    of(gaussian(5, 7), ["effective_rank", "effective_rank_normalized", "spectral_norm", "rank_deficiency"])
+    assert len(calls) == 1

@@ -10,15 +10,17 @@ from safetensors.torch import load_file
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, Pair
 from midblock.data import TokenizedPrompt, make_batches
+from midblock.metrics.catalogue import METRICS, columns, computed_from
 from midblock.metrics.lens import lens_positions
 from midblock.metrics.measure import ROUNDED, Measurement, total_tokens
 from midblock.metrics.prompts import Prompts
 from midblock.metrics.rounding import rounded
 from midblock.metrics.settings import AnalysisSettings
-from midblock.metrics.tokens import TOKEN_METRICS, token_statistics
+from midblock.metrics.tokens import Tokens
 from midblock.trace import RowStore, run_backbone, watch
 
 LAYERS = (-1, 0, 1, 2, 3)
+TOKENS = computed_from("tokens", METRICS)
 EVERYTHING = frozenset({"pooled", "tokens", "lens", "views", "floor"})
 LENGTHS = (3, 17, 5, 5, 11, 4, 23, 8, 9, 14)
 
@@ -86,7 +88,7 @@ def test_rows_are_those_of_each_prompt_alone(pair, measured, model):
             if prompt.index < 4:
                 tokens = measured[f"tokens|{layer}|{model}"].values[prompt.index]
                 whole = torch.ones(1, len(prompt.input_ids), dtype=torch.bool)
-                assert torch.allclose(tokens, token_statistics(states, whole)[0], rtol=1e-4, atol=1e-4)
+                assert torch.allclose(tokens, columns(TOKENS, Tokens(states, whole))[0], rtol=1e-4, atol=1e-4)
 
 
 def test_the_lens_compares_each_models_own_predictions(pair, measured):
@@ -147,7 +149,7 @@ def test_only_what_is_wanted_is_kept(pair):
 
 def test_token_level_rows_come_from_the_deep_prompts_only(measured):
     assert measured["tokens|0|base"].index.tolist() == [0, 1, 2, 3]
-    assert measured["tokens|0|base"].values.shape == (4, len(TOKEN_METRICS))
+    assert measured["tokens|0|base"].values.shape == (4, len(TOKENS))
     assert measured["pooled|0|base"].index.tolist() == list(range(10))
     assert measured["view1|0|sft"].index.tolist() == list(range(10))
 
@@ -180,7 +182,7 @@ def test_a_pass_that_was_stopped_goes_on_to_the_same_rows(pair, measured, tmp_pa
 
     def stop(tokens):
         heard.append(tokens)
-        if len(heard) > after:
+        if len(heard) == after:
             raise KilledError
 
     settings = AnalysisSettings()

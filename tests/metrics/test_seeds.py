@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from midblock.base import LayerRow, LayerTable, MidblockError, read_record
+from midblock.base import LayerRow, LayerTable, MidblockError
 from midblock.checkpoints import Anatomy, Pair, load_pair
 from midblock.data import Example, ExampleSet, load_dataset
 from midblock.data.examples import hash_examples
@@ -19,6 +19,7 @@ from midblock.metrics.samples import draw_samples, sample_rows, spread_rows
 from midblock.metrics.settings import AnalysisSettings
 from midblock.metrics.uncertainty import permutations
 from midblock.report import write_report
+from midblock.runs.folder import read_record
 
 SMALL = {"num_samples": 8, "num_token_samples": 4}
 BUILTIN = "builtin:chain_sum"
@@ -161,7 +162,7 @@ def test_sample_0_is_a_single_sample_and_the_others_are_what_they_would_be_alone
     options = {**SMALL, "metrics": EACH_KIND}
     several, one = (analyze(pair, BUILTIN, seeds=seeds, **options) for seeds in (3, 1))
     pd.testing.assert_frame_equal(main_rows(several), one.frame, check_exact=True)
-    residual = {name for name in EACH_KIND.split(",") if METRICS[name].source != "weights"}
+    residual = {name for name in EACH_KIND.split(",") if not METRICS[name].of_weights}
     expected = {f"{name}{suffix}" for name in residual for suffix in (".seed1", ".seed2", ".seeds")}
     assert set(several.metrics) - set(one.metrics) == expected
     samples = draw_samples(BUILTIN, settings())
@@ -184,7 +185,7 @@ def test_every_model_reads_each_sample_once_and_references_are_made_once(pico, t
     seen, drawn = [], []
     for model in (base, tuned):
         Anatomy.of(model).blocks[0].register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-    monkeypatch.setattr("midblock.metrics.evaluate.permutations", lambda *of: drawn.append(of) or permutations(*of))
+    monkeypatch.setattr("midblock.metrics.estimates.permutations", lambda *of: drawn.append(of) or permutations(*of))
     options = {**SMALL, "weights": False, "metrics": "cka,curvature"}
     analyze(Pair.of_models(base, {"sft": tuned}, tokenizer), BUILTIN, seeds=3, **options)
     assert sum(seen) == 2 * 3 * 8 + 4  # the base, rounded, reads the token-level prompts of sample 0
@@ -225,7 +226,7 @@ class Watch:
 
 
 def test_a_run_stopped_in_any_sample_goes_on(pico, tuned_from, saved, tmp_path, monkeypatch):
-    monkeypatch.setattr("midblock.metrics.analysis.Measurement", partial(Measurement, save_seconds=0.0))
+    monkeypatch.setattr("midblock.metrics.analysis_work.Measurement", partial(Measurement, save_seconds=0.0))
     base = pico("llama")
     pair = load_pair(saved(base, "start"), saved(tuned_from(base), "sft"), device="cpu")
     options = {**SMALL, "batch_tokens": 200, "metrics": "cka,curvature", "seeds": 3}
@@ -245,8 +246,8 @@ def test_a_run_stopped_in_any_sample_goes_on(pico, tuned_from, saved, tmp_path, 
         passes = count_passes(pair)
         table = analyze(pair, BUILTIN, output_dir=run, resume=True, **options)
         pd.testing.assert_frame_equal(table.frame, whole.frame, check_exact=True)
-        # What was measured before is not measured again: one batch was lost, the one that was interrupted.
-        assert passes() == sum(batches) - stop + 1
+        # What was measured before is not measured again: the last batch was saved before anyone heard of it.
+        assert passes() == sum(batches) - stop
         assert not (run / "partial").exists()
 
 

@@ -2,7 +2,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, from_options
 from midblock.metrics.settings import AnalysisSettings
 
 
@@ -18,7 +18,9 @@ def test_settings_stay_as_they_are():
 
 
 def test_keywords_become_settings():
-    assert AnalysisSettings.of({"num_samples": 30, "metrics": "cka"}) == AnalysisSettings(num_samples=30, metrics="cka")
+    assert from_options(AnalysisSettings, {"num_samples": 30, "metrics": "cka"}) == AnalysisSettings(
+        num_samples=30, metrics="cka"
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,7 @@ def test_keywords_become_settings():
 )
 def test_unknown_names_raise_with_the_nearest(options, message):
     with pytest.raises(MidblockError, match=message):
-        AnalysisSettings.of(options)
+        from_options(AnalysisSettings, options)
 
 
 @pytest.mark.parametrize(
@@ -46,9 +48,9 @@ def test_unknown_names_raise_with_the_nearest(options, message):
     ],
 )
 def test_numbers_have_a_least_value(name, least):
-    assert getattr(AnalysisSettings.of({name: least}), name) == least
+    assert getattr(from_options(AnalysisSettings, {name: least}), name) == least
     with pytest.raises(MidblockError, match=f"{name} is {least - 1}; it must be {least} or more"):
-        AnalysisSettings.of({name: least - 1})
+        from_options(AnalysisSettings, {name: least - 1})
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 1.5, float("nan")])

@@ -6,15 +6,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from midblock.metrics.catalogue import METRICS, computed_from, values
 from midblock.metrics.similarity import (
-    SIMILARITY_METRICS,
-    cka_permuted,
-    cosine_permuted,
-    per_prompt,
-    procrustes_distance,
-    procrustes_permuted,
-    similarity,
+    Pairing,
+    Pairs,
+    Shuffled,
+    cka_debiased_null,
+    cka_null,
+    cosine_centered_null,
+    cosine_similarity_null,
+    procrustes_null,
 )
+
+PER_PROMPT = ("cosine_similarity", "change_intensity")
+SIMILARITY = [name for name in computed_from("pooled", METRICS, paired=True) if name not in PER_PROMPT]
 
 few = settings(deadline=None, max_examples=25)
 sizes = st.sampled_from([(6, 20), (20, 6), (8, 8), (9, 2)])
@@ -36,8 +41,16 @@ def related(n, d, seed=0, amount=0.5):
     return base, base + amount * gaussian(n, d, seed=seed + 2) + amount * gaussian(d, seed=seed + 3)
 
 
-def of(base, tuned, **options):
-    return {name: float(value) for name, value in similarity(base, tuned, **options).items()}
+def of(base, tuned, received=None, wanted=SIMILARITY):
+    return {name: float(value) for name, value in values(wanted, Pairs.whole(base, tuned, received)).items()}
+
+
+def per_prompt(base, tuned):
+    return values(PER_PROMPT, Pairs.whole(base, tuned))
+
+
+def shuffled(base, tuned, orders):
+    return Shuffled(Pairing.of(base, tuned), orders)
 
 
 def biased_cka_with_centring_matrices(X, Y):
@@ -110,7 +123,7 @@ def test_an_index_set_gives_what_its_rows_alone_give(size):
     base, tuned = related(*size)
     received = gaussian(*size, seed=7)
     keep = torch.tensor([range(2, size[0]), range(size[0] - 2)])
-    found = similarity(base, tuned, keep, received)
+    found = values(SIMILARITY, Pairs(Pairing.of(base, tuned, received), keep))
     for place, rows in enumerate(keep):
         alone = of(base[rows], tuned[rows], received=received[rows])
         assert {name: float(value[place]) for name, value in found.items()} == pytest.approx(alone, rel=1e-9)
@@ -123,7 +136,7 @@ def test_the_base_against_itself_is_exactly_the_same(size):
     assert found.pop("procrustes") == pytest.approx(0, abs=1e-12)
     assert found.pop("cosine_centered") == pytest.approx(1, abs=1e-14)
     assert found == {name: float(name in CKA) for name in found}
-    assert len(found) == len(SIMILARITY_METRICS) - 2
+    assert len(found) == len(SIMILARITY) - 2
 
 
 def test_the_base_against_itself_prompt_by_prompt():
@@ -251,35 +264,37 @@ def test_debiased_cka_is_not_defined_for_three_prompts():
     """Its numerator and denominator are then zero but for rounding."""
     base, tuned = related(9, 20)
     keep = torch.combinations(torch.arange(9), 3)
-    assert similarity(base, tuned, keep)["cka_debiased"].isnan().all()
-    assert similarity(base, tuned, keep)["cka"].isfinite().all()
+    found = values(CKA, Pairs(Pairing.of(base, tuned), keep))
+    assert found["cka_debiased"].isnan().all()
+    assert found["cka"].isfinite().all()
 
 
 @pytest.mark.parametrize("size", [(9, 25), (25, 9)])
 def test_permuted_cka_is_that_of_reordered_rows(size):
     base, tuned = related(*size)
     orders = torch.stack([torch.randperm(size[0], generator=torch.Generator().manual_seed(s)) for s in range(5)])
-    found = cka_permuted(base, tuned, orders)
-    for name in CKA:
+    for name, null in zip(CKA, (cka_null, cka_debiased_null), strict=True):
         expected = [of(base, tuned[order], wanted=CKA)[name] for order in orders]
-        assert found[name].tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        assert null(shuffled(base, tuned, orders)).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_the_null_of_related_models_is_near_zero_debiased_and_far_above_it_biased():
     base, tuned = related(40, 200, amount=0.1)
     stream = torch.Generator().manual_seed(0)
     orders = torch.stack([torch.randperm(40, generator=stream) for _ in range(100)])
-    null = cka_permuted(base, tuned, orders)
-    assert abs(float(null["cka_debiased"].mean())) < 0.02
-    assert float(null["cka"].mean()) > 0.7
-    assert of(base, tuned)["cka_debiased"] > float(null["cka_debiased"].max()) + 0.5
+    unrelated = shuffled(base, tuned, orders)
+    assert abs(float(cka_debiased_null(unrelated).mean())) < 0.02
+    assert float(cka_null(unrelated).mean()) > 0.7
+    assert of(base, tuned)["cka_debiased"] > float(cka_debiased_null(unrelated).max()) + 0.5
 
 
 def test_permuted_cosine_is_that_of_reordered_rows():
     base, tuned = related(7, 12)
     orders = torch.stack([torch.arange(7), torch.arange(7).roll(2)])
     expected = [float(per_prompt(base, tuned[order])["cosine_similarity"].mean()) for order in orders]
-    assert cosine_permuted(base, tuned, orders).tolist() == pytest.approx(expected)
+    assert cosine_similarity_null(shuffled(base, tuned, orders)).tolist() == pytest.approx(expected)
+    expected = [of(base, tuned[order])["cosine_centered"] for order in orders]
+    assert cosine_centered_null(shuffled(base, tuned, orders)).tolist() == pytest.approx(expected)
 
 
 @few
@@ -307,7 +322,7 @@ def test_per_prompt_metrics_turn_and_move_with_the_states(size, seed):
     assert torch.allclose(moved["change_intensity"], before["change_intensity"])
 
 
-@pytest.mark.parametrize("name", sorted(SIMILARITY_METRICS))
+@pytest.mark.parametrize("name", SIMILARITY)
 def test_one_wanted_metric_comes_alone_and_the_same(name):
     base, tuned = related(8, 12)
     received = gaussian(8, 12, seed=5)
@@ -318,6 +333,5 @@ def test_one_wanted_metric_comes_alone_and_the_same(name):
 def test_permuted_procrustes_is_that_of_the_shuffled_rows(shape):
     base, tuned = (torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
     orders = torch.stack([torch.arange(shape[0]), torch.arange(shape[0]).flip(0)])
-    everyone = torch.arange(shape[0])[None]
-    expected = [float(procrustes_distance(base, tuned[order], everyone)) for order in orders]
-    assert procrustes_permuted(base, tuned, orders).tolist() == pytest.approx(expected)
+    expected = [of(base, tuned[order])["procrustes"] for order in orders]
+    assert procrustes_null(shuffled(base, tuned, orders)).tolist() == pytest.approx(expected)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midblock.base import LayerRow, LayerTable
-from midblock.metrics.catalogue import PRECISION_FLOOR
+from midblock.metrics.metric import PRECISION_FLOOR
 from midblock.metrics.summary import Spread, summarize
 
 few = settings(deadline=None, max_examples=25)

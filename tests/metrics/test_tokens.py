@@ -7,14 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from midblock.metrics.catalogue import METRICS, columns, computed_from
 from midblock.metrics.tokens import (
-    TOKEN_METRICS,
+    Tokens,
     curvature,
     pooled_mean,
-    prompt_entropies,
+    prompt_entropy,
+    prompt_entropy_renyi2,
     sparsity,
-    token_statistics,
 )
+
+TOKENS = computed_from("tokens", METRICS)
 
 few = settings(deadline=None, max_examples=25)
 lengths = st.integers(3, 12)
@@ -34,9 +37,13 @@ def whole(states):
     return torch.ones(states.shape[:2], dtype=torch.bool)
 
 
+def token_statistics(states, mask):
+    return columns(TOKENS, Tokens(states, mask))
+
+
 def statistics(prompt):
     """One prompt (T×D), all of whose tokens count, as {metric: value}."""
-    return dict(zip(TOKEN_METRICS, token_statistics(prompt[None], whole(prompt[None]))[0].tolist(), strict=True))
+    return dict(zip(TOKENS, token_statistics(prompt[None], whole(prompt[None]))[0].tolist(), strict=True))
 
 
 def entropies_by_numpy(H):
@@ -80,7 +87,7 @@ def test_padding_and_the_rest_of_the_batch_never_matter(T, padding, D, seed):
     batch[0, :T] = H
     batch[1] = 1e3 * gaussian(T + padding, D, seed=seed + 1)
     mask = torch.arange(T + padding) < torch.tensor([[T], [T + padding]])
-    padded = dict(zip(TOKEN_METRICS, token_statistics(batch, mask)[0].tolist(), strict=True))
+    padded = dict(zip(TOKENS, token_statistics(batch, mask)[0].tolist(), strict=True))
     assert padded == pytest.approx(statistics(H), rel=1e-9, abs=1e-12)
 
 
@@ -113,7 +120,9 @@ def test_entropies_and_curvature_ignore_rotation_and_scale(T, D, seed, scale):
 def test_entropies_ignore_order_and_length_of_tokens(T, D, seed):
     H = gaussian(T, D, seed=seed)
     other = H[torch.randperm(T, generator=torch.Generator().manual_seed(seed))] * torch.arange(1, T + 1)[:, None]
-    assert torch.allclose(prompt_entropies(other[None], whole(other[None])), prompt_entropies(H[None], whole(H[None])))
+    before, after = statistics(H), statistics(other)
+    for name in ("prompt_entropy", "prompt_entropy_renyi2"):
+        assert after[name] == pytest.approx(before[name], rel=1e-5, abs=1e-8)
 
 
 @few
@@ -121,7 +130,7 @@ def test_entropies_ignore_order_and_length_of_tokens(T, D, seed):
 def test_curvature_ignores_where_the_path_starts_and_which_way_it_is_walked(T, D, seed):
     H = gaussian(T, D, seed=seed)[None]
     other = H.flip(1) + 7 * gaussian(D, seed=seed + 1)
-    assert torch.allclose(curvature(other, whole(other)), curvature(H, whole(H)), atol=1e-9)
+    assert torch.allclose(curvature(Tokens(other, whole(other))), curvature(Tokens(H, whole(H))), atol=1e-9)
 
 
 @few
@@ -129,7 +138,7 @@ def test_curvature_ignores_where_the_path_starts_and_which_way_it_is_walked(T, D
 def test_sparsity_ignores_scale_sign_and_order(T, D, seed, scale):
     H = gaussian(T, D, seed=seed) ** 3
     other = -scale * H.flip(0).flip(1)
-    assert sparsity(other[None], whole(other[None])) == sparsity(H[None], whole(H[None]))
+    assert sparsity(Tokens(other[None], whole(other[None]))) == sparsity(Tokens(H[None], whole(H[None])))
 
 
 @pytest.mark.parametrize("D", [4, 9])
@@ -186,17 +195,19 @@ def test_a_repeated_token_is_counted_out_of_curvature():
 
 @pytest.mark.parametrize("T", [1, 2])
 def test_too_few_tokens_have_no_curvature(T):
-    assert curvature(gaussian(1, T, 4), torch.ones(1, T, dtype=torch.bool)).isnan()
+    assert curvature(Tokens(gaussian(1, T, 4), torch.ones(1, T, dtype=torch.bool))).isnan()
 
 
 def test_too_few_tokens_in_a_longer_batch_have_no_curvature():
     mask = torch.arange(6)[None] < torch.tensor([[2], [6]])
-    assert curvature(gaussian(2, 6, 4), mask).isnan().tolist() == [True, False]
+    assert curvature(Tokens(gaussian(2, 6, 4), mask)).isnan().tolist() == [True, False]
 
 
 def test_one_token_has_no_entropy():
     mask = torch.arange(6)[None] < torch.tensor([[1], [6]])
-    assert prompt_entropies(gaussian(2, 6, 4), mask).isnan().all(1).tolist() == [True, False]
+    tokens = Tokens(gaussian(2, 6, 4), mask)
+    for entropy in (prompt_entropy, prompt_entropy_renyi2):
+        assert entropy(tokens).isnan().tolist() == [True, False]
 
 
 def test_sparsity_counts_entries_below_a_hundredth_of_the_largest():
@@ -206,7 +217,7 @@ def test_sparsity_counts_entries_below_a_hundredth_of_the_largest():
 
 def test_sparsity_takes_each_prompts_own_largest():
     states = torch.stack([torch.tensor([[1.0, 0.5], [1.0, 0.5]]), torch.tensor([[1000.0, 0.5], [1.0, 0.5]])])
-    assert sparsity(states, whole(states)).tolist() == [0, 0.75]
+    assert sparsity(Tokens(states, whole(states))).tolist() == [0, 0.75]
 
 
 def test_pooled_mean_is_numpys_in_float64():

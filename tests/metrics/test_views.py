@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midblock.data import TokenizedPrompt
-from midblock.metrics.views import drop_tokens, infonce, view_metrics
+from midblock.metrics.catalogue import values
+from midblock.metrics.views import Views, drop_tokens, infonce
 
 few = settings(deadline=None, max_examples=25)
 sizes = st.sampled_from([(5, 12), (12, 5), (7, 7)])
@@ -26,9 +27,9 @@ def two_views(n, d, seed=0, amount=0.3):
     return prompts + amount * gaussian(2, n, d, seed=seed + 1)
 
 
-def of(views, keep=None):
-    return {name: float(value) for name, value in view_metrics(views, keep).items()} | {
-        "infonce": float(infonce(views).mean())
+def of(views):
+    return {
+        name: float(value.mean()) for name, value in values(("lidar", "dime", "infonce"), Views.whole(views)).items()
     }
 
 
@@ -90,9 +91,9 @@ def test_an_index_set_gives_what_its_rows_alone_give():
     views = two_views(9, 14)
     keep = torch.tensor([range(2, 9), range(7)])
     for place, rows in enumerate(keep):
-        alone = view_metrics(views[:, rows])
-        for name, value in view_metrics(views, keep).items():
-            assert float(value[place]) == pytest.approx(float(alone[name]), rel=1e-9)
+        alone = of(views[:, rows])
+        for name, value in values(("lidar", "dime"), Views(views, keep)).items():
+            assert float(value[place]) == pytest.approx(alone[name], rel=1e-9)
 
 
 def test_lidar_of_views_that_agree_is_the_entropy_between_prompts():
@@ -119,9 +120,11 @@ def test_dime_of_equal_views_is_zero_and_of_the_extremes_ln_n():
 
 def test_infonce_of_orthogonal_prompts_and_of_prompts_all_alike():
     prompts = torch.eye(6, 20, dtype=torch.float64)
-    assert infonce(torch.stack([prompts, prompts])).tolist() == pytest.approx([math.log1p(5 * math.exp(-10))] * 6)
+    assert infonce(Views.whole(torch.stack([prompts, prompts]))).tolist() == pytest.approx(
+        [math.log1p(5 * math.exp(-10))] * 6
+    )
     alike = torch.ones(2, 6, 20, dtype=torch.float64)
-    assert infonce(alike).tolist() == pytest.approx([math.log(6)] * 6)
+    assert infonce(Views.whole(alike)).tolist() == pytest.approx([math.log(6)] * 6)
 
 
 def prompts_of(*lengths, answer=0.5):

@@ -1,19 +1,21 @@
 import copy
 import math
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Pair, load_pair, place, split_fused
+from midblock.checkpoints import Anatomy, EffectiveTensors, Pair, load_pair
 from midblock.metrics.catalogue import METRICS
-from midblock.metrics.weight_comparison import ModelTensors, WeightComparison, match_names, tensors_of
+from midblock.metrics.weight_comparison import WeightComparison, in_both
 
-WEIGHTS = frozenset(name for name, metric in METRICS.items() if metric.source == "weights")
+WEIGHTS = frozenset(name for name, metric in METRICS.items() if metric.of_weights)
 NORMS = frozenset({"delta_fro", "delta_rel", "changed_fraction"})
 FUSED = ("phi3", "gpt2", "gpt_neox", "falcon", "falcon_7b", "falcon_rw", "bloom")
 
@@ -40,6 +42,11 @@ def norms(base, tuned):
     """Frobenius norm of the change over lists of arrays, absolute and relative."""
     change = math.sqrt(sum(((b - a) ** 2).sum() for a, b in zip(base, tuned, strict=True)))
     return change, change / math.sqrt(sum((a**2).sum() for a in base))
+
+
+def by_role(model, role):
+    """The name of the first parameter of a role."""
+    return next(name for name, found in Anatomy.of(model).projections.items() if found.role == role)
 
 
 def arrays(model):
@@ -178,14 +185,15 @@ def test_files_and_memory_give_the_same(llamas, saved):
 
 
 def rows_of_roles(family, model):
-    """For each role of a fused weight, the indices of the fused outputs that `split_fused` gives it."""
-    fused = next(name for name, _ in model.named_parameters() if place(name, 3).module == "qkv")
+    """For each role of a fused weight, the indices of the fused outputs that `Projection.parts` gives it."""
+    fused = by_role(model, "qkv")
     weight = model.get_parameter(fused)
     transposed = family == "gpt2"
     outputs = weight.shape[1] if transposed else weight.shape[0]
     ids = torch.arange(float(outputs))
     ids = ids.expand(weight.shape) if transposed else ids[:, None].expand(weight.shape)
-    parts = {role: part[:, 0].long() for role, part in split_fused(ids.clone(), "qkv", model.config).items()}
+    projection = Anatomy.of(model).projections[fused]
+    parts = {role: part[:, 0].long() for role, part in projection.parts(ids.clone()).items()}
     assert sorted(torch.cat(list(parts.values())).tolist()) == list(range(outputs))
     return fused, transposed, parts
 
@@ -198,7 +206,7 @@ def test_fused_rows_are_called_by_what_attention_does_with_them(family, pico):
     model = pico(family)
     fused, transposed, parts = rows_of_roles(family, model)
     owner = fused.removesuffix(".weight")
-    output = next(name for name, _ in model.named_parameters() if place(name, 3).module == "o_proj")
+    output = by_role(model, "o_proj")
     seen = {}
     model.get_submodule(owner).register_forward_pre_hook(lambda _, args: seen.__setitem__("input", args[0]))
     hook = model.get_submodule(output.removesuffix(".weight")).register_forward_pre_hook
@@ -228,7 +236,7 @@ def test_without_its_value_rows_attention_gives_nothing(family, pico):
         if getattr(owner, "bias", None) is not None:
             owner.bias[parts["v_proj"]] = 0
     seen = {}
-    output = next(name for name, _ in model.named_parameters() if place(name, 3).module == "o_proj")
+    output = by_role(model, "o_proj")
     hook = model.get_submodule(output.removesuffix(".weight")).register_forward_pre_hook
     hook(lambda _, args: seen.__setitem__("mixed", args[0]))
     model(input_ids=torch.tensor([[5, 9, 77, 31]]))
@@ -238,12 +246,13 @@ def test_without_its_value_rows_attention_gives_nothing(family, pico):
 @pytest.mark.parametrize("family", ["phi3", "mixtral", "olmoe"])
 def test_fused_up_rows_are_the_ones_the_mlp_is_linear_in(family, pico):
     model = pico(family)
-    name = next(name for name, _ in model.named_parameters() if place(name, 3).module == "gate_up")
+    name = by_role(model, "gate_up")
+    projection = Anatomy.of(model).projections[name]
     mlp = model.model.layers[0].mlp
     x = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0))
 
     def run(role, factor):
-        parts = split_fused(model.get_parameter(name).data, "gate_up", model.config)
+        parts = projection.parts(model.get_parameter(name).data)
         parts[role].mul_(factor)  # views: the model's own weight changes
         out = mlp(x)
         parts[role].div_(factor)
@@ -349,15 +358,24 @@ def test_an_adapter_as_the_base_counts_with_its_change(pico, saved, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_an_adapter_on_a_head_that_is_tied_is_mentioned(pico, saved, tmp_path):
+@pytest.mark.parametrize("wanted", [WEIGHTS, NORMS])
+def test_an_adapter_on_a_tied_head_changes_the_head_alone(wanted, pico, saved, tmp_path):
     folder = saved(pico("llama_tied"), "base")
     base = pico("llama_tied")
     base.name_or_path = folder
-    model = get_peft_model(base, LoraConfig(r=4, task_type="CAUSAL_LM", target_modules=["lm_head"]))
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", target_modules=["lm_head"]))
+    torch.manual_seed(1)
+    layer = model.get_base_model().lm_head
+    for factor in (layer.lora_A["default"], layer.lora_B["default"]):
+        factor.weight.data.normal_()
     model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    change = layer.get_delta_weight("default").detach().double()
     notes = []
-    compare(load_pair(folder, str(tmp_path / "adapter")), NORMS, notes=notes)
-    assert notes == ["Only adapter has lm_head.weight: not compared."]
+    found = compare(load_pair(folder, str(tmp_path / "adapter")), wanted, notes=notes)
+    assert found[3, "head", "delta_fro"] == pytest.approx(float(change.norm()), rel=1e-6)
+    assert {cell: value for cell, value in found.items() if cell[1] != "head" and value} == {}
+    assert (-1, "embedding", "delta_fro") in found
+    assert notes == []
 
 
 @pytest.mark.parametrize("side", ["base", "tuned"])
@@ -386,36 +404,37 @@ def test_another_width_inside_a_block_raises(pico):
         compare(in_memory(pico("llama"), pico("llama", intermediate_size=40)), NORMS)
 
 
-def test_names_match_with_and_without_a_wrapper_part():
+def opened(model, name="base"):
+    return EffectiveTensors.of_model(model, name)
+
+
+def test_names_on_disk_may_lack_a_wrapper_part(pico, tuned_from, saved):
+    base = pico("gpt2")
+    folder, other = saved(base, "base"), saved(tuned_from(base), "tuned")
+    file = Path(other) / "model.safetensors"
+    bare = {name.removeprefix("transformer."): value for name, value in load_file(file).items()}
+    whole = compare(load_pair(folder, other), NORMS)
+    save_file(bare, file, metadata={"format": "pt"})
     notes = []
-    pairs = list(match_names(["transformer.h.0.x", "transformer.y"], ["y", "h.0.x"], "tuned", notes))
-    assert pairs == [("transformer.h.0.x", "h.0.x"), ("transformer.y", "y")]
+    assert compare(load_pair(folder, other), NORMS, notes=notes) == pytest.approx(whole, rel=0, abs=0, nan_ok=True)
     assert notes == []
 
 
-def test_a_tensor_only_one_side_has_is_mentioned_unless_it_is_a_head():
+def test_a_tensor_only_one_side_has_is_mentioned_unless_it_is_a_head(pico):
     notes = []
-    list(match_names(["a", "b", "lm_head.weight"], ["a", "c"], "tuned", notes))
-    assert notes == ["Only the base has b: not compared.", "Only tuned has c: not compared."]
+    in_both(opened(pico("qwen2")), opened(pico("llama"), "tuned"), notes)
+    assert notes == [
+        "Only the base has model.layers.0.self_attn.q_proj.bias, model.layers.0.self_attn.k_proj.bias, "
+        "model.layers.0.self_attn.v_proj.bias and 6 more: not compared."
+    ]
+    notes.clear()
+    in_both(opened(pico("llama")), opened(pico("llama_tied"), "tuned"), notes)
+    assert notes == []
 
 
-def test_models_without_a_common_name_raise():
+def test_models_without_a_common_name_raise(pico):
     with pytest.raises(MidblockError, match="tuned and the base have no tensor name in common"):
-        list(match_names(["a"], ["b"], "tuned", []))
-
-
-def test_tied_parameters_come_once(pico):
-    tied, untied = (ModelTensors.of(pico(family)) for family in ("llama_tied", "llama"))
-    assert set(untied.names) - set(tied.names) == {"lm_head.weight"}
-    assert tied.shape("model.embed_tokens.weight") == (300, 32)
-
-
-def test_a_file_is_read_from_the_file(llamas, saved):
-    pair = load_pair(saved(llamas[0], "base"), saved(llamas[1], "tuned"))
-    with tensors_of(pair.tuned[0]) as tensors:
-        assert not isinstance(tensors, ModelTensors)
-        name = "model.norm.weight"
-        assert torch.equal(tensors.read(name), llamas[1].get_parameter(name))
+        in_both(opened(pico("llama")), opened(pico("gpt2"), "tuned"), [])
 
 
 def test_progress_hears_of_every_entry(llamas):

@@ -1,13 +1,15 @@
 """Geometry of one model's pooled states X (N prompts × D): ranks, norms, spread, dimension.
 
-Every function takes the rows to keep as G equally large index sets, so that the whole sample and all jackknife folds
-are one batched call. Sources: P1, section 3 and appendix; TwoNN: Facco et al. 2017.
+Every metric is a function of `Pooled`: the states with the rows to keep as G equally large index sets, so that the
+whole sample and all jackknife folds are one batched call, and metrics of one spectrum compute it once. Cost: an
+eigendecomposition of min(n, D)² for each set. Sources: P1, section 3 and appendix; TwoNN: Facco et al. 2017.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -15,85 +17,87 @@ from torch import Tensor
 
 from midblock.metrics.spectra import eigenvalues, entropy, subset_spectra
 
-Values = dict[str, Float[Tensor, " G"]]
-
-SPECTRAL_METRICS = frozenset(
-    {"effective_rank", "effective_rank_normalized", "spectral_norm", "condition_number", "rank_deficiency"}
-)
-GEOMETRY_METRICS = SPECTRAL_METRICS | {"dataset_entropy", "effective_rank_centered", "gini", "intrinsic_dimension"}
+PerSet = Float[Tensor, " G"]
 
 
-def geometry(
-    X: Float[Tensor, "N D"],
-    keep: Int[Tensor, "G n"] | None = None,
-    wanted: Collection[str] = GEOMETRY_METRICS,
-    apart: Float[Tensor, "N N"] | None = None,
-) -> Values:
-    """Metrics of one layer's pooled states.
+@dataclass(frozen=True, eq=False)
+class States:
+    """One model's pooled states at one layer, and what all index sets share.
 
-    Args:
-        X: pooled states, a row a prompt, float64.
-        keep: index sets; the whole sample when left out.
-        wanted: names of `GEOMETRY_METRICS`; what no wanted metric needs is not computed.
-        apart: `distances(X)`, where several calls can share them.
-
-    Returns:
-        Metric name → one value per index set.
+    Attributes:
+        X: a row a prompt, float64.
     """
-    keep = torch.arange(len(X))[None] if keep is None else keep
-    X = X.double()
-    values: Values = {}
-    if "dataset_entropy" in wanted:
-        values["dataset_entropy"] = dataset_entropy(X, keep)
-    if not SPECTRAL_METRICS.isdisjoint(wanted):
-        values |= _spectral(X, keep)
-    if "effective_rank_centered" in wanted:
-        values["effective_rank_centered"] = _effective_rank_centered(X, keep)
-    if "gini" in wanted:
-        values["gini"] = gini(X.norm(dim=1)[keep])
-    if "intrinsic_dimension" in wanted:
-        values["intrinsic_dimension"] = intrinsic_dimension(X, keep, apart)
-    return {name: value for name, value in values.items() if name in wanted}
+
+    X: Float[Tensor, "N D"]
+
+    @classmethod
+    def of(cls, X: Float[Tensor, "N D"]) -> States:
+        return cls(X.double())
+
+    @cached_property
+    def norms(self) -> Float[Tensor, " N"]:
+        """Length of each row."""
+        return self.X.norm(dim=1)
+
+    @cached_property
+    def apart(self) -> Float[Tensor, "N N"]:
+        """Distances between rows."""
+        return distances(self.X)
 
 
-def dataset_entropy(X: Float[Tensor, "N D"], keep: Int[Tensor, "G n"]) -> Float[Tensor, " G"]:
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """Pooled states, and G equally large sets of rows to keep."""
+
+    states: States
+    keep: Int[Tensor, "G n"]
+
+    @classmethod
+    def whole(cls, X: Float[Tensor, "N D"]) -> Pooled:
+        """All rows, as one set."""
+        return cls(States.of(X), torch.arange(len(X))[None])
+
+    @property
+    def most(self) -> int:
+        """The largest rank possible."""
+        return min(self.keep.shape[1], self.states.X.shape[1])
+
+    @cached_property
+    def squared(self) -> Float[Tensor, "G most"]:
+        """Squared singular values of each set, ascending."""
+        return subset_spectra(self.states.X, self.keep)[:, -self.most :].clamp(min=0)
+
+    @cached_property
+    def sigma(self) -> Float[Tensor, "G most"]:
+        """Singular values of each set, ascending."""
+        return self.squared.sqrt()
+
+
+def l2_norm(pooled: Pooled) -> Float[Tensor, " N"]:
+    """Length of each prompt's mean state."""
+    return pooled.states.norms
+
+
+def dataset_entropy(pooled: Pooled) -> PerSet:
     """Von Neumann entropy of the rows scaled to unit length, over ln min(n, D)."""
+    X = pooled.states.X
     unit = X / X.norm(dim=1, keepdim=True)
-    return entropy(subset_spectra(unit, keep)) / math.log(min(keep.shape[1], X.shape[1]))
+    return entropy(subset_spectra(unit, pooled.keep)) / math.log(pooled.most)
 
 
-def _spectral(X: Tensor, keep: Tensor) -> Values:
-    """Everything that follows from the singular values σ of X."""
-    most = min(keep.shape[1], X.shape[1])
-    squared = subset_spectra(X, keep)[:, -most:].clamp(min=0)
-    sigma = squared.sqrt()
-    rank = entropy(squared).exp()
-    largest = sigma[:, -1:]
-    return {
-        "effective_rank": rank,
-        "effective_rank_normalized": rank / most,
-        "spectral_norm": sigma[:, -1],
-        "condition_number": _condition(X, keep, sigma),
-        "rank_deficiency": (sigma <= 0.01 * largest).double().mean(1),
-    }
+def effective_rank(pooled: Pooled) -> PerSet:
+    """Exponential of the entropy of σ²."""
+    return entropy(pooled.squared).exp()
 
 
-def _condition(X: Tensor, keep: Tensor, sigma: Tensor) -> Tensor:
-    """Largest over smallest non-zero σ.
-
-    Squaring loses the small ones: below 1e-6 of the largest, a Gram matrix's eigenvalues are rounding. There the
-    singular values are computed themselves.
-    """
-    rough = sigma[:, -1] / sigma[:, 0]
-    if bool((rough < 1e6).all()):
-        return rough
-    exact = torch.stack([torch.linalg.svdvals(X[rows]) for rows in keep])
-    floor = exact[:, :1] * max(X.shape) * torch.finfo(torch.float64).eps
-    smallest = exact.masked_fill(exact <= floor, torch.inf).amin(1)
-    return exact[:, 0] / smallest
+def effective_rank_normalized(pooled: Pooled) -> PerSet:
+    """Effective rank over min(n, D)."""
+    return effective_rank(pooled) / pooled.most
 
 
-def _effective_rank_centered(X: Tensor, keep: Tensor) -> Tensor:
+def effective_rank_centered(pooled: Pooled) -> PerSet:
+    """Effective rank after each set's own mean is taken out."""
+    X, keep = pooled.states.X, pooled.keep
     if keep.shape[1] <= X.shape[1]:
         X = X - X.mean(0)  # the set's own mean goes below; a large shared one would swallow the digits first
         gram = X @ X.T
@@ -104,7 +108,38 @@ def _effective_rank_centered(X: Tensor, keep: Tensor) -> Tensor:
     return torch.stack([entropy(eigenvalues(part.T @ part)).exp() for part in centred])
 
 
-def gini(values: Float[Tensor, "G n"]) -> Float[Tensor, " G"]:
+def spectral_norm(pooled: Pooled) -> PerSet:
+    """Largest σ."""
+    return pooled.sigma[:, -1]
+
+
+def condition_number(pooled: Pooled) -> PerSet:
+    """Largest over smallest non-zero σ.
+
+    Squaring loses the small ones: below 1e-6 of the largest, a Gram matrix's eigenvalues are rounding. There the
+    singular values are computed themselves.
+    """
+    sigma, X = pooled.sigma, pooled.states.X
+    rough = sigma[:, -1] / sigma[:, 0]
+    if bool((rough < 1e6).all()):
+        return rough
+    exact = torch.stack([torch.linalg.svdvals(X[rows]) for rows in pooled.keep])
+    floor = exact[:, :1] * max(X.shape) * torch.finfo(torch.float64).eps
+    smallest = exact.masked_fill(exact <= floor, torch.inf).amin(1)
+    return exact[:, 0] / smallest
+
+
+def rank_deficiency(pooled: Pooled) -> PerSet:
+    """Share of σ at or below 1 % of the largest."""
+    return (pooled.sigma <= 0.01 * pooled.sigma[:, -1:]).double().mean(1)
+
+
+def gini(pooled: Pooled) -> PerSet:
+    """Gini coefficient of the rows' lengths."""
+    return gini_of(pooled.states.norms[pooled.keep])
+
+
+def gini_of(values: Float[Tensor, "G n"]) -> PerSet:
     """Gini coefficient: mean absolute difference over twice the mean, 0 when all are equal."""
     n = values.shape[1]
     rank = torch.arange(1, n + 1, dtype=torch.float64)
@@ -120,20 +155,15 @@ def distances(X: Float[Tensor, "N D"]) -> Float[Tensor, "N N"]:
     return torch.cdist(X, X, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
 
 
-def intrinsic_dimension(
-    X: Float[Tensor, "N D"], keep: Int[Tensor, "G n"], apart: Float[Tensor, "N N"] | None = None
-) -> Float[Tensor, " G"]:
+def intrinsic_dimension(pooled: Pooled) -> PerSet:
     """TwoNN: n / Σ ln(r₂/r₁), with r₁ and r₂ the distances to the nearest and second nearest neighbour.
 
     Rows with a duplicate (r₁ = 0) carry no scale and are left out; fewer than 3 rows give NaN.
-
-    Args:
-        apart: `distances(X)`, where they are at hand.
     """
+    keep = pooled.keep
     if keep.shape[1] < 3:
         return torch.full((len(keep),), torch.nan, dtype=torch.float64)
-    apart = distances(X) if apart is None else apart
-    near = apart[keep[:, :, None], keep[:, None, :]].topk(2, dim=2, largest=False).values
+    near = pooled.states.apart[keep[:, :, None], keep[:, None, :]].topk(2, dim=2, largest=False).values
     usable = near[..., 0] > 0
     log_ratio = torch.where(usable, near[..., 1] / near[..., 0], 1.0).log()
     return usable.sum(1) / log_ratio.sum(1)

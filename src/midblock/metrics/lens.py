@@ -12,8 +12,6 @@ from torch import Tensor
 
 from midblock.checkpoints import Anatomy, device_of
 
-LENS_METRICS = ("logit_kl", "logit_agreement")
-
 
 def lens_positions(mask: Bool[Tensor, "B T"], count: int) -> Int[Tensor, "B P"]:
     """Up to `count` positions of each prompt, spread evenly over the tokens that count, the last one included.
@@ -48,10 +46,3 @@ def log_probabilities(
         logits = anatomy.logits(states if normed else anatomy.final_norm(states))[..., :vocabulary]
     precise = torch.float32 if logits.device.type == "mps" else torch.float64
     return torch.log_softmax(logits.to(precise), dim=-1)
-
-
-def compare_predictions(base: Float[Tensor, "B P V"], tuned: Float[Tensor, "B P V"]) -> Float[Tensor, "B 2"]:
-    """KL(base‖tuned) in nats and top-1 agreement, means over each prompt's positions."""
-    divergence = (base.exp() * (base - tuned)).sum(-1).clamp(min=0)
-    agreement = (base.argmax(-1) == tuned.argmax(-1)).to(divergence.dtype)
-    return torch.stack([divergence.mean(1), agreement.mean(1)], dim=1).cpu().double()  # MPS has no float64

@@ -1,68 +1,173 @@
 """Base against tuned: how similar two sets of pooled states X_b and X_s (N prompts × D, paired by row) are.
 
-As in `geometry`, every function takes G equally large index sets, the whole sample being one of them. CKA needs no
-recomputation for a set: with 0/1 weights m the sums it is made of are mᵀ(K∘L)m, (Km)∘(Lm) and mᵀKm.
+As in `geometry`, every metric is a function of one statistic, `Pairs`, with G equally large index sets, the whole
+sample being one of them. CKA needs no recomputation for a set: with 0/1 weights m the sums it is made of are
+mᵀ(K∘L)m, (Km)∘(Lm) and mᵀKm. What unrelated prompts would score is a function of `Shuffled` pairs.
+Cost: two N×N products; Procrustes a decomposition of n² for each set.
 Sources: P1; debiased CKA: Song et al. 2012; Procrustes: Ding et al. 2021.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Values = dict[str, Float[Tensor, " G"]]
+FEW = 20  # permutations of a metric that takes a decomposition each
 
-SIMILARITY_METRICS = frozenset(
-    {
-        "cka",
-        "cka_debiased",
-        "cosine_centered",
-        "change_intensity_relative",
-        "change_increment",
-        "mean_shift",
-        "mean_shift_relative",
-        "procrustes",
-    }
-)
+PerSet = Float[Tensor, " G"]
+PerPrompt = Float[Tensor, " N"]
+PerOrder = Float[Tensor, " P"]
 
 
-def similarity(
-    base: Float[Tensor, "N D"],
-    tuned: Float[Tensor, "N D"],
-    keep: Int[Tensor, "G n"] | None = None,
-    received: Float[Tensor, "N D"] | None = None,
-    wanted: Collection[str] = SIMILARITY_METRICS,
-) -> Values:
-    """Paired metrics of one layer.
+@dataclass(frozen=True, eq=False)
+class Pairing:
+    """Base and tuned states of the same prompts at one layer, and what all index sets share.
 
-    Args:
-        base, tuned: pooled states at this layer, float64.
-        keep: index sets; the whole sample when left out.
-        received: the difference tuned − base one layer below, for `change_increment`; none above the final norm.
-        wanted: names of `SIMILARITY_METRICS`; what takes long is computed only if wanted.
-
-    Returns:
-        Metric name → one value per index set.
+    Attributes:
+        base, tuned: a row a prompt, float64.
+        received: tuned − base one layer below, for `change_increment`; None above the final norm.
     """
-    keep = torch.arange(len(base))[None] if keep is None else keep
-    base, tuned = base.double(), tuned.double()
-    change = tuned - base
-    scale = base.norm(dim=1)[keep].mean(1)
-    values = {"mean_shift": change[keep].mean(1).norm(dim=1)}
-    values["mean_shift_relative"] = values["mean_shift"] / scale
-    values["change_intensity_relative"] = change.norm(dim=1)[keep].mean(1) / scale
-    if received is not None:
-        values["change_increment"] = (change - received).norm(dim=1)[keep].mean(1) / scale
-    if not {"cka", "cka_debiased"}.isdisjoint(wanted):
-        values |= cka(base, tuned, keep)
-    if "cosine_centered" in wanted:
-        values["cosine_centered"] = cosine_centered(base, tuned, keep)
-    if "procrustes" in wanted:
-        values["procrustes"] = procrustes_distance(base, tuned, keep)
-    return {name: value for name, value in values.items() if name in wanted}
+
+    base: Float[Tensor, "N D"]
+    tuned: Float[Tensor, "N D"]
+    received: Float[Tensor, "N D"] | None = None
+
+    @classmethod
+    def of(
+        cls, base: Float[Tensor, "N D"], tuned: Float[Tensor, "N D"], received: Float[Tensor, "N D"] | None = None
+    ) -> Pairing:
+        return cls(base.double(), tuned.double(), received)
+
+    @cached_property
+    def change(self) -> Float[Tensor, "N D"]:
+        """tuned − base."""
+        return self.tuned - self.base
+
+    @cached_property
+    def norms(self) -> PerPrompt:
+        """Length of each base row."""
+        return self.base.norm(dim=1)
+
+    @cached_property
+    def moved(self) -> PerPrompt:
+        """Length of each row's change."""
+        return self.change.norm(dim=1)
+
+    @cached_property
+    def grams(self) -> tuple[Float[Tensor, "N N"], Float[Tensor, "N N"]]:
+        """K and L, the linear kernels of both sides' centred rows."""
+        return centred_gram(self.base), centred_gram(self.tuned)
+
+    @cached_property
+    def hollow(self) -> tuple[Float[Tensor, "N N"], Float[Tensor, "N N"]]:
+        """K and L with zero diagonals."""
+        K, L = self.grams
+        return _hollow(K), _hollow(L)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Paired states, and G equally large sets of rows to keep."""
+
+    pairing: Pairing
+    keep: Int[Tensor, "G n"]
+
+    @classmethod
+    def whole(
+        cls, base: Float[Tensor, "N D"], tuned: Float[Tensor, "N D"], received: Float[Tensor, "N D"] | None = None
+    ) -> Pairs:
+        """All rows, as one set."""
+        return cls(Pairing.of(base, tuned, received), torch.arange(len(base))[None])
+
+    @cached_property
+    def scale(self) -> PerSet:
+        """Mean length of the base's rows."""
+        return self.pairing.norms[self.keep].mean(1)
+
+    @cached_property
+    def shift(self) -> PerSet:
+        """Length of the mean change."""
+        return self.pairing.change[self.keep].mean(1).norm(dim=1)
+
+    @cached_property
+    def masks(self) -> Float[Tensor, "N G"]:
+        """The sets as columns of 0/1 weights."""
+        N = len(self.pairing.base)
+        return torch.zeros(N, len(self.keep), dtype=torch.float64).scatter_(0, self.keep.T, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Shuffled:
+    """Paired states whose tuned rows are given to other base rows, in P orders: unrelated prompts."""
+
+    pairing: Pairing
+    orders: Int[Tensor, "P N"]
+
+    @cached_property
+    def products(self) -> PerOrder:
+        """ΣK∘L of each order."""
+        K, L = self.pairing.grams
+        return torch.stack([(K * L[order][:, order]).sum() for order in self.orders])
+
+
+def cosine_similarity(pairs: Pairs) -> PerPrompt:
+    """Cosine between each prompt's two rows."""
+    return torch.cosine_similarity(pairs.pairing.base, pairs.pairing.tuned, dim=1, eps=0)
+
+
+def cosine_similarity_null(shuffled: Shuffled) -> PerOrder:
+    """Mean cosine between unrelated prompts: far above 0 where all states share a direction."""
+    return _cosine_of_orders(shuffled.pairing.base, shuffled.pairing.tuned, shuffled.orders)
+
+
+def cosine_centered(pairs: Pairs) -> PerSet:
+    """Mean cosine of paired rows after each side's mean over the set is taken out."""
+    base, tuned = pairs.pairing.base, pairs.pairing.tuned
+    sets = [(base[rows] - base[rows].mean(0), tuned[rows] - tuned[rows].mean(0)) for rows in pairs.keep]
+    return torch.stack([torch.cosine_similarity(ours, theirs, dim=1, eps=0).mean() for ours, theirs in sets])
+
+
+def cosine_centered_null(shuffled: Shuffled) -> PerOrder:
+    """The same between unrelated prompts."""
+    base, tuned = shuffled.pairing.base, shuffled.pairing.tuned
+    return _cosine_of_orders(base - base.mean(0), tuned - tuned.mean(0), shuffled.orders)
+
+
+def _cosine_of_orders(base: Tensor, tuned: Tensor, orders: Tensor) -> Tensor:
+    cosine = (base / base.norm(dim=1, keepdim=True)) @ (tuned / tuned.norm(dim=1, keepdim=True)).T
+    return cosine[torch.arange(len(base)), orders].mean(1)
+
+
+def change_intensity(pairs: Pairs) -> PerPrompt:
+    """Distance between each prompt's two rows."""
+    return pairs.pairing.moved
+
+
+def change_intensity_relative(pairs: Pairs) -> PerSet:
+    """Mean distance between paired rows, over the base's mean length."""
+    return pairs.pairing.moved[pairs.keep].mean(1) / pairs.scale
+
+
+def change_increment(pairs: Pairs) -> PerSet | None:
+    """Mean length of the change beyond what came from below, over the base's mean length."""
+    pairing = pairs.pairing
+    if pairing.received is None:
+        return None
+    return (pairing.change - pairing.received).norm(dim=1)[pairs.keep].mean(1) / pairs.scale
+
+
+def mean_shift(pairs: Pairs) -> PerSet:
+    """Distance between the two sides' means."""
+    return pairs.shift
+
+
+def mean_shift_relative(pairs: Pairs) -> PerSet:
+    """Distance between the two sides' means, over the base's mean length."""
+    return pairs.shift / pairs.scale
 
 
 def centred_gram(X: Float[Tensor, "N D"]) -> Float[Tensor, "N N"]:
@@ -71,25 +176,18 @@ def centred_gram(X: Float[Tensor, "N D"]) -> Float[Tensor, "N N"]:
     return X @ X.T
 
 
-def cka(base: Float[Tensor, "N D"], tuned: Float[Tensor, "N D"], keep: Int[Tensor, "G n"]) -> Values:
-    """Linear CKA, biased (as published) and debiased (unbiased HSIC, zero diagonals)."""
-    K, L = centred_gram(base), centred_gram(tuned)
-    masks = torch.zeros(len(K), len(keep), dtype=K.dtype).scatter_(0, keep.T, 1.0)
-    return _cka_of_grams(K, L, masks)
+def cka(pairs: Pairs) -> PerSet:
+    """Linear CKA, biased, as published."""
+    K, L = pairs.pairing.grams
+    both, ours, theirs = (_hsic(A, B, pairs.masks, unbiased=False) for A, B in ((K, L), (K, K), (L, L)))
+    return both / (ours * theirs).sqrt()
 
 
-def _cka_of_grams(K: Tensor, L: Tensor, masks: Tensor) -> Values:
-    """CKA for each column of 0/1 weights in `masks` (N×G)."""
-    biased, debiased = {}, {}
-    for name, A, B in (("KL", K, L), ("KK", K, K), ("LL", L, L)):
-        biased[name] = _hsic(A, B, masks, unbiased=False)
-        debiased[name] = _hsic(_hollow(A), _hollow(B), masks, unbiased=True)
-    unbiased = debiased["KL"] / (debiased["KK"] * debiased["LL"]).clamp(min=0).sqrt()
-    return {
-        "cka": biased["KL"] / (biased["KK"] * biased["LL"]).sqrt(),
-        # Of three prompts the unbiased HSIC is 0/0: what is left is rounding.
-        "cka_debiased": unbiased.masked_fill(masks.sum(0) < 4, torch.nan),
-    }
+def cka_debiased(pairs: Pairs) -> PerSet:
+    """Linear CKA of unbiased HSIC (zero diagonals); NaN below four prompts, where it is 0/0 and rounding is left."""
+    K, L = pairs.pairing.hollow
+    both, ours, theirs = (_hsic(A, B, pairs.masks, unbiased=True) for A, B in ((K, L), (K, K), (L, L)))
+    return (both / (ours * theirs).clamp(min=0).sqrt()).masked_fill(pairs.masks.sum(0) < 4, torch.nan)
 
 
 def _hollow(K: Tensor) -> Tensor:
@@ -97,7 +195,7 @@ def _hollow(K: Tensor) -> Tensor:
 
 
 def _hsic(K: Tensor, L: Tensor, masks: Tensor, *, unbiased: bool) -> Tensor:
-    """HSIC up to a factor that CKA divides out; `unbiased` expects zero diagonals."""
+    """HSIC for each column of 0/1 weights, up to a factor that CKA divides out; `unbiased` wants zero diagonals."""
     n = masks.sum(0)
     product = (masks * ((K * L) @ masks)).sum(0)
     rows_K, rows_L = K @ masks * masks, L @ masks * masks
@@ -108,69 +206,50 @@ def _hsic(K: Tensor, L: Tensor, masks: Tensor, *, unbiased: bool) -> Tensor:
     return product + totals / n**2 - 2 * cross / n
 
 
-def cka_permuted(
-    base: Float[Tensor, "N D"], tuned: Float[Tensor, "N D"], permutations: Int[Tensor, "P N"]
-) -> dict[str, Float[Tensor, " P"]]:
-    """CKA after shuffling which tuned row belongs to which base row: what unrelated prompts would score."""
-    K, L = centred_gram(base), centred_gram(tuned)
+def cka_null(shuffled: Shuffled) -> PerOrder:
+    """Biased CKA of unrelated prompts.
+
+    K and L are centred, so their whole rows sum to zero and the biased HSIC is the product alone.
+    """
+    K, L = shuffled.pairing.grams
+    return shuffled.products / _own(K, L, unbiased=False)
+
+
+def cka_debiased_null(shuffled: Shuffled) -> PerOrder:
+    """Debiased CKA of unrelated prompts.
+
+    Shuffling moves rows only: row sums go along, and of K∘L just the sum has to be taken anew.
+    """
+    (K, L), orders = shuffled.pairing.grams, shuffled.orders
     n = len(K)
-    everyone = torch.ones(n, 1, dtype=K.dtype)
-    own = {
-        flag: (_hsic(A, A, everyone, unbiased=flag) * _hsic(B, B, everyone, unbiased=flag)).sqrt()
-        for flag, A, B in ((False, K, L), (True, _hollow(K), _hollow(L)))
-    }
-    # Shuffling moves rows only: row sums go along, and of K∘L just the sum has to be taken anew.
     k, h = K.diagonal(), L.diagonal()
     rows_K, rows_L = K.sum(1) - k, L.sum(1) - h
-    product = torch.stack([(K * L[order][:, order]).sum() for order in permutations])
-    diagonal = h[permutations] @ k
-    cross = rows_L[permutations] @ rows_K
+    diagonal = h[orders] @ k
+    cross = rows_L[orders] @ rows_K
     totals = rows_K.sum() * rows_L.sum()
-    debiased = (product - diagonal) + totals / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)
-    # K and L are centred, so their whole rows sum to zero and the biased HSIC is the product alone.
-    return {"cka": product / own[False], "cka_debiased": debiased / own[True]}
+    debiased = (shuffled.products - diagonal) + totals / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)
+    return debiased / _own(*shuffled.pairing.hollow, unbiased=True)
 
 
-def cosine_centered(
-    base: Float[Tensor, "N D"], tuned: Float[Tensor, "N D"], keep: Int[Tensor, "G n"]
-) -> Float[Tensor, " G"]:
-    """Mean cosine of paired rows after each side's mean over the set is taken out."""
-    sets = [(base[rows] - base[rows].mean(0), tuned[rows] - tuned[rows].mean(0)) for rows in keep]
-    return torch.stack([torch.cosine_similarity(ours, theirs, dim=1, eps=0).mean() for ours, theirs in sets])
+def _own(K: Tensor, L: Tensor, *, unbiased: bool) -> Tensor:
+    """What CKA divides by, which no shuffling changes."""
+    everyone = torch.ones(len(K), 1, dtype=K.dtype)
+    return (_hsic(K, K, everyone, unbiased=unbiased) * _hsic(L, L, everyone, unbiased=unbiased)).sqrt()
 
 
-def per_prompt(base: Float[Tensor, "N D"], tuned: Float[Tensor, "N D"]) -> dict[str, Float[Tensor, " N"]]:
-    """The paired metrics that are plain means over prompts, a value a prompt."""
-    return {
-        "cosine_similarity": torch.cosine_similarity(base.double(), tuned.double(), dim=1, eps=0),
-        "change_intensity": (tuned - base).double().norm(dim=1),
-    }
-
-
-def cosine_permuted(
-    base: Float[Tensor, "N D"], tuned: Float[Tensor, "N D"], permutations: Int[Tensor, "P N"]
-) -> Float[Tensor, " P"]:
-    """Mean cosine between unrelated prompts: far above 0 where all states share a direction."""
-    cosine = (base / base.norm(dim=1, keepdim=True)) @ (tuned / tuned.norm(dim=1, keepdim=True)).T
-    return cosine[torch.arange(len(base)), permutations].mean(1)
-
-
-def procrustes_distance(
-    base: Float[Tensor, "N D"], tuned: Float[Tensor, "N D"], keep: Int[Tensor, "G n"]
-) -> Float[Tensor, " G"]:
+def procrustes(pairs: Pairs) -> PerSet:
     """Orthogonal Procrustes distance 2 − 2‖X_bᵀX_s‖_* of centred rows scaled to unit Frobenius norm, 0 to 2.
 
     The nuclear norm is taken from n×n factors: with K = FFᵀ and L = HHᵀ it is that of FᵀH, whatever D is.
     """
-    return torch.stack([_procrustes(_unit_factor(base[rows]), _unit_factor(tuned[rows])) for rows in keep])
+    base, tuned = pairs.pairing.base, pairs.pairing.tuned
+    return torch.stack([_procrustes(_unit_factor(base[rows]), _unit_factor(tuned[rows])) for rows in pairs.keep])
 
 
-def procrustes_permuted(
-    base: Float[Tensor, "N D"], tuned: Float[Tensor, "N D"], permutations: Int[Tensor, "P N"]
-) -> Float[Tensor, " P"]:
-    """Procrustes distance between unrelated prompts."""
-    ours, theirs = _unit_factor(base), _unit_factor(tuned)
-    return torch.stack([_procrustes(ours, theirs[order]) for order in permutations])
+def procrustes_null(shuffled: Shuffled) -> PerOrder:
+    """Procrustes distance between unrelated prompts, for the first few orders."""
+    ours, theirs = _unit_factor(shuffled.pairing.base), _unit_factor(shuffled.pairing.tuned)
+    return torch.stack([_procrustes(ours, theirs[order]) for order in shuffled.orders[:FEW]])
 
 
 def _unit_factor(X: Tensor) -> Tensor:

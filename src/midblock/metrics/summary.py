@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from midblock.base import LayerTable
-from midblock.metrics.catalogue import METRICS, PRECISION_FLOOR, SEED, SEEDS
+from midblock.metrics.catalogue import METRICS
+from midblock.metrics.metric import PRECISION_FLOOR, SEED, SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd

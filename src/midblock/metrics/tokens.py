@@ -1,11 +1,15 @@
 """Metrics of one prompt's tokens: entropy, curvature, sparsity of H (T×D), for a batch of prompts at once.
 
-Rows that do not count (padding, other regions) are taken out of every sum and every maximum; a prompt too short for a
-metric gets NaN and is left out of the mean. Source: P1, section 3; the published code counts padded rows, adds a ridge
-to the Gram matrix, and takes sparsity's maximum over the batch.
+Every metric is a function of `Tokens`. Rows that do not count (padding, other regions) are taken out of every sum and
+every maximum; a prompt too short for a metric gets NaN and is left out of the mean. Cost: an eigendecomposition of
+min(T, D)² a prompt for the entropy. Source: P1, section 3; the published code counts padded rows, adds a ridge to the
+Gram matrix, and takes sparsity's maximum over the batch.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +17,38 @@ from torch import Tensor
 
 from midblock.metrics.spectra import eigenvalues, entropy, renyi2
 
-TOKEN_METRICS = ("prompt_entropy", "prompt_entropy_renyi2", "curvature", "sparsity")
+PerPrompt = Float[Tensor, " B"]
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """A batch of prompts' token states, and which of them count."""
+
+    states: Float[Tensor, "B T D"]
+    mask: Bool[Tensor, "B T"]
+
+    @cached_property
+    def gram(self) -> Float[Tensor, "B s s"]:
+        """Gram matrix, float64, of the tokens scaled to unit length, on the smaller side.
+
+        Tokens that do not count are zero rows; a token that is zero has no direction and adds nothing.
+        """
+        states = self.states.double()
+        if not bool(self.mask.all()):
+            states = states.masked_fill(~self.mask.unsqueeze(-1), 0)
+        length = states.norm(dim=-1)
+        scale = torch.where(length > 0, 1 / length, 0.0)
+        tokens, width = states.shape[1:]
+        if tokens <= width:
+            # Scaling the T×T products is cheaper than scaling the T×D states.
+            return (states @ states.mT) * scale.unsqueeze(1) * scale.unsqueeze(2)
+        unit = states * scale.unsqueeze(-1)
+        return unit.mT @ unit
+
+    @cached_property
+    def most(self) -> PerPrompt:
+        """The largest entropy possible: ln min(T, D) of each prompt."""
+        return self.mask.sum(1).clamp(max=self.states.shape[-1]).double().log()
 
 
 def pooled_mean(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
@@ -24,35 +59,24 @@ def pooled_mean(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Fl
     return kept.sum(1, dtype=torch.float64) / mask.sum(1, keepdim=True)
 
 
-def prompt_entropies(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B 2"]:
-    """Von Neumann and Rényi-2 entropy of each prompt's tokens, over ln min(T, D) of that prompt, in float64.
-
-    Tokens are scaled to unit length; the spectrum is that of the smaller Gram matrix. A token that is zero has no
-    direction and adds nothing.
-    """
-    gram = _unit_gram(states.double(), mask)
-    most = mask.sum(1).clamp(max=states.shape[-1]).double().log()
-    both = torch.stack([entropy(eigenvalues(gram)), renyi2(gram)], dim=-1) / most.unsqueeze(-1)
-    return both.masked_fill((most <= 0).unsqueeze(-1), torch.nan)
+def prompt_entropy(tokens: Tokens) -> PerPrompt:
+    """Von Neumann entropy over ln min(T, D)."""
+    return _relative(entropy(eigenvalues(tokens.gram)), tokens)
 
 
-def _unit_gram(states: Tensor, mask: Tensor) -> Tensor:
-    """Gram matrix of the tokens scaled to unit length, on the smaller side; tokens that do not count are zero rows."""
-    if not bool(mask.all()):
-        states = states.masked_fill(~mask.unsqueeze(-1), 0)
-    length = states.norm(dim=-1)
-    scale = torch.where(length > 0, 1 / length, 0.0)
-    tokens, width = states.shape[1:]
-    if tokens <= width:
-        # Scaling the T×T products is cheaper than scaling the T×D states.
-        return (states @ states.mT) * scale.unsqueeze(1) * scale.unsqueeze(2)
-    unit = states * scale.unsqueeze(-1)
-    return unit.mT @ unit
+def prompt_entropy_renyi2(tokens: Tokens) -> PerPrompt:
+    """Rényi-2 entropy over ln min(T, D)."""
+    return _relative(renyi2(tokens.gram), tokens)
 
 
-def curvature(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
+def _relative(entropies: Tensor, tokens: Tokens) -> Tensor:
+    return (entropies / tokens.most).masked_fill(tokens.most <= 0, torch.nan)
+
+
+def curvature(tokens: Tokens) -> PerPrompt:
     """Mean angle between successive steps h_{t+1}−h_t, over π; steps of zero length have no angle and are left out."""
-    steps = states.double().diff(dim=1)
+    mask = tokens.mask
+    steps = tokens.states.double().diff(dim=1)
     length = steps.norm(dim=-1)
     valid = mask[:, :-2] & mask[:, 1:-1] & mask[:, 2:] & (length[:, :-1] > 0) & (length[:, 1:] > 0)
     cosine = (steps[:, :-1] * steps[:, 1:]).sum(-1) / (length[:, :-1] * length[:, 1:])
@@ -60,16 +84,11 @@ def curvature(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Floa
     return (angle * valid).sum(1) / valid.sum(1)
 
 
-def sparsity(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
+def sparsity(tokens: Tokens) -> PerPrompt:
     """Share of entries smaller than 1 % of the prompt's largest, by absolute value."""
+    states, mask = tokens.states, tokens.mask
     kept = states if bool(mask.all()) else states.masked_fill(~mask.unsqueeze(-1), 0)
     largest = torch.linalg.vector_norm(kept, torch.inf, dim=(1, 2), keepdim=True)
     # Rows that do not count are zeros now, all of them below the threshold: they are taken off again.
     below = (kept.abs() < 0.01 * largest).sum((1, 2)) - (~mask).sum(1) * states.shape[-1]
     return below.clamp(min=0).double() / (mask.sum(1) * states.shape[-1])
-
-
-def token_statistics(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B 4"]:
-    """All of `TOKEN_METRICS`, a column each."""
-    parts = [prompt_entropies(states, mask), curvature(states, mask)[:, None], sparsity(states, mask)[:, None]]
-    return torch.cat(parts, dim=1)

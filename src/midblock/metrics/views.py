@@ -1,13 +1,14 @@
 """Metrics that need K ≥ 2 augmented views of each prompt: LiDAR, DiME, InfoNCE.
 
-A view is the prompt with tokens dropped at random; the first token stays. Sources: LiDAR, Thilak et al. 2024; DiME,
+A view is the prompt with tokens dropped at random; the first token stays. Every metric is a function of `Views`.
+Sources: LiDAR, Thilak et al. 2024; DiME,
 Skean et al. 2023 (published by P1 as |S(view 1) − S(view 2)|); InfoNCE, van den Oord et al. 2018.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +18,6 @@ from midblock.base import generator
 from midblock.data import TokenizedPrompt
 from midblock.metrics.spectra import eigenvalues, entropy, subset_spectra
 
-VIEW_METRICS = ("lidar", "dime", "infonce")
 VIEWS = 2
 RIDGE = 1e-4
 
@@ -35,43 +35,48 @@ def drop_tokens(prompts: Sequence[TokenizedPrompt], rate: float, view: int, seed
     return dropped
 
 
-def view_metrics(
-    views: Float[Tensor, "K N D"], keep: Int[Tensor, "G n"] | None = None
-) -> dict[str, Float[Tensor, " G"]]:
-    """LiDAR and DiME of one layer's pooled views."""
-    keep = torch.arange(views.shape[1])[None] if keep is None else keep
-    views = views.double()
-    return {"lidar": lidar(views, keep), "dime": dime(views, keep)}
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Pooled states of K views of N prompts at one layer, float64, and G equally large sets of prompts to keep."""
+
+    views: Float[Tensor, "K N D"]
+    keep: Int[Tensor, "G n"]
+
+    @classmethod
+    def whole(cls, views: Float[Tensor, "K N D"]) -> Views:
+        """All prompts, as one set."""
+        return cls(views.double(), torch.arange(views.shape[1])[None])
 
 
-def lidar(views: Float[Tensor, "K N D"], keep: Int[Tensor, "G n"], ridge: float = RIDGE) -> Float[Tensor, " G"]:
+def lidar(views: Views, ridge: float = RIDGE) -> Float[Tensor, " G"]:
     """Entropy of eig(S_w^{-1/2} S_b S_w^{-1/2}), S_w within and S_b between prompts, S_w + δI, δ = 1e-4.
 
     With B the centred prompt means (n×D) the same non-zero eigenvalues are those of B S_w^{-1} Bᵀ/n, n×n, and by
     Woodbury's identity S_w^{-1} needs only the Gram matrix of the deviations, so no D×D matrix is formed.
     """
-    K = len(views)
+    K = len(views.views)
     values = []
-    for rows in keep:
-        chosen = views[:, rows]
+    for rows in views.keep:
+        chosen = views.views[:, rows]
         means = chosen.mean(0)
         between = means - means.mean(0)
         within = (chosen - means).flatten(0, 1) / (K * len(rows)) ** 0.5
-        inner = torch.eye(len(within), dtype=views.dtype) * ridge + within @ within.T
+        inner = torch.eye(len(within), dtype=chosen.dtype) * ridge + within @ within.T
         cross = between @ within.T
         whitened = (between @ between.T - cross @ torch.linalg.solve(inner, cross.T)) / ridge
         values.append(entropy(eigenvalues((whitened + whitened.T) / 2)))
     return torch.stack(values)
 
 
-def dime(views: Float[Tensor, "K N D"], keep: Int[Tensor, "G n"]) -> Float[Tensor, " G"]:
+def dime(views: Views) -> Float[Tensor, " G"]:
     """|S(view 1) − S(view 2)|, S the matrix entropy (nats) of the rows scaled to unit length; as published by P1."""
-    first, second = (entropy(subset_spectra(view / view.norm(dim=1, keepdim=True), keep)) for view in views[:2])
+    units = [view / view.norm(dim=1, keepdim=True) for view in views.views[:2]]
+    first, second = (entropy(subset_spectra(unit, views.keep)) for unit in units)
     return (first - second).abs()
 
 
-def infonce(views: Float[Tensor, "K N D"], temperature: float = 0.1) -> Float[Tensor, " N"]:
+def infonce(views: Views, temperature: float = 0.1) -> Float[Tensor, " N"]:
     """InfoNCE loss of each prompt: −ln of the share its own second view gets among all second views, nats."""
-    first, second = (torch.nn.functional.normalize(view.double(), dim=1) for view in views[:2])
+    first, second = (torch.nn.functional.normalize(view, dim=1) for view in views.views[:2])
     scores = first @ second.T / temperature
     return -torch.log_softmax(scores, dim=1).diagonal()

@@ -1,7 +1,8 @@
 """Metrics of one weight before and after tuning, W_b and W_s; float64 throughout, in pieces that fit the cache.
 
-Sources: P1 (Frobenius norms), P2 (rotation of the top singular spaces, drift of the top block), Björck and Golub 1973
-(principal angles).
+Three statistics: `Sums` of squares (two readings of the weight), the `Spectrum` of the change Δ (one product of Δ with
+itself), the top `Spaces` of both (two decompositions). Sources: P1 (Frobenius norms), P2 (rotation of the top singular
+spaces, drift of the top block), Björck and Golub 1973 (principal angles).
 """
 
 from __future__ import annotations
@@ -13,20 +14,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from midblock.metrics.spectra import entropy
+from midblock.metrics.top_singular import Product, gram_product, is_exact, leading_value, top_singular
 
 PIECE = 1 << 18  # entries converted to float64 at a time: both tensors' pieces stay in the second-level cache
 WORKERS = os.cpu_count() or 1
-EXACT_SIDE = 2048  # widest small side whose whole spectrum is computed unless asked for
-OVERSAMPLING = 16
-POWER_ITERATIONS = 4
-
-NORM_METRICS = frozenset({"delta_fro", "delta_rel", "changed_fraction"})
-DELTA_METRICS = frozenset({"delta_spectral", "delta_stable_rank", "delta_effective_rank"})
-ROTATION_METRICS = frozenset({"subspace_rotation_max", "subspace_rotation_mean", "block_drift"})
 
 
 @dataclass(frozen=True)
@@ -50,16 +45,22 @@ class Sums:
             self.base + other.base, self.change + other.change, self.changed + other.changed, self.count + other.count
         )
 
-    def metrics(self) -> dict[str, float]:
-        """The norms these sums make: `NORM_METRICS` by name."""
-        fro = self.change**0.5
-        unscaled = float("nan") if fro else 0.0  # the base is all zeros: no change is still none
-        relative = fro / self.base**0.5 if self.base else unscaled
-        return {
-            "delta_fro": fro,
-            "delta_rel": relative,
-            "changed_fraction": self.changed / self.count if self.count else float("nan"),
-        }
+
+def delta_fro(sums: Sums) -> float:
+    """‖Δ‖_F."""
+    return sums.change**0.5
+
+
+def delta_rel(sums: Sums) -> float:
+    """‖Δ‖_F/‖W_b‖_F; 0 where a base of zeros did not change, NaN where it did."""
+    fro = delta_fro(sums)
+    unscaled = float("nan") if fro else 0.0
+    return fro / sums.base**0.5 if sums.base else unscaled
+
+
+def changed_fraction(sums: Sums) -> float:
+    """Share of entries that differ."""
+    return sums.changed / sums.count if sums.count else float("nan")
 
 
 class _Workspace(threading.local):
@@ -107,113 +108,133 @@ def _piece_sums(ours: Tensor, theirs: Tensor, changed: bool) -> Sums:
     return Sums(float(torch.dot(before, before)), float(torch.dot(change, change)), differing, n)
 
 
-def delta_metrics(change: Float[Tensor, "m n"], *, exact: bool = False) -> dict[str, float]:
-    """Spectral norm, stable rank and effective rank of a weight change.
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Squared singular values of a weight change Δ.
 
-    Above `EXACT_SIDE` only the largest singular values are computed (randomised, power iterations) and the effective
-    rank, which needs them all, is left out unless `exact`.
+    Attributes:
+        squared: descending; where the smaller side is too wide for all of them, the largest alone.
+        energy: ‖Δ‖²_F.
+        whole: whether `squared` holds all that are not zero.
+        residual: relative error that the largest may have at most.
     """
-    energy = float(change.double().square().sum())
+
+    squared: Float64[Tensor, " r"]
+    energy: float
+    whole: bool = True
+    residual: float = 0.0
+
+    @classmethod
+    def of(cls, change: Float[Tensor, "m n"], *, exact: bool = False) -> Spectrum:
+        """Of a change: the whole spectrum up to `EXACT_UP_TO` or if `exact`, else the largest value."""
+        tall = change if change.shape[0] >= change.shape[1] else change.T
+        rows = max(1, (PIECE * 16) // tall.shape[1])
+        pieces = [tall[start : start + rows] for start in range(0, len(tall), rows)]
+        return _spectrum(lambda: (piece.double() for piece in pieces), gram_product(tall), tall.shape[1], exact)
+
+    @classmethod
+    def of_pieces(cls, before: Float[Tensor, "m n"], after: Float[Tensor, "m n"], *, exact: bool = False) -> Spectrum:
+        """Of after − before, whose float64 change is never there as a whole: for embeddings and heads."""
+        if before.shape[0] < before.shape[1]:
+            before, after = before.T, after.T
+        rows = max(1, (PIECE * 16) // before.shape[1])
+
+        def changes() -> Iterator[Tensor]:
+            for start in range(0, len(before), rows):
+                yield after[start : start + rows].double() - before[start : start + rows].double()
+
+        def product(Q: Tensor) -> Tensor:
+            return sum((piece.T @ (piece @ Q) for piece in changes()), torch.zeros_like(Q))
+
+        return _spectrum(changes, product, before.shape[1], exact)
+
+    @classmethod
+    def of_values(cls, sigma: Float[Tensor, " r"]) -> Spectrum:
+        """Of the singular values themselves, as a low-rank adapter gives them."""
+        squared = sigma.double().square()
+        return cls(squared, float(squared.sum()))
+
+
+NO_CHANGE = Spectrum(torch.zeros(1, dtype=torch.float64), 0.0)
+
+
+def _spectrum(pieces: Callable[[], Iterable[Tensor]], product: Product, side: int, exact: bool) -> Spectrum:
+    energy = sum(float(piece.square().sum()) for piece in pieces())
     if energy == 0:
-        return {"delta_spectral": 0.0}
-    if min(change.shape) > EXACT_SIDE and not exact:
-        return _from_spectrum(_low_rank(change.double(), 8)[1].square(), energy)
-    squared = torch.linalg.eigvalsh(_small_gram(change)).clamp(min=0).flip(0)
-    return _from_spectrum(squared, energy) | {"delta_effective_rank": float(entropy(squared).exp())}
-
-
-def delta_metrics_in_pieces(
-    before: Float[Tensor, "m n"], after: Float[Tensor, "m n"], *, exact: bool = False
-) -> dict[str, float]:
-    """The same of after − before, whose float64 change is never there as a whole: for embeddings and heads."""
-    if before.shape[0] < before.shape[1]:
-        before, after = before.T, after.T
-    side = before.shape[1]
-    rows = max(1, (PIECE * 16) // side)
-
-    def changes() -> Iterator[Tensor]:
-        for start in range(0, len(before), rows):
-            yield after[start : start + rows].double() - before[start : start + rows].double()
-
-    energy = sum(float(piece.square().sum()) for piece in changes())
-    if energy == 0:
-        return {"delta_spectral": 0.0}
-    if side > EXACT_SIDE and not exact:
-        stream = torch.Generator().manual_seed(0)
-        Q = torch.randn(side, 8 + OVERSAMPLING, dtype=torch.float64, generator=stream)
-        for _ in range(POWER_ITERATIONS + 1):
-            Q = torch.linalg.qr(_gram_times(changes(), Q)).Q
-        squared = torch.linalg.eigvalsh(Q.T @ _gram_times(changes(), Q)).clamp(min=0).flip(0)
-        return _from_spectrum(squared, energy)
+        return NO_CHANGE
+    if not (exact or is_exact(side, 1)):
+        found = leading_value(product, side)
+        return Spectrum(found.values, energy, whole=False, residual=found.residual)
     gram = torch.zeros(side, side, dtype=torch.float64)
-    for piece in changes():
+    for piece in pieces():
         gram += piece.T @ piece
-    squared = torch.linalg.eigvalsh(gram).clamp(min=0).flip(0)
-    return _from_spectrum(squared, energy) | {"delta_effective_rank": float(entropy(squared).exp())}
+    return Spectrum(torch.linalg.eigvalsh(gram).clamp(min=0).flip(0), energy)
 
 
-def _gram_times(pieces: Iterable[Tensor], Q: Tensor) -> Tensor:
-    """ΔᵀΔQ from Δ's rows, piece by piece."""
-    total = torch.zeros_like(Q)
-    for piece in pieces:
-        total += piece.T @ (piece @ Q)
-    return total
+def delta_spectral(spectrum: Spectrum) -> float:
+    """σ₁(Δ)."""
+    return float(spectrum.squared[0]) ** 0.5
 
 
-def delta_metrics_of_spectrum(sigma: Float[Tensor, " r"]) -> dict[str, float]:
-    """The same from the singular values themselves, as a low-rank adapter gives them."""
-    squared = sigma.double().square()
-    energy = float(squared.sum())
-    if energy == 0:
-        return {"delta_spectral": 0.0}
-    return _from_spectrum(squared, energy) | {"delta_effective_rank": float(entropy(squared).exp())}
+def delta_stable_rank(spectrum: Spectrum) -> float | None:
+    """‖Δ‖²_F/σ₁(Δ)²; none without a change."""
+    return spectrum.energy / float(spectrum.squared[0]) if spectrum.energy else None
 
 
-def _from_spectrum(squared: Tensor, energy: float) -> dict[str, float]:
-    largest = float(squared[0])
-    return {"delta_spectral": largest**0.5, "delta_stable_rank": energy / largest}
+def delta_effective_rank(spectrum: Spectrum) -> float | None:
+    """Exponential of the entropy of σ(Δ)²; none without a change, or where only the largest value is known."""
+    return float(entropy(spectrum.squared).exp()) if spectrum.whole and spectrum.energy else None
 
 
-def rotation_metrics(
-    base: Float[Tensor, "m n"], tuned: Float[Tensor, "m n"], rank: int, *, exact: bool = False
-) -> dict[str, float]:
-    """Principal angles between the top-k singular spaces of W_b and W_s, and the change's share in the base's block.
+@dataclass(frozen=True, eq=False)
+class Spaces:
+    """The top singular spaces of W_b and W_s, against each other and against the change.
 
-    Args:
-        rank: k; cut to half of the smaller side, because spaces that fill everything cannot rotate.
-
-    Returns:
-        Largest and mean angle (radians, over left and right spaces) and ‖U_kᵀΔV_k‖_F/‖Δ‖_F.
+    Attributes:
+        angles: principal angles between the left and between the right spaces, radians.
+        drift: ‖U_kᵀΔV_k‖_F/‖Δ‖_F with the base's spaces; None without a change.
+        residual: the larger of the two decompositions' (`TopSingular`).
     """
-    k = max(1, min(rank, min(base.shape) // 2))
-    base, tuned = base.double(), tuned.double()
-    change = tuned - base
-    size = change.norm()
-    if size == 0:
-        return {"subspace_rotation_max": 0.0, "subspace_rotation_mean": 0.0}
-    U, _, V = top_singular(base, k, exact=exact)
-    U_tuned, _, V_tuned = top_singular(tuned, k, exact=exact)
-    angles = torch.cat([principal_angles(U, U_tuned), principal_angles(V, V_tuned)])
-    return {
-        "subspace_rotation_max": float(angles.max()),
-        "subspace_rotation_mean": float(angles.mean()),
-        "block_drift": float((U.T @ change @ V).norm() / size),
-    }
+
+    angles: Float64[Tensor, " two_k"]
+    drift: float | None
+    residual: float = 0.0
+
+    @classmethod
+    def of(cls, base: Float[Tensor, "m n"], tuned: Float[Tensor, "m n"], rank: int, *, exact: bool = False) -> Spaces:
+        """Of two weights, by the very decomposition that RPSFT's factors come from.
+
+        Args:
+            rank: k; cut to half of the smaller side, because spaces that fill everything cannot rotate.
+        """
+        k = max(1, min(rank, min(base.shape) // 2))
+        base, tuned = base.double(), tuned.double()
+        change = tuned - base
+        size = change.norm()
+        if size == 0:
+            return UNTURNED
+        ours, theirs = (top_singular(W, k, exact=exact or None) for W in (base, tuned))
+        angles = torch.cat([principal_angles(ours.U, theirs.U), principal_angles(ours.V, theirs.V)])
+        drift = float((ours.U.T @ change @ ours.V).norm() / size)
+        return cls(angles, drift, max(ours.residual, theirs.residual))
 
 
-def top_singular(W: Float[Tensor, "m n"], k: int, *, exact: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """The k largest singular triplets U (m×k), σ (k), V (n×k): exact up to `EXACT_SIDE`, randomised beyond."""
-    if min(W.shape) > EXACT_SIDE and not exact:
-        U, sigma, V = _low_rank(W, k)
-        return U[:, :k], sigma[:k], V[:, :k]
-    if W.shape[0] < W.shape[1]:
-        V, sigma, U = top_singular(W.T, k, exact=exact)
-        return U, sigma, V
-    V = torch.linalg.eigh(W.T @ W).eigenvectors[:, -k:].flip(1)
-    image = W @ V
-    sigma = image.norm(dim=0)
-    # QR instead of a division by σ keeps U orthonormal where singular values lie close together.
-    return torch.linalg.qr(image).Q, sigma, V
+UNTURNED = Spaces(torch.zeros(2, dtype=torch.float64), None)
+
+
+def subspace_rotation_max(spaces: Spaces) -> float:
+    """Largest angle, left and right."""
+    return float(spaces.angles.max())
+
+
+def subspace_rotation_mean(spaces: Spaces) -> float:
+    """Mean angle, left and right."""
+    return float(spaces.angles.mean())
+
+
+def block_drift(spaces: Spaces) -> float | None:
+    """Share of the change inside the base's top block."""
+    return spaces.drift
 
 
 def principal_angles(first: Float[Tensor, "n k"], second: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:
@@ -225,20 +246,3 @@ def principal_angles(first: Float[Tensor, "n k"], second: Float[Tensor, "n k"]) 
     cosine = torch.linalg.svdvals(inner).clamp(max=1)
     sine = torch.linalg.svdvals(second - first @ inner).clamp(max=1).flip(0)
     return torch.where(cosine > 0.7, sine.asin(), cosine.acos())
-
-
-def _low_rank(W: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return torch.svd_lowrank(W, q=min(k + OVERSAMPLING, *W.shape), niter=POWER_ITERATIONS)
-
-
-def _small_gram(W: Tensor) -> Tensor:
-    """W's Gram matrix on its smaller side, summed over pieces of the larger one, float64."""
-    tall = W if W.shape[0] >= W.shape[1] else W.T
-    rows = max(1, (PIECE * 16) // tall.shape[1])
-    gram = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64)
-    for start in range(0, len(tall), rows):
-        piece = tall[start : start + rows].double()
-        gram += piece.T @ piece
-    return gram

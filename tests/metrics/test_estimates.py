@@ -6,17 +6,19 @@ import pytest
 import torch
 
 from midblock.base import MidblockError
-from midblock.metrics.catalogue import METRICS, NULL, PRECISION_FLOOR, SPLIT_FLOOR
-from midblock.metrics.evaluate import Evaluation
-from midblock.metrics.geometry import geometry
+from midblock.metrics.catalogue import METRICS, computed_from, values
+from midblock.metrics.estimates import Estimates
+from midblock.metrics.geometry import Pooled
 from midblock.metrics.measure import ROUNDED, Measured
-from midblock.metrics.similarity import similarity
+from midblock.metrics.metric import NULL, PRECISION_FLOOR, SPLIT_FLOOR, Metric
+from midblock.metrics.similarity import Pairs
 from midblock.trace import RowStatistic
 
 N, DEEP, D, L = 24, 10, 6, 2
 LAYERS = (-1, 0, 1, 2)
 ALL = frozenset(METRICS)
-RESIDUAL = [name for name, metric in METRICS.items() if metric.source != "weights"]
+UNPAIRED, PAIRED = (computed_from("pooled", ALL, paired=paired) for paired in (False, True))
+RESIDUAL = [name for name, metric in METRICS.items() if not metric.of_weights]
 
 
 def gaussian(*shape, seed=0):
@@ -46,8 +48,20 @@ def rows_between(models=("base", "sft"), amount=0.3):
     return rows
 
 
-def evaluate(rows, models=("sft",), wanted=ALL, seed=0):
-    made = Evaluation(Measured(rows), models, wanted, LAYERS, L, "some:data", seed).rows()
+def columns_of(rows, wanted):
+    """The rows of a pass that was asked for fewer metrics."""
+    kept = {}
+    for key, stat in rows.items():
+        source = key.split("|")[0]
+        if source in ("tokens", "lens"):
+            places = [place for place, name in enumerate(computed_from(source, ALL)) if name in wanted]
+            stat = RowStatistic(stat.index, stat.values[:, places])
+        kept[key] = stat
+    return kept
+
+
+def estimate(rows, models=("sft",), wanted=ALL, seed=0):
+    made = Estimates(Measured(columns_of(rows, wanted)), models, wanted, LAYERS, L, "some:data", seed).rows()
     table = {}
     for row in made:
         assert (row.model, row.layer, row.metric) not in table
@@ -62,7 +76,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def table(rows):
-    return evaluate(rows)
+    return estimate(rows)
 
 
 def values_of(table, suffix=""):
@@ -108,9 +122,9 @@ def test_samples_are_prompts(table):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_pooled_values_are_those_of_the_whole_sample(rows, table, layer):
     base, tuned = (rows[f"pooled|{layer}|{model}"].values for model in ("base", "sft"))
-    expected = {("base", name): value for name, value in geometry(base).items()}
-    expected |= {("sft", name): value for name, value in geometry(tuned).items()}
-    expected |= {("sft", name): value for name, value in similarity(base, tuned).items()}
+    expected = {("base", name): value.mean() for name, value in values(UNPAIRED, Pooled.whole(base)).items()}
+    expected |= {("sft", name): value.mean() for name, value in values(UNPAIRED, Pooled.whole(tuned)).items()}
+    expected |= {("sft", name): value.mean() for name, value in values(PAIRED, Pairs.whole(base, tuned)).items()}
     for (model, name), value in expected.items():
         assert table[model, layer, name].value == pytest.approx(float(value), rel=1e-9)
 
@@ -142,7 +156,7 @@ def test_change_is_added_over_what_the_layer_below_handed_on(rows, table):
 
 def test_the_base_against_itself(rows):
     same = {key: rows[key.replace("|sft", "|base")] for key in rows if not key.startswith("lens")}
-    table = evaluate(same)
+    table = estimate(same)
     for layer in LAYERS:
         for name in ("cka", "cka_debiased"):
             row = table["sft", layer, name]
@@ -156,10 +170,10 @@ def test_the_base_against_itself(rows):
             assert table["sft", layer, "change_increment"].value == 0
 
 
-def test_models_are_evaluated_as_each_alone():
+def test_models_are_estimated_as_each_alone():
     rows = rows_between(("base", "sft", "dpo"))
-    together = evaluate(rows, models=("sft", "dpo"))
-    alone = evaluate(rows, models=("dpo",))
+    together = estimate(rows, models=("sft", "dpo"))
+    alone = estimate(rows, models=("dpo",))
     for key, row in alone.items():
         ours = [row.value, row.low, row.high]
         theirs = [together[key].value, together[key].low, together[key].high]
@@ -193,9 +207,8 @@ def test_the_precision_floor_compares_the_rounded_prompts_with_their_own_selves(
     deep = rows[f"pooled|1|{ROUNDED}"]
     base = rows["pooled|1|base"].values[deep.index]
     found = {key[2]: row.value for key, row in table.items() if key[:2] == ("base", 1)}
-    expected = similarity(base, deep.values)
-    for name, value in expected.items():
-        assert found[name + PRECISION_FLOOR] == pytest.approx(float(value))
+    for name, value in values(PAIRED, Pairs.whole(base, deep.values)).items():
+        assert found[name + PRECISION_FLOOR] == pytest.approx(float(value.mean()))
     assert found["change_intensity" + PRECISION_FLOOR] == pytest.approx(float((base - deep.values).norm(dim=1).mean()))
     assert found["logit_kl" + PRECISION_FLOOR] == pytest.approx(0.01)
     assert found["cosine_similarity" + PRECISION_FLOOR] > 0.999
@@ -204,14 +217,14 @@ def test_the_precision_floor_compares_the_rounded_prompts_with_their_own_selves(
 def test_the_order_in_which_prompts_are_numbered_changes_no_value(rows, table):
     """It changes which prompts form a group, and so the intervals, a little."""
     flipped = {key: RowStatistic(stat.index, stat.values.flip(0)) for key, stat in rows.items()}
-    found = values_of(evaluate({key: stat for key, stat in flipped.items() if ROUNDED not in key}))
+    found = values_of(estimate({key: stat for key, stat in flipped.items() if ROUNDED not in key}))
     expected = values_of(table)
     assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_same_seed_gives_the_same_table_and_another_seed_other_intervals(rows, table):
-    assert repr(evaluate(rows, seed=0)) == repr(table)
-    other = evaluate(rows, seed=1)
+    assert repr(estimate(rows, seed=0)) == repr(table)
+    other = estimate(rows, seed=1)
     assert values_of(other) == values_of(table)
     moved = [key for key, row in table.items() if "." not in key[2] and row.low != other[key].low]
     assert len(moved) > len(values_of(table)) / 2
@@ -219,7 +232,7 @@ def test_the_same_seed_gives_the_same_table_and_another_seed_other_intervals(row
 
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_a_metric_wanted_alone_is_the_same(rows, table, name):
-    found = evaluate(rows, wanted=frozenset({name}))
+    found = estimate(rows, wanted=frozenset({name}))
     assert {key[2].partition(".")[0] for key in found} == {name}
     for key, row in found.items():
         ours, theirs = table[key], row
@@ -228,7 +241,7 @@ def test_a_metric_wanted_alone_is_the_same(rows, table, name):
 
 def test_what_was_not_measured_is_left_out():
     rows = {key: stat for key, stat in rows_between().items() if key.startswith("pooled") and ROUNDED not in key}
-    found = {key[2].partition(".")[0] for key in evaluate(rows)}
+    found = {key[2].partition(".")[0] for key in estimate(rows)}
     assert found == {name for name in RESIDUAL if METRICS[name].source == "pooled"}
 
 
@@ -236,7 +249,7 @@ def test_a_value_no_prompt_has_is_empty_and_no_error(rows):
     """Prompts of two tokens at the embedding, say: no curvature, n = 0."""
     tokens = rows["tokens|0|sft"].values.clone()
     tokens[:, 2] = math.nan
-    row = evaluate({**rows, "tokens|0|sft": RowStatistic(rows["tokens|0|sft"].index, tokens)})["sft", 0, "curvature"]
+    row = estimate({**rows, "tokens|0|sft": RowStatistic(rows["tokens|0|sft"].index, tokens)})["sft", 0, "curvature"]
     assert row.n == 0
     assert math.isnan(row.value)
 
@@ -244,7 +257,7 @@ def test_a_value_no_prompt_has_is_empty_and_no_error(rows):
 def test_prompts_without_a_value_are_counted_out(rows):
     tokens = rows["tokens|0|sft"].values.clone()
     tokens[3:, 2] = math.nan
-    row = evaluate({**rows, "tokens|0|sft": RowStatistic(rows["tokens|0|sft"].index, tokens)})["sft", 0, "curvature"]
+    row = estimate({**rows, "tokens|0|sft": RowStatistic(rows["tokens|0|sft"].index, tokens)})["sft", 0, "curvature"]
     assert row.n == 3
     assert row.value == pytest.approx(float(tokens[:3, 2].mean()))
 
@@ -252,12 +265,12 @@ def test_prompts_without_a_value_are_counted_out(rows):
 def test_a_value_that_cannot_be_computed_names_metric_model_and_layer(rows):
     flat = {**rows, "pooled|1|sft": RowStatistic(torch.arange(N), torch.ones(N, D, dtype=torch.float64))}
     with pytest.raises(MidblockError, match=r"of sft at layer 1 is nan .*n = 24"):
-        evaluate(flat, wanted=frozenset({"cka_debiased"}))
+        estimate(flat, wanted=frozenset({"cka_debiased"}))
 
 
 def test_progress_hears_of_every_layer(rows):
     heard = defaultdict(float)
-    list(Evaluation(Measured(rows), ("sft",), ALL, LAYERS, L, "", 0).rows(lambda n: heard.update(n=heard["n"] + n)))
+    list(Estimates(Measured(rows), ("sft",), ALL, LAYERS, L, "", 0).rows(lambda n: heard.update(n=heard["n"] + n)))
     assert heard["n"] == len(LAYERS)
 
 
@@ -276,3 +289,21 @@ def test_every_set_of_pairs_has_a_null_and_every_set_of_views_a_floor(table):
         assert table["sft", layer, "procrustes"].value < table["sft", layer, "procrustes" + NULL].low
         assert table["base", layer, "lidar" + SPLIT_FLOOR].value > 0
         assert table["base", layer, "dime" + SPLIT_FLOOR].value > 0
+
+
+def spread(pooled):
+    """A metric of a third party: the largest coordinate's range over a set of prompts."""
+    chosen = pooled.states.X[pooled.keep]
+    return (chosen.amax(1) - chosen.amin(1)).amax(1)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_new_metric_is_one_function_and_one_row(rows, monkeypatch, layer):
+    row = Metric("Range", "activation", "pooled", False, "jackknife", "Widest range.", (0, None), compute=spread)
+    monkeypatch.setitem(METRICS, "spread", row)
+    found = estimate(rows, wanted=frozenset({"spread"}))
+    for model in ("base", "sft"):
+        X = rows[f"pooled|{layer}|{model}"].values.numpy()
+        assert found[model, layer, "spread"].value == np.ptp(X, axis=0).max()
+        assert found[model, layer, "spread"].low < found[model, layer, "spread"].high
+    assert found["base", layer, "spread" + SPLIT_FLOOR].value > 0

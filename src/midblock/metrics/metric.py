@@ -1,0 +1,57 @@
+"""Metric: what one number is called, what it is computed from and how, and what a reader needs to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+# Suffixes of the reference rows that stand beside a metric's own.
+NULL = ".null"  # the metric between unrelated prompts (permutation); low and high bound 95 % of the permutations
+SPLIT_FLOOR = ".split_floor"  # |metric on one half of the prompts - on the other half|, base model
+PRECISION_FLOOR = ".precision_floor"  # base in float32 against base in bfloat16
+SEED = ".seed"  # with a number from 1: the metric on another sample of prompts, drawn apart from all others
+SEEDS = ".seeds"  # mean over all samples of prompts; low and high are the smallest and the largest of them
+
+WEIGHT_SOURCES = ("weights", "spectrum", "spaces")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric is called, needs and means.
+
+    Attributes:
+        title: heading for people.
+        unit: unit or range of the value, as text ("0–1", "nats", "relative").
+        source: what it is computed from: "pooled" (prompt means: `Pooled`, or `Pairs` where `paired`), "tokens" (one
+            prompt's states: `Tokens`), "lens" (logit lens: `Predictions`), "views" (augmented prompts: `Views`), or of
+            a weight its norms ("weights": `Sums`), its change's singular values ("spectrum": `Spectrum`) or its top
+            singular spaces ("spaces": `Spaces`).
+        paired: True when it compares a tuned model with the base; False when it describes one model.
+        interval: "bootstrap" over prompts, "jackknife" (delete-group, over prompts), or "" where none is defined.
+        meaning: one sentence for the reader of a report.
+        bounds: smallest and largest value possible, None where open.
+        sets: the metric sets it belongs to: "p1" (the paper's), "standard" (the default); "all" holds every one.
+        compute: from the statistic that `source` names to a value for each prompt (bootstrap), for each index set
+            (jackknife), or to one number (weights); None where it is not defined. No function: the metric is described
+            here and measured by another verb.
+        null: from `Shuffled` pairs to the metric's value for each permutation, where unrelated prompts say something.
+        largest: of several tensors that share a row (experts) the largest value counts, instead of the mean.
+    """
+
+    title: str
+    unit: str
+    source: str
+    paired: bool
+    interval: str
+    meaning: str
+    bounds: tuple[float | None, float | None] = (None, None)
+    sets: frozenset[str] = frozenset({"standard"})
+    compute: Callable[[Any], Any] | None = None
+    null: Callable[[Any], Any] | None = None
+    largest: bool = False
+
+    @property
+    def of_weights(self) -> bool:
+        """Whether it is read off the weights, with no prompt at all."""
+        return self.source in WEIGHT_SOURCES

@@ -1,0 +1,34 @@
+"""Metrics of what two models predict at the same positions: how far apart, and whether they agree.
+
+Functions of `Predictions`; each is a mean over a prompt's positions. Cost: one pass over B·P·V probabilities. Source:
+P1 reports agreement and KL of the logit lens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+PerPrompt = Float[Tensor, " B"]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Log-probabilities of the next token, of both models, at P positions of each prompt."""
+
+    base: Float[Tensor, "B P V"]
+    tuned: Float[Tensor, "B P V"]
+
+
+def logit_kl(predictions: Predictions) -> PerPrompt:
+    """KL(base‖tuned) in nats."""
+    base, tuned = predictions.base, predictions.tuned
+    return (base.exp() * (base - tuned)).sum(-1).clamp(min=0).mean(1)
+
+
+def logit_agreement(predictions: Predictions) -> PerPrompt:
+    """Share of positions whose likeliest token is the same."""
+    base, tuned = predictions.base, predictions.tuned
+    return (base.argmax(-1) == tuned.argmax(-1)).to(base.dtype).mean(1)
