@@ -4,12 +4,11 @@ import pytest
 import torch
 import transformers
 from tokenizers import processors
-from torch import nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints import LoadSettings, load_model, open_checkpoint
 from midblock.data import encode, load_dataset
-from midblock.evaluation import evaluating, generate_greedy
+from midblock.evaluation import generate_greedy
 from midblock.evaluation.generate import encode_prompts, stop_tokens
 
 QUESTION, ANSWER = "How many apples does she have?", "She has 3 + 4 = 7.\n#### 7"
@@ -108,16 +107,6 @@ def test_every_module_gets_its_mode_back(pico, tokenizer):
     with pytest.raises(MidblockError, match="no tokens"):
         generate_greedy(model, tokenizer, ["a", ""])
     assert torch.is_grad_enabled()
-
-
-def test_evaluating_gives_the_mode_back_after_an_error():
-    model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
-    with evaluating(model):
-        assert not any(module.training for module in model.modules())
-        assert not torch.is_grad_enabled()
-    with pytest.raises(RuntimeError), evaluating(model):
-        model(torch.ones(2)).backward()
-    assert [module.training for module in model.modules()] == [True, True, False]
 
 
 @pytest.mark.parametrize("template", ["raw", "chat"])

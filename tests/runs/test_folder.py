@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from midblock.base import MidblockError
-from midblock.runs.folder import RunFolder, peak_memory, read_record, standing
+from midblock.runs.folder import RunFolder, discard, peak_memory, read_record, standing
 from midblock.runs.request import Draft, Request
 from midblock.runs.where import Where
 
@@ -259,3 +259,16 @@ def test_a_name_that_the_system_refuses(tmp_path):
     for behaviour in (Where(), Where(resume=True), Where(overwrite=True)):
         with pytest.raises(MidblockError, match=r"cannot write .*name too long"):
             RunFolder.open(tmp_path / ("x" * 300), request(), behaviour)
+
+
+def test_a_run_is_discarded_and_nothing_else(tmp_path):
+    run = make(tmp_path / "run")
+    (run.path / "deep").mkdir()
+    discard(run.path)
+    discard(run.path)
+    discard(tmp_path / "nowhere")
+    assert not list(run.path.iterdir())
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(MidblockError, match="was not written by midblock"):
+        discard(tmp_path)
+    assert (tmp_path / "mine.txt").exists()

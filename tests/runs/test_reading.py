@@ -88,6 +88,7 @@ def test_a_second_draw_shares_none_with_the_first():
     settings = DataSettings(num_samples=5, split="test")
     first, second = (load_samples("builtin:chain_sum", settings, skip=skip) for skip in (0, 5))
     assert not {example.text for example in first} & {example.text for example in second}
+    assert load_samples("builtin:chain_sum", settings, count=3).examples == first.examples[:3]
 
 
 def test_options_out_of_range_are_named():

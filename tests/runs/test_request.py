@@ -9,7 +9,7 @@ import yaml
 from midblock.checkpoints import LoadSettings, Pair, load_pair
 from midblock.data import load_dataset
 from midblock.runs.reading import DataSettings, ReadingSettings
-from midblock.runs.request import DATA, Draft, Request, as_config, draft_of, weights_of
+from midblock.runs.request import DATA, Draft, Request, as_config, draft_of, models_of, weights_of
 
 
 @pytest.fixture
@@ -93,3 +93,12 @@ def test_a_file_of_data_is_a_source(pair, tmp_path):
 
 def test_a_complete_request_is_a_draft_with_nothing_open():
     assert Draft(Request("tune", {})).undecided == frozenset()
+
+
+def test_models_are_described_as_they_were_loaded(pair):
+    described = models_of(pair)
+    assert [(each["name"], each["role"]) for each in described] == [("base", "base"), ("sft", "tuned")]
+    assert all(len(each["weight_hash"]) == 64 for each in described)
+    (alone,) = models_of(Pair(pair.base, ()))
+    assert "role" not in alone
+    assert alone["reference"] == pair.base.reference

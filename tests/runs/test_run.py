@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from midblock.base import LayerRow, MidblockError, folder_atomically
-from midblock.runs.folder import read_record
+from midblock.base import LayerRow, MidblockError, Silent, folder_atomically
+from midblock.runs.folder import RunFolder, read_record
 from midblock.runs.request import Draft, Request
-from midblock.runs.run import Outcome, Ready, carry_out
+from midblock.runs.run import Bench, Outcome, Ready, carry_out
 from midblock.runs.where import Where
 
 ROWS = [LayerRow("sft", layer, 3, "change", 0.5 * layer, 4) for layer in range(3)]
@@ -145,3 +145,9 @@ def test_the_other_processes_write_nothing(tmp_path, monkeypatch):
     assert len(done.table) == 0
     (folder / "partial").rmdir()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_work_that_cannot_do_without_a_folder_is_told(tmp_path):
+    assert Bench(RunFolder(tmp_path), Silent(), []).folder == tmp_path
+    with pytest.raises(MidblockError, match=r"no folder to write \(output_dir\)"):
+        _ = Bench(None, Silent(), []).folder

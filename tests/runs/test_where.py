@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from midblock.base import MidblockError, Silent, split
+from midblock.base import MidblockError, Silent, divide
+from midblock.runs.reading import DataSettings
 from midblock.runs.where import Where
 
 
@@ -26,9 +27,10 @@ def test_a_verb_may_want_a_folder(tmp_path):
 
 def test_it_is_taken_out_of_keyword_arguments():
     progress = Silent()
-    where, rest = split(Where, {"output_dir": "run", "num_samples": 8, "progress": progress, "command": "midblock x"})
+    given = {"output_dir": "run", "num_samples": 8, "progress": progress, "command": "midblock x"}
+    where, data = divide(given, Where, DataSettings)
     assert where == Where(output_dir="run", progress=progress, command="midblock x")
-    assert rest == {"num_samples": 8}
+    assert data == DataSettings(num_samples=8)
 
 
 def test_every_field_says_what_it_is():

@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from midblock.base import MidblockError
 from midblock.trace import Pieces, RowStore
@@ -53,6 +54,14 @@ def test_without_a_folder_nothing_is_restored(tmp_path, monkeypatch):
     assert pieces.restore() == 0
     fill(pieces, [1, 2], 2)
     assert not list(tmp_path.iterdir())
+
+
+def test_other_tensors_in_the_folder_are_no_pieces(tmp_path):
+    fill(Pieces(RowStore(), tmp_path, seconds=0), [1, 2], 2)
+    save_file({"layer.0": torch.ones(1, 4)}, tmp_path / "directions.safetensors")
+    again = Pieces(RowStore(), tmp_path)
+    assert again.restore() == 2
+    assert rows(again).keys() == {"one", "another"}
 
 
 def test_a_broken_piece_is_named(tmp_path):

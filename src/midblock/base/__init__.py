@@ -13,8 +13,8 @@ from midblock.base.files import write_json as write_json
 from midblock.base.layer_plan import LayerPlan as LayerPlan
 from midblock.base.layer_table import LayerRow as LayerRow
 from midblock.base.layer_table import LayerTable as LayerTable
+from midblock.base.options import divide as divide
 from midblock.base.options import from_options as from_options
-from midblock.base.options import split as split
 from midblock.base.progress import Progress as Progress
 from midblock.base.progress import Silent as Silent
 from midblock.base.progress import watched as watched

@@ -27,6 +27,11 @@ class Estimate:
     high: float
     n: int
 
+    @classmethod
+    def of_draws(cls, value: float, draws: Float64[np.ndarray, "R"], n: int) -> Estimate:
+        """A value with the percentile interval of its bootstrap draws; a single sample gives none."""
+        return cls(value, *(quantiles(draws) if n > 1 else (math.nan, math.nan)), n)
+
     def within(self, bounds: tuple[float | None, float | None]) -> Estimate:
         """Cut the interval at the smallest and largest value possible."""
         low, high = np.clip([self.low, self.high], bounds[0], bounds[1])

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from midblock.base import MidblockError, Progress, Silent
 from midblock.checkpoints import Anatomy, device_of, without_adapters
 from midblock.data import Batch, TokenizedSet, make_batches
-from midblock.evaluation.generate import evaluating
 from midblock.evaluation.targets import Targets, chunks, log_probabilities, score
 from midblock.evaluation.token_mean import TokenMean
+from midblock.runs.lending import evaluating
 
 CHUNK = 1 << 24  # logits compared at a time, per model: 128 MB in float64
 

@@ -12,12 +12,12 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from midblock.base import LEVEL, MidblockError, Progress, generator, quantiles, unknown
+from midblock.base import LEVEL, Estimate, MidblockError, Progress, generator, unknown
 from midblock.data import ExampleSet
 from midblock.evaluation.answers import ANSWERS, choose_reader, gold_answer
 from midblock.evaluation.generate import check_room, continue_prompts, encode_prompts, stop_tokens
 
-RESAMPLES = 10_000
+DRAWS = 10_000  # ten times the house's: a draw of three counts costs nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,13 +143,11 @@ def compare(a: MatchResult, b: MatchResult, *, seed: int = 0) -> PairedDifferenc
     only_a, only_b = int((a.correct & ~b.correct).sum()), int((b.correct & ~a.correct).sum())
     split = only_a + only_b
     p = float(binomtest(only_b, split, 0.5).pvalue) if split else 1.0
-    low = high = float("nan")
-    if n > 1:
-        # A prompt's difference is -1, 0 or 1, so a bootstrap sample is a draw of how often each occurs.
-        shares = np.array([only_a, only_b, n - split]) / n
-        draws = generator(seed, "bootstrap", "exact_match", n).multinomial(n, shares, RESAMPLES)
-        low, high = quantiles((draws[:, 1] - draws[:, 0]) / n)
-    return PairedDifference((only_b - only_a) / n, low, high, p, only_a, only_b, n)
+    # A prompt's difference is -1, 0 or 1, so a bootstrap sample is a draw of how often each occurs.
+    shares = np.array([only_a, only_b, n - split]) / n
+    draws = generator(seed, "bootstrap", "exact_match", n).multinomial(n, shares, DRAWS)
+    found = Estimate.of_draws((only_b - only_a) / n, (draws[:, 1] - draws[:, 0]) / n, n)
+    return PairedDifference(found.value, found.low, found.high, p, only_a, only_b, n)
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from midblock.base import MidblockError, Progress, Silent
 from midblock.checkpoints import device_of
 from midblock.data import Example, ExampleSet, Message, encode
 from midblock.data.templates import render
+from midblock.runs.lending import evaluating
 
 
 @dataclass(frozen=True)
@@ -168,19 +169,6 @@ def answer_text(
     words = list(ids[: _end(ids, stop)])
     text = tokenizer.decode(words, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return str(text).removeprefix(prompt.owed)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside the `with`; each module's own mode is given back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager

@@ -176,6 +176,17 @@ def standing(path: Path | str, draft: Draft) -> Standing:
     )
 
 
+def discard(path: Path) -> None:
+    """Empty a run folder; one that is not there is left so.
+
+    Raises:
+        MidblockError: something lies there that midblock did not write.
+    """
+    if _in_use(path):
+        _check_own(path)
+        _empty(path)
+
+
 def _in_use(path: Path) -> bool:
     """Whether something lies in the folder.
 

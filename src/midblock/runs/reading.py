@@ -108,15 +108,22 @@ class Reading:
         return make_batches(self.tokens.prompts, batch_tokens=batch_tokens)
 
 
-def load_samples(data: str | ExampleSet, settings: DataSettings, *, skip: int = 0) -> ExampleSet:
+def load_samples(
+    data: str | ExampleSet, settings: DataSettings, *, count: int | None = None, skip: int = 0
+) -> ExampleSet:
     """Draw the samples; examples in memory are taken as they are.
+
+    Args:
+        count: so many instead of `num_samples`.
+        skip: so many of the shuffled order are passed over.
 
     Raises:
         MidblockError: whatever is wrong with the data.
     """
     if isinstance(data, ExampleSet):
         return data
-    return load_dataset(data, split=settings.split, num_samples=settings.num_samples, seed=settings.seed, skip=skip)
+    count = settings.num_samples if count is None else count
+    return load_dataset(data, split=settings.split, num_samples=count, seed=settings.seed, skip=skip)
 
 
 def read(pair: Pair, data: str | ExampleSet, settings: ReadingSettings) -> Reading:

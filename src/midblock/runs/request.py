@@ -106,6 +106,14 @@ def weights_of(pair: Pair) -> dict[str, Any]:
     return {f"the weights of {each.name}": each.files() for each in pair if each.checkpoint is not None}
 
 
+def models_of(pair: Pair) -> list[dict[str, Any]]:
+    """What `run.json` says about the models, once they are loaded."""
+    described = [variant.as_record() for variant in pair]
+    if not pair.tuned:
+        del described[0]["role"]  # a lone model is neither base nor tuned
+    return described
+
+
 def as_config(*settings: DataclassInstance) -> dict[str, Any]:
     """Settings as YAML values, one mapping, in the order of their fields.
 

@@ -59,14 +59,30 @@ class Bench:
     notes: list[str]
 
     @property
+    def folder(self) -> Path:
+        """The open folder, for a verb that cannot do without one (`Where.needed`)."""
+        if self.run is None:
+            raise MidblockError("there is no folder to write", hint="output_dir")
+        return self.run.path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `run.json` holds so far; what is put here and is not saved is lost where nothing is written."""
+        return self.run.record if self.run else {}
+
+    @property
     def partial(self) -> Path | None:
         """Folder for the state of an unfinished run, None to keep it in memory."""
         return self.run.partial if self.run else None
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time a phase for `run.json`; the main process writes it down."""
-        start = time.perf_counter()
+    def phase(self, name: str, *, since: float | None = None) -> Iterator[None]:
+        """Time a phase for `run.json`; the main process writes it down.
+
+        Args:
+            since: when it began (`time.perf_counter`), where that was earlier.
+        """
+        start = time.perf_counter() if since is None else since
         try:
             yield
         finally:

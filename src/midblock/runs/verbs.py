@@ -16,9 +16,10 @@ class Verb:
 
     Attributes:
         purpose: one line, for `midblock --help`.
-        home: where the Python function of the same name lives.
+        home: where its Python function lives.
         fills: it fills a run folder.
         resumable: a run that was stopped goes on where it was, with `--resume`.
+        function: the Python function's name where it is not the verb's.
         plans: options that take a plan of layers. A YAML file must quote them: 01100 would be a number.
     """
 
@@ -26,6 +27,7 @@ class Verb:
     home: str
     fills: bool = True
     resumable: bool = True
+    function: str = ""
     plans: tuple[str, ...] = ()
 
 
@@ -47,6 +49,10 @@ VERBS: Mapping[str, Verb] = {
     "flow": Verb("Measure gradients over the first steps of tuning.", "midblock.tuning", plans=("layers",)),
     "export": Verb("Write a tuned adapter in another form.", "midblock.tuning", fills=False, resumable=False),
     "report": Verb(
-        "Draw the page of a run again, or one page of several.", "midblock.report", fills=False, resumable=False
+        "Draw the page of a run again, or one page of several.",
+        "midblock.report",
+        fills=False,
+        resumable=False,
+        function="write_report",
     ),
 }

@@ -36,7 +36,7 @@ class Pieces:
         Raises:
             MidblockError: a piece that cannot be read.
         """
-        files = sorted(self.folder.glob("*.safetensors")) if self.folder else []
+        files = sorted(file for file in self.folder.glob("*.safetensors") if _numbered(file)) if self.folder else []
         for file in files:
             try:
                 self.store.restore(load_file(file))
@@ -55,3 +55,8 @@ class Pieces:
         with replace_atomically(self.folder / f"{done:06d}.safetensors") as path:
             # safetensors' own writing hides a full disk in an error of its kind
             path.write_bytes(save({name: values.contiguous() for name, values in piece.items()}))
+
+
+def _numbered(file: Path) -> bool:
+    """Whether a file is a piece; a run may keep other tensors in the same folder."""
+    return file.stem.isascii() and file.stem.isdigit()
