@@ -11,17 +11,20 @@ from torch import Tensor, nn
 
 from midblock.checkpoints import Anatomy, Pair
 from midblock.data import Batch
-from midblock.metrics.lens import compare_predictions, gather_positions, lens_positions, log_probabilities
+from midblock.metrics.catalogue import choose, columns, computed_from
+from midblock.metrics.lens import gather_positions, lens_positions, log_probabilities
+from midblock.metrics.predictions import Predictions
 from midblock.metrics.prompts import Prompts
 from midblock.metrics.rounding import rounded
 from midblock.metrics.settings import AnalysisSettings
-from midblock.metrics.tokens import pooled_mean, token_statistics
-from midblock.trace import Pieces, RowStatistic, RowStore, reduce_batch
+from midblock.metrics.tokens import Tokens, pooled_mean
+from midblock.runs.steps import run_steps
+from midblock.trace import RowStatistic, RowStore, reduce_batch
 from midblock.trace.pieces import SAVE_SECONDS
 
 ROUNDED = "base, rounded"  # the base in the other precision, for the precision floor
 
-Advance = Callable[[int], None]
+Advance = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -65,18 +68,13 @@ class Measurement:
             MidblockError: activations that are not finite, or a piece of an earlier pass that cannot be read.
         """
         anatomies = {variant.name: Anatomy.of(variant.model) for variant in self.pair}
-        pieces = Pieces(self.store, self.partial, self.save_seconds)
-        done = pieces.restore()
-        steps = list(self._steps())
-        for _, batch in steps[:done]:
-            advance(batch.input_ids.numel())
-        for number, (kind, batch) in enumerate(steps[done:], start=done + 1):
-            self._step(kind, batch, anatomies)
-            advance(batch.input_ids.numel())
-            pieces.step(number, last=number == len(steps))
+        steps = [
+            (batch.input_ids.numel(), partial(self._step, kind, batch, anatomies)) for kind, batch in self._batches()
+        ]
+        run_steps(steps, self.store, self.partial, advance, save_seconds=self.save_seconds)
         return Measured(self.store.finish())
 
-    def _steps(self) -> Iterator[tuple[str, Batch]]:
+    def _batches(self) -> Iterator[tuple[str, Batch]]:
         yield from (("deep", batch) for batch in self.prompts.deep)
         yield from (("pooled", batch) for batch in self.prompts.pooled)
         for view, batches in enumerate(self.prompts.views):
@@ -87,7 +85,8 @@ class Measurement:
         reductions = {"pooled": pooled_mean}
         deep = kind == "deep"
         if deep and "tokens" in self.kinds:
-            reductions["tokens"] = token_statistics
+            names = self._names("tokens")
+            reductions["tokens"] = lambda states, mask: columns(names, Tokens(states, mask))
         if deep and "lens" in self.kinds:
             positions = lens_positions(mask, self.settings.lens_positions)
             reductions["lens"] = lambda states, mask: gather_positions(states, positions)
@@ -102,6 +101,10 @@ class Measurement:
         states = {name: self._keep(name, kind, batch, rows) for name, rows in reduced.items()}
         if "lens" in reductions:
             self._compare_predictions(batch, states, anatomies)
+
+    def _names(self, source: str) -> tuple[str, ...]:
+        """The metrics that this pass computes from one source: the columns of its rows."""
+        return computed_from(source, choose(self.settings.metrics))
 
     def _keep(self, name: str, kind: str, batch: Batch, rows: Mapping[tuple[str, int], Tensor]) -> dict[int, Tensor]:
         """Put rows into the store; the lens's states are only handed back, they are compared and forgotten."""
@@ -133,12 +136,13 @@ class Measurement:
     ) -> dict[str, Tensor]:
         read = partial(log_probabilities, normed=normed, vocabulary=self.pair.vocabulary)
         base = read(anatomies["base"], states["base"])
-        return {
-            # The rounded base is read with the base's own head: only its states are rounded.
-            name: compare_predictions(base, read(anatomies.get(name, anatomies["base"]), at).to(base.device))
-            for name, at in states.items()
-            if name != "base"
-        }
+        found = {}
+        for name, at in states.items():
+            if name != "base":
+                # The rounded base is read with the base's own head: only its states are rounded.
+                tuned = read(anatomies.get(name, anatomies["base"]), at).to(base.device)
+                found[name] = columns(self._names("lens"), Predictions(base, tuned))
+        return found
 
 
 def is_dispatched(model: nn.Module) -> bool:

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from midblock.base import LayerRow, MidblockError, generator
-from midblock.data import Example, ExampleSet, load_dataset
-from midblock.data.examples import hash_examples
-from midblock.metrics.catalogue import SEED, SEEDS
-from midblock.metrics.prompts import LEAST_PROMPTS
-from midblock.metrics.settings import AnalysisSettings
+from midblock.data import Example, ExampleSet
+from midblock.metrics.metric import SEED, SEEDS
+from midblock.metrics.settings import LEAST_PROMPTS, AnalysisSettings
+from midblock.runs.disjoint import different, part_of, with_examples
+from midblock.runs.reading import load_samples
 
 
 def draw_samples(data: str | ExampleSet, settings: AnalysisSettings) -> tuple[ExampleSet, ...]:
@@ -26,7 +26,7 @@ def draw_samples(data: str | ExampleSet, settings: AnalysisSettings) -> tuple[Ex
     """
     if isinstance(data, ExampleSet):
         return (data,) if settings.seeds == 1 else _part(data, settings)
-    first = _load(data, settings, settings.num_samples, 0)
+    first = load_samples(data, settings)
     return (first, *_draw_others(data, settings, first))
 
 
@@ -65,14 +65,14 @@ def _draw_others(reference: str, settings: AnalysisSettings, first: ExampleSet) 
         fresh: list[Example] = []
         while missing := settings.num_samples - len(fresh):
             try:
-                found = _load(reference, settings, missing, skip)
+                found = load_samples(reference, settings, count=missing, skip=skip)
             except MidblockError as error:
                 raise _cannot_draw(settings, error, repeated) from error
             new = {example.text: example for example in found if example.text not in seen}
             seen |= new.keys()
             fresh += new.values()
             skip, repeated = skip + missing, repeated + missing - len(new)
-        samples.append(_of(first, fresh))
+        samples.append(with_examples(first, fresh))
     return samples
 
 
@@ -84,26 +84,15 @@ def _cannot_draw(settings: AnalysisSettings, error: MidblockError, repeated: int
 
 
 def _part(data: ExampleSet, settings: AnalysisSettings) -> tuple[ExampleSet, ...]:
-    places: dict[str, int] = {}
-    for place, example in enumerate(data):
-        places.setdefault(example.text, place)
-    different = list(places.values())
-    size = len(different) // settings.seeds
+    places = different(data)
+    size = len(places) // settings.seeds
     if size < LEAST_PROMPTS:
         least = f"{settings.seeds} disjoint samples of {LEAST_PROMPTS} or more"
-        what = f"{data.reference} holds {len(different)} different prompts, too few for {least}"
+        what = f"{data.reference} holds {len(places)} different prompts, too few for {least}"
         raise MidblockError(what, hint="lower --seeds")
-    order = generator(settings.seed, "data", "seeds").permutation(len(different))
-    parts = [sorted(different[at] for at in order[number * size :][:size]) for number in range(settings.seeds)]
-    return tuple(_of(data, [data.examples[place] for place in part]) for part in parts)
-
-
-def _load(reference: str, settings: AnalysisSettings, count: int, skip: int) -> ExampleSet:
-    return load_dataset(reference, split=settings.split, num_samples=count, seed=settings.seed, skip=skip)
-
-
-def _of(data: ExampleSet, examples: Sequence[Example]) -> ExampleSet:
-    return replace(data, examples=tuple(examples), content_hash=hash_examples(examples))
+    order = generator(settings.seed, "data", "seeds").permutation(len(places))
+    parts = (order[number * size :][:size] for number in range(settings.seeds))
+    return tuple(part_of(data, [places[at] for at in part]) for part in parts)
 
 
 def _estimates(rows: Iterable[LayerRow]) -> list[LayerRow]:

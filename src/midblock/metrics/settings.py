@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from midblock.base import MidblockError, from_options, unknown
-from midblock.data import REGIONS
+from midblock.base import MidblockError
 from midblock.metrics.catalogue import choose
+from midblock.runs.reading import ReadingSettings, check_least, check_reading
+
+LEAST_PROMPTS = 4  # debiased CKA divides by n − 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnalysisSettings:
+class AnalysisSettings(ReadingSettings):
     """Options of `midblock analyze` that decide its numbers.
 
     Raises:
         MidblockError: a value out of range or an unknown name.
     """
 
-    split: str | None = None
-    """Split of the dataset; its usual evaluation split when left out."""
+    FOLLOWED_BY: ClassVar[Mapping[str, Sequence[str]]] = {
+        "num_samples": ("num_token_samples", "seeds"),
+        "region": ("metrics", "layers"),
+        "weights_only": ("seed",),
+    }
 
     num_samples: int = 200
     """Prompts whose pooled states are compared (P1: 200)."""
@@ -32,9 +39,6 @@ class AnalysisSettings:
     max_length: int = 128
     """Tokens a prompt is cut at (P1: 128)."""
 
-    template: str = "raw"
-    """`raw` text, `chat` for the tokenizer's chat template, or a .jinja file."""
-
     region: str = "all"
     """Tokens that count: `all`, `prompt` or `answer` (P1: all, gold answer included)."""
 
@@ -43,9 +47,6 @@ class AnalysisSettings:
 
     layers: str = "all"
     """Blocks to measure: `01100`, `6-17`, `6,7,9-12`, `0.2-0.8` or `all`."""
-
-    batch_tokens: int = 1024
-    """Tokens a batch may hold, padding included."""
 
     lens_positions: int = 4
     """Positions of each prompt read by the logit lens."""
@@ -68,25 +69,9 @@ class AnalysisSettings:
     weights_only: bool = False
     """Compare weights and nothing else; no model is built."""
 
-    seed: int = 0
-    """Decides which prompts are drawn and every resampling."""
-
     def __post_init__(self) -> None:
         choose(self.metrics)
-        if self.region not in REGIONS:
-            raise unknown("region", self.region, REGIONS)
-        least = {"num_samples": 4, "num_token_samples": 0, "max_length": 3, "batch_tokens": 1, "lens_positions": 1}
-        for name, low in {**least, "subspace_rank": 1, "seeds": 1}.items():
-            if getattr(self, name) < low:
-                raise MidblockError(f"{name} is {getattr(self, name)}; it must be {low} or more")
+        check_reading(self, fewest=LEAST_PROMPTS)
+        check_least(self, num_token_samples=0, lens_positions=1, subspace_rank=1, seeds=1)
         if not 0 < self.token_dropout < 1:
             raise MidblockError(f"token_dropout is {self.token_dropout}; it must lie between 0 and 1")
-
-    @classmethod
-    def of(cls, options: dict[str, object]) -> AnalysisSettings:
-        """Build the settings from keyword arguments.
-
-        Raises:
-            MidblockError: an unknown keyword; the nearest is named.
-        """
-        return from_options(cls, options)

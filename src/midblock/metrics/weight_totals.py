@@ -1,0 +1,201 @@
+"""What a comparison of weights adds up: sums of squares and spectra of every cell, and the table's rows made of them.
+
+A cell is a layer and a module: `(3, "q_proj")`. Several tensors may share one (experts): their sums add up, so norms
+are those of all together; of each matrix's spectral metrics the largest norm and angle is taken, and the mean of the
+rest. `attention`, `mlp` and `block` are sums over cells. Cost: nothing beside the metrics themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from midblock.base import LayerRow, MidblockError
+from midblock.checkpoints import LowRankDelta, Projection, part_of
+from midblock.checkpoints.projections import Region
+from midblock.metrics.catalogue import METRICS
+from midblock.metrics.metric import Metric
+from midblock.metrics.spectra import single_threaded_workers
+from midblock.metrics.top_singular import TOLERANCE, is_exact
+from midblock.metrics.weights import NO_CHANGE, UNTURNED, WORKERS, Spaces, Spectrum, Sums, sums
+
+GROUPS = ("attention", "mlp")
+NOT_IN_BLOCK = {"embedding", "position_embedding", "head"}
+
+Cell = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A tensor that is compared.
+
+    Attributes:
+        name: as messages call it.
+        projection: where it sits.
+        region: where in the projection it lies, if it is a piece of it.
+    """
+
+    name: str
+    projection: Projection
+    region: Region = ()
+
+    def parts(self, tensor: Tensor) -> dict[str, Tensor]:
+        """Role → its share of the tensor."""
+        return self.projection.parts(tensor, self.region)
+
+    def cell(self, role: str) -> Cell:
+        return self.projection.layer, role
+
+
+@dataclass(frozen=True)
+class WeightTotals:
+    """The sums and spectra of one tuned model, compared with its base.
+
+    Attributes:
+        tuned: its name.
+        blocks: L.
+        wanted: names of metrics.
+        rank: k of the singular spaces.
+        exact: compute whole spectra of any width.
+        sums: of every cell.
+        spectra: for every cell, the singular values of each of its matrices' change.
+        spaces: for every cell in a block, the singular spaces of each of its matrices.
+        parts: the part of the block that a cell belongs to.
+        too_wide: names of matrices whose spectrum was left unfinished.
+    """
+
+    tuned: str
+    blocks: int
+    wanted: frozenset[str]
+    rank: int
+    exact: bool = False
+    sums: dict[Cell, Sums] = field(default_factory=lambda: defaultdict(Sums))
+    spectra: dict[Cell, list[Spectrum]] = field(default_factory=lambda: defaultdict(list))
+    spaces: dict[Cell, list[Spaces]] = field(default_factory=lambda: defaultdict(list))
+    parts: dict[Cell, str] = field(default_factory=dict)
+    too_wide: list[str] = field(default_factory=list)
+
+    @cached_property
+    def summed(self) -> Callable[..., Sums]:
+        """`sums`, its parts shared out over threads that do not wait for each other."""
+        return partial(sums, each=single_threaded_workers(WORKERS).map)
+
+    def add(self, what: Compared, before: Tensor, after: Tensor) -> None:
+        """Compare two values of a tensor.
+
+        Raises:
+            MidblockError: NaN or Inf in one of them.
+        """
+        others = what.parts(after)
+        for role, part in what.parts(before).items():
+            total = self.summed(part, others[role], changed="changed_fraction" in self.wanted)
+            self._count(what, role, total, part)
+            if _has_spectrum(part, role):
+                for matrix, other in zip(_matrices(part), _matrices(others[role]), strict=True):
+                    self._add_spectra(what, role, matrix, other)
+
+    def add_low_rank(self, what: Compared, before: Tensor, delta: LowRankDelta) -> None:
+        """Add a low-rank change of a tensor that has one role, read off its factors; no rotations.
+
+        Raises:
+            MidblockError: NaN or Inf in one of them.
+        """
+        (role,) = what.parts(before)
+        change = delta.fro() ** 2
+        before_sum = self.summed(before, before, changed=False)
+        self._count(what, role, Sums(before_sum.base, change, before.numel() if change else 0, before.numel()), before)
+        if self.reads("spectrum"):
+            self.spectra[what.cell(role)].append(Spectrum.of_values(delta.singular_values()))
+
+    def add_unchanged(self, what: Compared, before: Tensor) -> None:
+        """Add a tensor that is the same in both."""
+        for role, part in what.parts(before).items():
+            self._count(what, role, self.summed(part, part, changed=False), part)
+            if _has_spectrum(part, role):
+                self.spectra[what.cell(role)].append(NO_CHANGE)
+                if role not in NOT_IN_BLOCK:
+                    self.spaces[what.cell(role)].append(UNTURNED)
+
+    @property
+    def unsettled(self) -> list[float]:
+        """Residuals of the matrices whose leading singular values or spaces did not come to stand, largest first."""
+        found = [each.residual for cell in self.spectra.values() for each in cell]
+        found += [each.residual for cell in self.spaces.values() for each in cell]
+        return sorted((residual for residual in found if residual > TOLERANCE), reverse=True)
+
+    def reads(self, source: str) -> bool:
+        """Whether a metric that is wanted is computed from `weights`, a `spectrum` or `spaces`."""
+        return any(METRICS[name].source == source for name in self.wanted)
+
+    def rows(self) -> Iterator[LayerRow]:
+        """The table's rows: every cell, then the groups."""
+        for cell, total in self.sums.items():
+            for name, metric in METRICS.items():
+                if name in self.wanted and (value := self._value(metric, cell, total)) is not None:
+                    yield self._row(cell, name, value, total.count)
+        for cell, total in self._groups().items():
+            for name, metric in METRICS.items():
+                if name in self.wanted and metric.source == "weights" and metric.compute is not None:
+                    yield self._row(cell, name, metric.compute(total), total.count)
+
+    def _value(self, metric: Metric, cell: Cell, total: Sums) -> float | None:
+        """A metric of a cell: of the sums; of matrices the largest or the mean of those for which it is defined."""
+        statistics: Mapping[str, Sequence[Any]] = {
+            "weights": [total],
+            "spectrum": self.spectra.get(cell, []),
+            "spaces": self.spaces.get(cell, []),
+        }
+        if metric.compute is None or metric.source not in statistics:
+            return None
+        values = [value for each in statistics[metric.source] if (value := metric.compute(each)) is not None]
+        if not values:
+            return None
+        return max(values) if metric.largest else sum(values) / len(values)
+
+    def _groups(self) -> dict[Cell, Sums]:
+        groups: dict[Cell, Sums] = defaultdict(Sums)
+        for cell, total in self.sums.items():
+            layer, part = cell[0], self.parts[cell]
+            if 0 <= layer < self.blocks:
+                groups[layer, "block"] += total
+                if part in GROUPS:
+                    groups[layer, part] += total
+        return groups
+
+    def _row(self, cell: Cell, metric: str, value: float, count: int) -> LayerRow:
+        return LayerRow(self.tuned, cell[0], self.blocks, metric, value, count, module=cell[1])
+
+    def _count(self, what: Compared, role: str, total: Sums, before: Tensor) -> None:
+        if not (math.isfinite(total.base) and math.isfinite(total.change)):
+            owner = self.tuned if bool(torch.isfinite(before).all()) else "the base"
+            raise MidblockError(f"NaN or Inf in the weight {what.name} of {owner}")
+        self.sums[what.cell(role)] += total
+        self.parts[what.cell(role)] = what.projection.part if role == what.projection.role else part_of(role)
+
+    def _add_spectra(self, what: Compared, role: str, before: Tensor, after: Tensor) -> None:
+        cell, outside = what.cell(role), role in NOT_IN_BLOCK
+        if self.reads("spectrum"):
+            if not (self.exact or is_exact(min(before.shape), 1)):
+                self.too_wide.append(what.name)
+            if outside:  # a float64 copy of these would be the largest thing in memory
+                self.spectra[cell].append(Spectrum.of_pieces(before, after, exact=self.exact))
+            else:
+                self.spectra[cell].append(Spectrum.of(after.double() - before.double(), exact=self.exact))
+        if self.reads("spaces") and not outside:
+            self.spaces[cell].append(Spaces.of(before, after, self.rank, exact=self.exact))
+
+
+def _has_spectrum(part: Tensor, role: str) -> bool:
+    return part.ndim >= 2 and role not in ("norm", "bias")
+
+
+def _matrices(weight: Tensor) -> list[Tensor]:
+    """A weight as matrices: itself, or one per expert."""
+    return [weight] if weight.ndim == 2 else list(weight.flatten(0, -3))
