@@ -1,10 +1,21 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midblock.base import LayerPlan, MidblockError
+from midblock.base import LayerPlan, MidblockError, divide
+from midblock.checkpoints.projections import located
 from midblock.interventions.alphas import Alphas, modules_of, per_block, read_numbers, read_overrides
-from midblock.interventions.merge_settings import MergeSettings
+from midblock.interventions.merge_settings import MergeSettings, with_texts
+from midblock.runs.where import Where
+
+
+def at(name, blocks=3):
+    """A tensor as far as its name tells."""
+    holder = re.match(r"(.*?)\.\d+\.", name)
+    return located(name, (), {"blocks": holder[1] if holder else "-"}, blocks)
+
 
 NUMBERS = st.floats(-2, 3, allow_nan=False)
 
@@ -63,7 +74,11 @@ def test_what_is_no_number_is_refused(numbers, says):
 
 def test_numbers_are_read_in_every_form():
     assert read_numbers("0, .5,1") == read_numbers([0, 0.5, 1]) == read_numbers("[0,0.5,1]") == (0.0, 0.5, 1.0)
-    assert MergeSettings.of({"module_alphas": "mlp=1"}) == MergeSettings.of({"module_alphas": ["mlp=1"]})
+    assert (
+        with_texts({"module_alphas": "mlp=1"})
+        == with_texts({"module_alphas": ["mlp=1"]})
+        == {"module_alphas": ("mlp=1",)}
+    )
     assert read_numbers(0.25) == read_numbers("0.25") == (0.25,)
 
 
@@ -95,10 +110,10 @@ def test_module_alphas_that_cannot_be_read(given, says):
     [
         ("model.layers.1.self_attn.q_proj.weight", ("q_proj", "attention")),
         ("model.layers.1.self_attn.q_proj.bias", ("bias", "q_proj", "attention")),
-        ("model.layers.1.self_attn.q_norm.weight", ("norm", "attention")),
+        ("model.layers.1.self_attn.q_norm.weight", ("norm",)),
         ("model.layers.1.post_attention_layernorm.weight", ("norm",)),
         ("model.layers.1.mlp.experts.gate_up_proj", ("gate_up", "mlp")),
-        ("model.layers.1.mlp.gate.weight", ("router", "mlp")),
+        ("model.layers.1.mlp.gate.weight", ("router",)),
         ("model.layers.1.block_sparse_moe.experts.2.w2.weight", ("down_proj", "mlp")),
         ("transformer.h.1.attn.c_proj.bias", ("bias", "o_proj", "attention")),
         ("transformer.h.1.ln_attn.weight", ("norm",)),
@@ -109,33 +124,34 @@ def test_module_alphas_that_cannot_be_read(given, says):
     ],
 )
 def test_modules_a_tensor_answers_to(name, modules):
-    assert modules_of(name, 3) == modules
+    assert modules_of(at(name)) == modules
 
 
 def test_the_narrower_name_wins():
     alphas = Alphas((0.0, 0.0), 0.1, 0.9, {"attention": (0.5, 0.5), "norm": (0.7, 0.8), "q_proj": (1.0, 0.2)})
     layer = "model.layers.1."
-    assert alphas.of(layer + "self_attn.q_proj.weight") == alphas.of(layer + "self_attn.q_proj.bias") == 0.2
-    assert alphas.of(layer + "self_attn.k_proj.weight") == 0.5
-    assert alphas.of(layer + "self_attn.q_norm.weight") == alphas.of(layer + "input_layernorm.weight") == 0.8
-    assert alphas.of(layer + "mlp.up_proj.weight") == 0.0
-    assert alphas.of("model.embed_tokens.weight") == alphas.of("transformer.wpe.weight") == 0.1
-    assert alphas.of("model.norm.weight") == alphas.of("lm_head.weight") == 0.9
+    assert alphas.of(at(layer + "self_attn.q_proj.weight")) == alphas.of(at(layer + "self_attn.q_proj.bias")) == 0.2
+    assert alphas.of(at(layer + "self_attn.k_proj.weight")) == 0.5
+    assert alphas.of(at(layer + "self_attn.q_norm.weight")) == alphas.of(at(layer + "input_layernorm.weight")) == 0.8
+    assert alphas.of(at(layer + "mlp.up_proj.weight")) == 0.0
+    assert alphas.of(at("model.embed_tokens.weight")) == alphas.of(at("transformer.wpe.weight")) == 0.1
+    assert alphas.of(at("model.norm.weight")) == alphas.of(at("lm_head.weight")) == 0.9
 
 
 def test_overrides_that_match_nothing():
     names = ["h.0.attn.c_attn.weight", "h.0.attn.c_proj.weight", "h.0.mlp.c_fc.weight"]
-    Alphas((0.0,), 0.0, 0.0, {"mlp": (1.0,), "qkv": (1.0,)}).check_overrides(names)
+    tensors = [at(name, 1) for name in names]
+    Alphas((0.0,), 0.0, 0.0, {"mlp": (1.0,), "qkv": (1.0,)}).check_overrides(tensors)
     for module, says in (
         ("q_proj", "stored together with others as qkv"),
         ("router", "no tensor of the model takes"),
         ("mpl", "did you mean 'mlp'"),
     ):
         with pytest.raises(MidblockError, match=says):
-            Alphas((0.0,), 0.0, 0.0, {module: (1.0,)}).check_overrides(names)
+            Alphas((0.0,), 0.0, 0.0, {module: (1.0,)}).check_overrides(tensors)
     # a group whose members all have alphas of their own decides nothing
     with pytest.raises(MidblockError, match="module mlp"):
-        Alphas((0.0,), 0.0, 0.0, {"mlp": (1.0,), "up_proj": (0.0,)}).check_overrides(names)
+        Alphas((0.0,), 0.0, 0.0, {"mlp": (1.0,), "up_proj": (0.0,)}).check_overrides(tensors)
 
 
 def test_embedding_follows_the_first_block_and_head_the_last():
@@ -162,4 +178,4 @@ def test_a_tied_head_takes_one_alpha():
 )
 def test_settings_that_are_refused(options, says):
     with pytest.raises(MidblockError, match=says):
-        MergeSettings.of(options)
+        divide(with_texts(options), MergeSettings, Where)

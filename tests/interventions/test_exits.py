@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig, LlamaForCausalLM, LlamaModel
+from transformers import GenerationConfig, LlamaModel
 
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy
 from midblock.data import TokenizedPrompt, make_batches
 from midblock.evaluation import Targets, exact_match
-from midblock.interventions.exits import check_head, cut_off, score_exits
+from midblock.interventions.exits import cut_off, score_exits
 
 IDS = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0))
 
@@ -162,24 +162,3 @@ def test_cut_off_behind_the_last_block_is_the_whole_model(taught, tokenizer, sum
         assert exact_match(model, tokenizer, sums, max_new_tokens=8).outputs == whole.outputs
     with cut_off(Anatomy.of(model), 0):
         assert exact_match(model, tokenizer, sums, max_new_tokens=8).outputs != whole.outputs
-
-
-class ScaledLogits(LlamaForCausalLM):
-    """A model that does something to its logits that no anatomy knows of."""
-
-    def forward(self, *args, **kwargs):
-        answer = super().forward(*args, **kwargs)
-        answer.logits = answer.logits * 3.0
-        return answer
-
-
-def test_a_head_that_is_not_all_there_is_to_the_logits_is_refused(pico, batch):
-    model = pico("llama")
-    check_head("base", model, batch)
-    odd = ScaledLogits(model.config).eval()
-    with pytest.raises(MidblockError, match="its head lm_head alone does not make its own logits"):
-        check_head("base", odd, batch)
-
-
-def test_the_head_of_every_family_is_its_own(family, pico, batch):
-    check_head("base", pico(family), batch)

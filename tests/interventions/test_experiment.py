@@ -7,9 +7,10 @@ import pytest
 import torch
 import yaml
 
-from midblock.base import LayerTable, MidblockError, read_record
+from midblock.base import LayerTable, MidblockError
 from midblock.checkpoints import Pair, load_pair
 from midblock.interventions import probe, swap
+from midblock.runs.folder import read_record
 from midblock.trace import Pieces
 
 OPTIONS = {
@@ -35,6 +36,10 @@ def data(tmp_path):
 @pytest.fixture
 def folders(taught, saved):
     return saved(taught[0], "start"), saved(taught[1], "sft")
+
+
+def saved_at_every_step(store, folder, seconds):
+    return Pieces(store, folder, seconds=0.0)
 
 
 class StopAfter:
@@ -66,7 +71,7 @@ class Never:
 
 @VERBS
 def test_a_killed_run_ends_with_the_same_numbers(folders, data, tmp_path, monkeypatch, verb):
-    monkeypatch.setattr("midblock.interventions.experiment.Pieces", partial(Pieces, seconds=0.0))
+    monkeypatch.setattr("midblock.runs.steps.Pieces", saved_at_every_step)
     pair = load_pair(*folders, device="cpu")
     again = partial(verb, pair, data(), **OPTIONS[verb], **WRITTEN)
     counted = Count()
@@ -152,7 +157,7 @@ def test_a_mistake_leaves_the_older_run(folders, data, tmp_path, verb, pico, sav
 
 @VERBS
 def test_what_changed_is_named(taught, folders, data, saved, tmp_path, monkeypatch, verb):
-    monkeypatch.setattr("midblock.interventions.experiment.Pieces", partial(Pieces, seconds=0.0))
+    monkeypatch.setattr("midblock.runs.steps.Pieces", saved_at_every_step)
     pair = load_pair(*folders, device="cpu")
     again = partial(verb, pair, data(), output_dir=tmp_path / "run", **OPTIONS[verb])
     with pytest.raises(KeyboardInterrupt):

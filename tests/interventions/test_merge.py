@@ -1,6 +1,7 @@
 """Merged checkpoints against their parents, tensor by tensor, on pico models of every family."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from midblock.base import LayerTable, MidblockError, read_record
-from midblock.checkpoints import TensorReader, place
+from midblock.base import LayerTable, MidblockError
+from midblock.checkpoints import TensorReader
+from midblock.checkpoints.projections import located
 from midblock.interventions import merge
 from midblock.interventions.alphas import per_block
+from midblock.runs.folder import read_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -38,6 +41,12 @@ def parents(tmp_path, pico, tuned_from, tokenizer):
 def tensors(folder):
     with TensorReader.open(folder) as reader:
         return {name: value.clone() for name, value in reader.items()}
+
+
+def layer_of(name):
+    """Where a tensor of a pico model sits, -1 to 3."""
+    holder = re.match(r"(.*?)\.\d+\.", name)
+    return located(name, (), {"blocks": holder[1] if holder else "-"}, 3).layer
 
 
 def expected(base, tuned, alpha):
@@ -70,7 +79,7 @@ def test_every_family(family, parents, pico, tuned_from, tmp_path):
     one, two, out = tensors(base), tensors(tuned), tensors(tmp_path / "out")
     assert out.keys() == one.keys()
     for name, value in out.items():
-        layer = place(name, 3).layer
+        layer = layer_of(name)
         alpha = 0.0 if layer < 0 else 1.0 if layer >= 3 else ALPHAS[layer]
         assert same_bits(value, expected(one[name], two[name], alpha)), name
     model, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
@@ -79,7 +88,7 @@ def test_every_family(family, parents, pico, tuned_from, tmp_path):
     in_memory = pico(family)
     ours, theirs = (dict(each.named_parameters()) for each in (in_memory, tuned_from(in_memory)))
     for name, value in model.named_parameters():
-        layer = place(name, 3).layer
+        layer = layer_of(name)
         alpha = 0.0 if layer < 0 else 1.0 if layer >= 3 else ALPHAS[layer]
         torch.testing.assert_close(value, (1 - alpha) * ours[name] + alpha * theirs[name], rtol=1e-6, atol=1e-7)
 
@@ -111,7 +120,7 @@ def test_a_wider_tuned_model_is_rounded_to_the_base(parents, tmp_path):
     merge(base, tuned, "0,0.5,1", output_dir=tmp_path / "out")
     one, two, out = tensors(base), tensors(tuned), tensors(tmp_path / "out")
     for name, value in out.items():
-        layer = place(name, 3).layer
+        layer = layer_of(name)
         alpha = (0.0, 0.5, 1.0)[min(max(layer, 0), 2)]
         assert same_bits(value, expected(one[name], two[name], alpha)), name
 
@@ -142,9 +151,9 @@ def test_overrides_change_just_their_module(parents, tmp_path):
     merge(base, tuned, (0.0, 1.0), output_dir=tmp_path / "out", **options)
     one, two, out = tensors(base), tensors(tuned), tensors(tmp_path / "out")
     for name, value in out.items():
-        layer = place(name, 3).layer
+        layer = layer_of(name)
         alpha = {-1: 0.75, 3: 1.0}.get(layer, per_block((0.0, 1.0), 3, "segments")[min(max(layer, 0), 2)])
-        if "moe" in name or "experts" in name or ".mlp." in name:
+        if "experts" in name:  # the router is no part of the MLP
             alpha = (1.0, 1.0, 0.5)[layer]
         if "q_proj" in name:
             alpha = 0.25
@@ -235,6 +244,7 @@ def adapter(parents, tmp_path):
         ("llama", {"target_modules": ["v_proj"], "modules_to_save": ["lm_head", "model.norm"]}),
         ("llama_tied", {"target_modules": ["v_proj"], "modules_to_save": ["lm_head"]}),
         ("gpt2", {"target_modules": ["c_attn", "mlp.c_proj"], "fan_in_fan_out": True}),
+        ("llama", {"target_modules": ["q_proj", "down_proj"], "use_dora": True}),
     ],
 )
 def test_an_adapter_gives_a_share_of_its_change(family, options, adapter, tmp_path):
@@ -246,13 +256,13 @@ def test_an_adapter_gives_a_share_of_its_change(family, options, adapter, tmp_pa
     ours.setdefault("lm_head.weight", merged.get_input_embeddings().weight)
     moved = 0
     for name, value in found.named_parameters():
-        layer = place(name, 3).layer
+        layer = layer_of(name)
         alpha = (0.0, 0.4, 1.0)[min(max(layer, 0), 2)]
         torch.testing.assert_close(value, (1 - alpha) * ours[name] + alpha * theirs[name], rtol=1e-5, atol=1e-6)
         moved += not torch.equal(value, ours[name])
     assert moved > 1
     with TensorReader.open(base) as one, TensorReader.open(tmp_path / "out") as out:
-        assert all(same_bits(out.read(name), one.read(name)) for name in one.names if place(name, 3).layer <= 0)
+        assert all(same_bits(out.read(name), one.read(name)) for name in one.names if layer_of(name) <= 0)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     # what the adapter leaves alone is copied, and what it replaces, at 1: two blocks of changed matrices remain
     assert summary["tensors"] - summary["copied"] == 2 * len(options["target_modules"])
@@ -260,10 +270,24 @@ def test_an_adapter_gives_a_share_of_its_change(family, options, adapter, tmp_pa
     assert recipe["models"][1]["model"] == f"{base.resolve()}+{folder.resolve()}"
 
 
-def test_an_adapter_that_is_no_low_rank_change(adapter, tmp_path):
-    base, folder, _ = adapter(target_modules=["q_proj"], use_dora=True)
-    with pytest.raises(MidblockError, match="DoRA"):
+def test_an_adapter_that_is_no_change_of_tensors(adapter, tmp_path):
+    base, folder, _ = adapter(target_modules=["q_proj"], trainable_token_indices=[3])
+    with pytest.raises(MidblockError, match="single tokens"):
         merge(base, folder, 0.5, output_dir=tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", ["mixtral", "olmoe", "qwen3_moe"])
+def test_an_adapter_on_experts_gives_each_its_share(family, adapter, tmp_path):
+    experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    base, folder, merged = adapter(family, target_modules=[], target_parameters=experts)
+    merge(base, folder, (0.0, 0.4, 1.0), output_dir=tmp_path / "out")
+    assert tensors(tmp_path / "out").keys() == tensors(base).keys()
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ours, theirs = (dict(each.named_parameters()) for each in (AutoModelForCausalLM.from_pretrained(base), merged))
+    for name, value in found.named_parameters():
+        alpha = (0.0, 0.4, 1.0)[min(max(layer_of(name), 0), 2)]
+        torch.testing.assert_close(value, (1 - alpha) * ours[name] + alpha * theirs[name], rtol=1e-5, atol=1e-6)
+        assert torch.equal(value, ours[name]) == (".experts." not in name or layer_of(name) == 0)
 
 
 # parents that do not fit

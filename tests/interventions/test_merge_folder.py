@@ -8,9 +8,10 @@ import torch
 import yaml
 from transformers import AutoTokenizer
 
-from midblock.base import LayerTable, MidblockError, read_record
+from midblock.base import LayerTable, MidblockError
 from midblock.checkpoints import open_checkpoint
 from midblock.interventions import merge
+from midblock.runs.folder import read_record
 
 
 @pytest.fixture

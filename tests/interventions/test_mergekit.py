@@ -1,9 +1,12 @@
 """The recipe: read back as mergekit reads it, every tensor takes the α that the merge gave it."""
 
+import re
+
 import pytest
 import torch
 import yaml
 
+from midblock.checkpoints.projections import located
 from midblock.interventions.alphas import per_block
 from midblock.interventions.merge_settings import MergeSettings
 from midblock.interventions.mergekit import Rule, alpha_of, recipe, rules
@@ -27,6 +30,12 @@ NAMES = [
 ]
 
 
+def at(name, blocks=BLOCKS):
+    """A tensor as far as its name tells."""
+    holder = re.match(r"(.*?)\.\d+\.", name)
+    return located(name, (), {"blocks": holder[1] if holder else "-"}, blocks)
+
+
 def weight_in_mergekit(setting, name, layer):
     """mergekit's evaluation of a setting: the first filter that is part of the name, then its gradient."""
     if isinstance(setting, list) and isinstance(setting[0], dict):
@@ -46,7 +55,9 @@ def test_every_tensor_takes_its_alpha(modules, interpolation):
     settings = MergeSettings(module_alphas=modules, interpolation=interpolation, head_alpha=0.75)
     alphas = settings.alphas(numbers, BLOCKS, tied=False)
     short = {None: numbers} if interpolation == "gradient" else {}
-    content = yaml.safe_load(recipe(rules(alphas, NAMES, short, {}), "one/base", "tuned", torch.bfloat16))
+    content = yaml.safe_load(
+        recipe(rules(alphas, [at(name) for name in NAMES], short, {}), "one/base", "tuned", torch.bfloat16)
+    )
     assert content["merge_method"] == "linear"
     assert content["parameters"] == {"normalize": False}
     assert content["out_dtype"] == "bfloat16"
@@ -55,36 +66,37 @@ def test_every_tensor_takes_its_alpha(modules, interpolation):
     for name in NAMES:
         layer = int(name.split(".")[2]) if ".layers." in name else None
         found = [weight_in_mergekit(model["parameters"]["weight"], name, layer) for model in (first, second)]
-        assert found == pytest.approx([1 - alphas.of(name), alphas.of(name)], abs=1e-9), name
+        assert found == pytest.approx([1 - alphas.of(at(name)), alphas.of(at(name))], abs=1e-9), name
 
 
 def test_short_filters_where_they_suffice():
     alphas = MergeSettings(module_alphas=("mlp=0,1",)).alphas((0.5,), BLOCKS, tied=False)
     given = {None: (0.5,), "mlp": (0.0, 1.0)}
-    found = rules(alphas, NAMES, given, {})
+    found = rules(alphas, [at(name) for name in NAMES], given, {})
     assert found[-2:] == [Rule(".mlp.", (0.0, 1.0)), Rule(None, (0.5,))]
     assert len(found) == 5
 
 
-def test_mixtrals_experts_are_named_as_on_disk_and_as_in_memory():
+def test_mixtrals_experts_are_named_by_what_is_alike_on_disk_and_in_memory():
     names = [f"model.layers.0.{name}.weight" for name in ("block_sparse_moe.gate", "block_sparse_moe.experts.0.w1")]
     alphas = MergeSettings(module_alphas=("mlp=1",)).alphas((0.0,), 1, tied=False)
-    assert [rule.filter for rule in rules(alphas, names, {}, {})] == [".block_sparse_moe.", ".mlp.", None]
+    assert [rule.filter for rule in rules(alphas, [at(name, 1) for name in names], {}, {})] == [".experts.", None]
 
 
 def test_names_that_hold_one_another_get_a_rule_each():
     # "norm.weight", on its own, would also take every norm of the blocks
     names = [f"layers.{block}.norm.weight" for block in range(3)] + ["norm.weight"]
     alphas = MergeSettings(head_alpha=1.0).alphas((0.0, 0.5), 3, tied=False)
-    found = rules(alphas, names, {}, {})
-    assert [alpha_of(found, name, 3) for name in names] == pytest.approx([0.0, 0.25, 0.5, 1.0])
+    tensors = [at(name, 3) for name in names]
+    found = rules(alphas, tensors, {}, {})
+    assert [alpha_of(found, where, 3) for where in tensors] == pytest.approx([0.0, 0.25, 0.5, 1.0])
 
 
 def test_a_tied_head_takes_what_it_is_told():
     alphas = MergeSettings().alphas((0.0, 1.0), BLOCKS, tied=True)
-    found = rules(alphas, NAMES, {}, {"lm_head.weight": 0.0})
-    assert alpha_of(found, "lm_head.weight", BLOCKS) == 0.0
-    assert alpha_of(found, "model.norm.weight", BLOCKS) == 1.0
+    found = rules(alphas, [at(name) for name in NAMES], {}, {"lm_head.weight": 0.0})
+    assert alpha_of(found, at("lm_head.weight"), BLOCKS) == 0.0
+    assert alpha_of(found, at("model.norm.weight"), BLOCKS) == 1.0
 
 
 def test_gradients_read_as_they_are_spread():

@@ -8,7 +8,7 @@ from midblock.base import MidblockError
 from midblock.checkpoints import Pair, load_pair
 from midblock.data import Example, ExampleSet, load_dataset
 from midblock.interventions import ProbeSettings, SwapSettings
-from midblock.interventions.reading import ReadingSettings, read_answers
+from midblock.interventions.reading import AnsweringSettings, read_answers
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def texts(tmp_path):
 
 
 def test_answers_are_what_is_predicted(pair, tokenizer, sums):
-    answers = read_answers(pair, sums, ReadingSettings(batch_tokens=200))
+    answers = read_answers(pair, sums, AnsweringSettings(batch_tokens=200))
     assert len(answers.batches) > 1
     said = {}
     for targets in answers.targets:
@@ -39,13 +39,13 @@ def test_answers_are_what_is_predicted(pair, tokenizer, sums):
 def test_data_without_answers_takes_one_line(pair, texts):
     message = rf"^only 0 of 4 examples of {texts} can be measured \(--region all counts every token\)$"
     with pytest.raises(MidblockError, match=message):
-        read_answers(pair, texts, ReadingSettings(num_samples=4))
-    answers = read_answers(pair, texts, ReadingSettings(region="all", num_samples=4))
+        read_answers(pair, texts, AnsweringSettings(num_samples=4))
+    answers = read_answers(pair, texts, AnsweringSettings(region="all", num_samples=4))
     assert answers.facts["num_samples"] == 4
 
 
 def test_a_reference_is_drawn_with_the_seed(pair):
-    drawn = read_answers(pair, "builtin:chain_sum", ReadingSettings(num_samples=5, seed=3))
+    drawn = read_answers(pair, "builtin:chain_sum", AnsweringSettings(num_samples=5, seed=3))
     expected = load_dataset("builtin:chain_sum", num_samples=5, seed=3)
     assert drawn.examples.content_hash == expected.content_hash
 
@@ -54,7 +54,7 @@ def test_what_was_left_out_or_cut_is_told(pair):
     given = [("How many", "7"), ("How much", ""), ("H", ""), ("apples " * 30, "8"), ("She has", "3 + 4 apples")]
     examples = tuple(Example(prompt, completion) for prompt, completion in given)
     data = ExampleSet("made here", "", "made here", examples, "")
-    answers = read_answers(pair, data, ReadingSettings(max_length=12))
+    answers = read_answers(pair, data, AnsweringSettings(max_length=12))
     assert sorted(index for targets in answers.targets for index in targets.index.tolist()) == [0, 4]
     assert answers.notes() == [
         "1 example(s) too short to be measured: left out.",
@@ -67,7 +67,7 @@ def test_ids_beyond_a_models_own_are_refused(pico, tokenizer, sums):
     small = pico("llama", vocab_size=40)
     pair = Pair.of_models(pico("llama"), {"sft": small}, tokenizer)
     with pytest.raises(MidblockError, match="beyond the 40 ids all models share"):
-        read_answers(pair, sums, ReadingSettings())
+        read_answers(pair, sums, AnsweringSettings())
 
 
 def test_tokenizers_that_disagree(pico, saved, sums, tmp_path):
@@ -78,7 +78,7 @@ def test_tokenizers_that_disagree(pico, saved, sums, tmp_path):
     vocabulary["1"], vocabulary["2"] = vocabulary["2"], vocabulary["1"]
     file.write_text(json.dumps(written))
     with pytest.raises(MidblockError, match="the tokenizers of the base and of sft differ"):
-        read_answers(load_pair(first, second, device="cpu"), sums, ReadingSettings())
+        read_answers(load_pair(first, second, device="cpu"), sums, AnsweringSettings())
 
 
 @pytest.mark.parametrize("settings", [ProbeSettings, SwapSettings])

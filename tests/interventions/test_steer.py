@@ -12,10 +12,9 @@ from midblock.base import LayerTable, MidblockError, Silent
 from midblock.checkpoints import load_pair
 from midblock.data import load_dataset
 from midblock.interventions import Directions, steer
-from midblock.interventions.experiment import Bench
 from midblock.interventions.reading import read_answers
 from midblock.interventions.steer_answers import Writing
-from midblock.interventions.steer_effect import Kept
+from midblock.interventions.steer_kept import Kept
 from midblock.interventions.steer_samples import Samples
 from midblock.interventions.steer_settings import SteerSettings
 from midblock.interventions.steer_source import Source
@@ -115,37 +114,37 @@ def test_what_the_run_folder_holds(done):
     assert not (done / "partial").exists()
 
 
-def bench(settings):
+def writing(settings):
     pair = load_pair("base", "sft", device="cpu")
-    return Bench(pair, read_answers(pair, DATA, settings), None, Silent(), [])
+    return Writing(pair, read_answers(pair, DATA, settings), settings, Kept(None), Silent())
 
 
 def test_answers_are_scored_on_the_ids_that_were_written(here):
     settings = SteerSettings(num_samples=6, max_new_tokens=8)
-    bench_ = bench(settings)
-    made = Writing(bench_, settings, Kept(None)).answers().prompts
-    tokenizer, model = bench_.answers.tokenizer, bench_.pair.tuned[0].model
+    written = writing(settings)
+    made = written.answers().prompts
+    tokenizer, model = written.heldout.tokenizer, written.pair.tuned[0].model
     ended = 0
     for prompt in made:
-        example = bench_.answers.examples.examples[prompt.index]
+        example = written.heldout.examples.examples[prompt.index]
         asked = tokenizer(example.prompt + example.separator)["input_ids"]
         assert list(prompt.input_ids[: prompt.answer_start]) == asked
         ids = torch.tensor([asked])
         for token in prompt.input_ids[prompt.answer_start :]:
             assert int(model(ids).logits[0, -1].argmax()) == token
             ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
-        written = prompt.input_ids[prompt.answer_start :]
-        ended += written[-1] == tokenizer.eos_token_id
-        assert len(written) == 8 or written[-1] == tokenizer.eos_token_id
-        assert tokenizer.eos_token_id not in written[:-1]
+        answer = prompt.input_ids[prompt.answer_start :]
+        ended += answer[-1] == tokenizer.eos_token_id
+        assert len(answer) == 8 or answer[-1] == tokenizer.eos_token_id
+        assert tokenizer.eos_token_id not in answer[:-1]
     assert ended  # the end is scored, too
 
 
 def test_the_nll_is_that_of_transformers_with_a_hook_of_our_own(done, here):
     settings = SteerSettings(num_samples=6, max_new_tokens=8)
-    bench_ = bench(settings)
-    made = Writing(bench_, settings, Kept(None)).answers().prompts
-    parts, model = load_file(done / "directions.safetensors"), bench_.pair.base.model
+    written = writing(settings)
+    made = written.answers().prompts
+    parts, model = load_file(done / "directions.safetensors"), written.pair.base.model
     low, high = (parts[f"layer.{block}"][0] for block in (0, 1))
 
     def add(amount):
@@ -296,10 +295,7 @@ def ending_with(here, tokens):
 
 def test_empty_answers_are_left_out_and_counted(here):
     settings = SteerSettings(num_samples=6, max_new_tokens=8)
-    begins = [
-        prompt.input_ids[prompt.answer_start]
-        for prompt in Writing(bench(settings), settings, Kept(None)).answers().prompts
-    ]
+    begins = [prompt.input_ids[prompt.answer_start] for prompt in writing(settings).answers().prompts]
     empty = begins.count(begins[0])
     assert empty < 6
     options = {**SMALL, "alpha": (1.0,), "scan": False, "num_texts": 6, "random_draws": 1}

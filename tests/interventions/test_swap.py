@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from midblock.base import MidblockError, read_record
+from midblock.base import MidblockError
 from midblock.checkpoints import Pair
 from midblock.data import encode
 from midblock.evaluation import exact_match, wilson
 from midblock.interventions import INTERVENTIONS, swap
 from midblock.interventions.exchange import exchanged
+from midblock.runs.folder import read_record
 
 SMALL = {"segments": "3", "max_new_tokens": 8}
 NAMES = ("base", "sft")

@@ -1,4 +1,4 @@
-"""Alphas: how much of the tuned model each tensor of a merge takes, from a list of numbers and a tensor's name.
+"""Alphas: how much of the tuned model each tensor of a merge takes, from a list of numbers and what it is.
 
 A list shorter than the model is stretched over its blocks, by default as mergekit stretches its gradients: block i of L
 stands at t = i / (L − 1), and the list is read off at t · (count − 1), linearly between its numbers.
@@ -11,15 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from midblock.base import MidblockError, unknown
-from midblock.checkpoints import ATTENTION, MLP, place
-from midblock.checkpoints.roles import ROLES
+from midblock.checkpoints import Projection, part_of
+from midblock.checkpoints.roles import ATTENTION, GATE_UP, MLP, QKV, ROLES
 
 INTERPOLATIONS = ("gradient", "segments")
 GROUPS = ("attention", "mlp")
 ROLE_NAMES = frozenset({*ATTENTION, *MLP, *ROLES.values(), *GROUPS, "norm", "bias"})
 OUTSIDE = {"embedding": "--embedding-alpha", "head": "--head-alpha", "lm_head": "--head-alpha"}
-_IN_ATTENTION = {*ATTENTION, "qkv"}
-_IN_MLP = {*MLP, "gate_up", "router"}
 
 
 @dataclass(frozen=True)
@@ -38,34 +36,32 @@ class Alphas:
     head: float
     overrides: Mapping[str, tuple[float, ...]]
 
-    def of(self, name: str) -> float:
-        """α of the tensor `name`."""
-        layer = place(name, len(self.blocks)).layer
-        if layer < 0:
-            return self.embedding
-        if layer >= len(self.blocks):
-            return self.head
-        override = self.override_of(name)
-        return self.blocks[layer] if override is None else self.overrides[override][layer]
+    def of(self, where: Projection) -> float:
+        """α of a tensor."""
+        if where.block is None:
+            return self.embedding if where.layer < 0 else self.head
+        override = self.override_of(where)
+        return self.blocks[where.block] if override is None else self.overrides[override][where.block]
 
-    def override_of(self, name: str) -> str | None:
-        """The override that decides the tensor's α, its own module's before its group's; None where none does."""
-        return next((module for module in modules_of(name, len(self.blocks)) if module in self.overrides), None)
+    def override_of(self, where: Projection) -> str | None:
+        """The override that decides a tensor's α, its own module's before its group's; None where none does."""
+        return next((module for module in modules_of(where) if module in self.overrides), None)
 
-    def check_overrides(self, names: Iterable[str]) -> None:
-        """Do nothing if every override decides at least one of the tensors `names`.
+    def check_overrides(self, tensors: Iterable[Projection]) -> None:
+        """Do nothing if every override decides at least one of the tensors.
 
         Raises:
             MidblockError: one that decides none; where fused tensors hold its module, they are named.
         """
-        deciding = {self.override_of(name) for name in names}
-        present = sorted({module for name in names for module in modules_of(name, len(self.blocks))})
+        tensors = list(tensors)
+        deciding = {self.override_of(where) for where in tensors}
+        present = sorted({module for where in tensors for module in modules_of(where)})
         for module in self.overrides:
             if module in deciding:
                 continue
             if module not in ROLE_NAMES and module not in present:
                 raise unknown("module", module, {*ROLE_NAMES, *present})
-            fused = next((whole for whole, parts in (("qkv", ATTENTION[:3]), ("gate_up", MLP[:2])) if module in parts
+            fused = next((whole for whole, parts in (("qkv", QKV), ("gate_up", GATE_UP)) if module in parts
                           and whole in present), None)  # fmt: skip
             hint = f"it is stored together with others as {fused}" if fused else f"it has {', '.join(present)}"
             raise MidblockError(f"no tensor of the model takes the alphas of the module {module}", hint=hint)
@@ -130,30 +126,16 @@ def per_block(numbers: Sequence[float], blocks: int, interpolation: str = "gradi
     return tuple(_at(numbers, block, blocks) for block in range(blocks))
 
 
-def modules_of(name: str, blocks: int) -> tuple[str, ...]:
+def modules_of(where: Projection) -> tuple[str, ...]:
     """The module names a block's tensor answers to, the narrowest first; none outside the blocks.
 
-    A bias also answers to the name of its projection. `attention` and `mlp` hold whatever lies in such a part of the
-    block: biases, the router, norms of queries and keys, but not the norms between the parts.
+    A bias also answers to the name of its projection, and to that one's part of the block. `attention` and `mlp` are
+    the projections of such a part and their biases: no router, and no norm.
     """
-    where = place(name, blocks)
-    if not 0 <= where.layer < blocks:
+    if where.block is None:
         return ()
-    parts = name.split(".")
-    found = [where.module]
-    if parts[-1] == "bias":
-        found.append(place(".".join([*parts[:-1], "weight"]), blocks).module)
-    inside = parts[next(index for index, part in enumerate(parts) if part.isdigit()) + 1 :]
-    containers = inside[: -2 if inside[-1] in ("weight", "bias") else -1]
-    group = _group(found[-1], containers)
-    return tuple(dict.fromkeys([*found, *([group] if group else [])]))
-
-
-def _group(role: str, containers: Sequence[str]) -> str | None:
-    if role in _IN_ATTENTION or any("attn" in part or "attention" in part for part in containers):
-        return "attention"
-    inside_mlp = any(word in part for part in containers for word in ("mlp", "moe", "expert", "feed_forward", "ffn"))
-    return "mlp" if role in _IN_MLP or inside_mlp else None
+    part = where.part if where.beside is None else part_of(where.beside)
+    return tuple(dict.fromkeys([*where.answers, *([part] if part in GROUPS else [])]))
 
 
 def _number(given: str | float, what: str) -> float:

@@ -7,40 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from midblock.checkpoints import LowRankDelta
+from midblock.checkpoints import Source
 
 PIECE = 1 << 18  # entries computed at a time: both float64 buffers stay in the cache, and calls are few
-
-
-@dataclass(frozen=True)
-class Source:
-    """One parent's value of a tensor.
-
-    Attributes:
-        stored: as it lies on disk, or what an adapter puts in its place.
-        delta: an adapter's low-rank change on top, or None.
-    """
-
-    stored: Shaped[Tensor, "*shape"]
-    delta: LowRankDelta | None = None
-
-    @property
-    def flat(self) -> Shaped[Tensor, " n"]:
-        return self.stored.reshape(-1)
-
-    def fill(self, buffer: Float64[Tensor, " n"], start: int) -> None:
-        """Write the entries from `start` on into `buffer`; with a delta both must be whole rows."""
-        buffer.copy_(self.flat[start : start + len(buffer)])
-        if self.delta is not None:
-            width = self.delta.shape[1]
-            rows = slice(start // width, (start + len(buffer)) // width)
-            buffer.view(-1, width).add_(LowRankDelta(self.delta.B[rows], self.delta.A, self.delta.scale).dense())
 
 
 class _Workspace(threading.local):
@@ -65,9 +39,9 @@ _workspace = _Workspace()
 
 
 def pieces(base: Source, tuned: Source) -> Iterator[tuple[int, int]]:
-    """First and last (excluded) entry of each piece of a tensor; whole rows where there is a delta."""
+    """First and last (excluded) entry of each piece of a tensor; whole rows where there is a change."""
     size, step = base.stored.numel(), PIECE
-    if base.delta is not None or tuned.delta is not None:
+    if base.changed or tuned.changed:
         width = base.stored.shape[-1]
         step = max(1, PIECE // width) * width
     for start in range(0, size, step):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from midblock.base import MidblockError, from_options, unknown
+from midblock.base import MidblockError, unknown
 from midblock.interventions.alphas import INTERPOLATIONS, Alphas, per_block, read_numbers, read_overrides
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -52,17 +54,6 @@ class MergeSettings:
                 read_numbers(given, name)
         read_overrides(self.module_alphas)
 
-    @classmethod
-    def of(cls, options: dict[str, object]) -> MergeSettings:
-        """Build the settings from keyword arguments; `module_alphas` may be a list, or one text.
-
-        Raises:
-            MidblockError: an unknown keyword; the nearest is named.
-        """
-        if isinstance(given := options.get("module_alphas"), str | list):
-            options = {**options, "module_alphas": (given,) if isinstance(given, str) else tuple(given)}
-        return from_options(cls, options)
-
     def alphas(self, numbers: tuple[float, ...], blocks: int, *, tied: bool) -> Alphas:
         """Spread `numbers` and the overrides over a model of `blocks` blocks.
 
@@ -81,3 +72,13 @@ class MergeSettings:
         given = read_overrides(self.module_alphas)
         overrides = {name: per_block(values, blocks, self.interpolation) for name, values in given.items()}
         return Alphas(spread, embedding, head, overrides)
+
+
+def with_texts(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments with `module_alphas` as a tuple; they may be given as a list, or as one text."""
+    given = options.get("module_alphas")
+    return {**options, **({"module_alphas": _as_tuple(given)} if isinstance(given, str | list) else {})}
+
+
+def _as_tuple(given: str | list[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from midblock.base import LayerRow
-from midblock.checkpoints import place
 from midblock.interventions.alphas import Alphas
 from midblock.interventions.merge_plan import Item
 from midblock.interventions.merge_weights import Weights
@@ -50,10 +49,9 @@ def rows_of(weights: Weights, alphas: Alphas, name: str) -> Iterator[LayerRow]:
 
 def _cell(item: Item, alphas: Alphas, weights: Weights) -> tuple[int, str]:
     blocks = len(alphas.blocks)
-    if item.name == weights.base.head and weights.base.tied and weights.tuned.tied:
+    if item.projection.role == "head" and weights.base.tied and weights.tuned.tied:
         return -1, "block"
-    layer = place(item.name, blocks).layer
-    override = alphas.override_of(item.name) if 0 <= layer < blocks else None
+    layer, override = item.projection.layer, alphas.override_of(item.projection)
     return min(max(layer, -1), blocks), override or "block"
 
 

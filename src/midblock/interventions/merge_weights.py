@@ -18,12 +18,12 @@ from torch import Tensor
 
 from midblock.base import MidblockError, write_json
 from midblock.base.files import write_failure
+from midblock.checkpoints import EffectiveTensors, Source
 from midblock.checkpoints.tensor_writer import Layout
 from midblock.checkpoints.weight_files import INDEX, SINGLE
 from midblock.interventions.alphas import Alphas
-from midblock.interventions.blend import Source, blend, pieces
+from midblock.interventions.blend import blend, pieces
 from midblock.interventions.merge_plan import Item, plan_files
-from midblock.interventions.parents import Parent
 from midblock.metrics.spectra import single_threaded_workers
 
 WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -41,12 +41,14 @@ class Weights:
         files: for each file of the base, the tensors that go into its counterpart.
     """
 
-    base: Parent
-    tuned: Parent
+    base: EffectiveTensors
+    tuned: EffectiveTensors
     files: tuple[tuple[Item, ...], ...]
 
     @classmethod
-    def plan(cls, base: Parent, tuned: Parent, alphas: Alphas, dtype: torch.dtype | None) -> Weights:
+    def plan(
+        cls, base: EffectiveTensors, tuned: EffectiveTensors, alphas: Alphas, dtype: torch.dtype | None
+    ) -> Weights:
         """Decide for every tensor of the base what becomes of it.
 
         Args:
@@ -104,9 +106,9 @@ class Weights:
         """A tensor's pieces, and what lets go of its parents' memory behind the last."""
 
         def release() -> None:
-            self.base.release(item.name)
-            if item.tuned_name is not None:
-                self.tuned.release(item.tuned_name)
+            self.base.release_on_disk(self.base, item.name)
+            if item.paired:
+                self.tuned.release_on_disk(self.base, item.name)
 
         return list(self._pieces(item, write)), release
 
@@ -117,7 +119,7 @@ class Weights:
             for first in range(0, len(content), COPIED):
                 yield partial(_copy, content[first : first + COPIED], first, write)
             return
-        base, tuned = self.base.source(item.name), self.tuned.source(str(item.tuned_name))
+        base, tuned = self.base.written(item.name), self.tuned.written_like(self.base, item.name)
         for span in pieces(base, tuned):
             yield partial(self._blend, item, base, tuned, span, write)
 
@@ -128,7 +130,9 @@ class Weights:
         return made.nbytes
 
     def _copied(self, item: Item) -> Source:
-        return self.base.source(item.name) if item.kind == "base" else self.tuned.source(str(item.tuned_name))
+        if item.kind == "base":
+            return self.base.written(item.name)
+        return self.tuned.written_like(self.base, item.name)
 
     def _check(
         self, item: Item, base: Source, tuned: Source, span: tuple[int, int], made: Shaped[Tensor, " n"]

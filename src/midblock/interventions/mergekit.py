@@ -9,11 +9,9 @@ from dataclasses import dataclass
 import torch
 import yaml
 
-from midblock.checkpoints import Checkpoint, place
+from midblock.checkpoints import Checkpoint, Projection
 from midblock.interventions.alphas import Alphas
 
-# What mergekit, like transformers in memory, calls a part that lies on disk under another name.
-ALSO = {".block_sparse_moe.": ".mlp."}
 OPENING = "# The same merge by mergekit: `mergekit-yaml mergekit.yaml OUT`. It computes in float32.\n"
 
 
@@ -40,40 +38,43 @@ class Rule:
 
 
 def rules(
-    alphas: Alphas, names: Sequence[str], given: Mapping[str | None, tuple[float, ...]], head: Mapping[str, float]
+    alphas: Alphas,
+    tensors: Sequence[Projection],
+    given: Mapping[str | None, tuple[float, ...]],
+    head: Mapping[str, float],
 ) -> list[Rule]:
     """Write α of every tensor down as filters, checked name by name.
 
     Args:
         alphas: what each tensor takes.
-        names: all tensors.
+        tensors: all that are written, by their names on disk.
         given: short gradients that mean the same as the α per block, by override; None for that of the blocks.
         head: α of tensors that take another than `alphas` says: a tied head.
 
     Returns:
         Rules in the order they are tried; a rule for each tensor where shorter ones would take the wrong ones.
     """
-    blocks = len(alphas.blocks)
-    wanted = {name: head.get(name, alphas.of(name)) for name in names}
+    blocks, names = len(alphas.blocks), [where.name for where in tensors]
+    wanted = {where.name: head.get(where.name, alphas.of(where)) for where in tensors}
     groups: dict[str, list[str]] = {}
-    for name in names:
-        if 0 <= place(name, blocks).layer < blocks and (override := alphas.override_of(name)) is not None:
-            groups.setdefault(override, []).append(name)
-    outside = [name for name in names if not 0 <= place(name, blocks).layer < blocks]
+    for where in tensors:
+        if (override := alphas.override_of(where)) is not None:
+            groups.setdefault(override, []).append(where.name)
+    outside = [where.name for where in tensors if where.block is None]
     found = [Rule(name, (wanted[name],)) for name in outside]
     for override, members in groups.items():
         values = given.get(override, alphas.overrides[override])
         found += [Rule(part, values) for part in _filters(members, set(names) - set(members) - set(outside))]
     found.append(Rule(None, given.get(None, alphas.blocks)))
-    if all(math.isclose(alpha_of(found, name, blocks), wanted[name], abs_tol=1e-9) for name in names):
+    if all(math.isclose(alpha_of(found, where, blocks), wanted[where.name], abs_tol=1e-9) for where in tensors):
         return found
     return [Rule(name, (wanted[name],)) for name in sorted(names, key=len, reverse=True)]
 
 
-def alpha_of(found: Iterable[Rule], name: str, blocks: int) -> float:
+def alpha_of(found: Iterable[Rule], where: Projection, blocks: int) -> float:
     """α of a tensor as mergekit reads the rules."""
-    rule = next((rule for rule in found if rule.filter is None or rule.filter in name), None)
-    return math.nan if rule is None else rule.at(place(name, blocks).layer, blocks)
+    rule = next((rule for rule in found if rule.filter is None or rule.filter in where.name), None)
+    return math.nan if rule is None else rule.at(where.layer, blocks)
 
 
 def recipe(found: Sequence[Rule], base: str, tuned: str, written: torch.dtype) -> str:
@@ -123,7 +124,7 @@ def _filters(members: Sequence[str], others: set[str]) -> list[str]:
     inside = [name.split(".")[_after_block(name) :] for name in members]
     for part in inside[0]:
         if all(f".{part}." in name for name in members) and not any(f".{part}." in name for name in others):
-            return [each for each in (f".{part}.", ALSO.get(f".{part}.")) if each]
+            return [f".{part}."]
     return list(dict.fromkeys("." + ".".join(parts) for parts in inside))
 
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
-
-from midblock.base import Estimate, LayerRow
-from midblock.evaluation import TokenMean, wilson
+from midblock.base import LayerRow
+from midblock.evaluation import TokenMean
+from midblock.interventions.answer_rows import share_right, token_means, with_wilson
 from midblock.interventions.emergence import Emergence, emergence
 from midblock.trace import RowStore
 
 
 def key_of(kind: str, name: str, layer: int) -> str:
+    """Where the rows of a kind ("exit" or "answer") stand in the store."""
     return f"{kind}|{layer}|{name}"
 
 
@@ -49,7 +49,7 @@ class Curves:
                 "exit_perplexity": nll.interval.exponential(),
             }
             if layer in self.exact_match:
-                by_metric["exit_exact_match"] = share_right(self.exact_match[layer])
+                by_metric["exit_exact_match"] = with_wilson(self.exact_match[layer])
             for metric, each in by_metric.items():
                 place = (self.name, layer, self.blocks, metric)
                 found.append(LayerRow(*place, each.value, each.n, each.low, each.high, dataset))
@@ -68,30 +68,24 @@ class Curves:
         nll = self.nll[-1].interval
         ends = {"accuracy": self.accuracy[-1].interval, "nll": nll, "perplexity": nll.exponential()}
         if self.blocks - 1 in self.exact_match:
-            ends["exact_match"] = share_right(self.exact_match[self.blocks - 1])
+            ends["exact_match"] = with_wilson(self.exact_match[self.blocks - 1])
         return {name: each.as_record() for name, each in ends.items()}
-
-
-def share_right(found: TokenMean) -> Estimate:
-    """A share of right answers with Wilson's interval."""
-    return Estimate(found.value, *wilson(round(float(found.sums.sum())), found.n), found.n)
 
 
 def read_curves(name: str, blocks: int, store: RowStore, seed: int) -> Curves:
     """Finish the rows of one model."""
     accuracy, nll, answered = [], [], {}
     for layer in range(-1, blocks):
-        rows = store.rows[key_of("exit", name, layer)].finish()
-        counts = rows.values[:, 2].long()
-        nll.append(TokenMean.of(rows.index, rows.values[:, 0], counts, seed))
-        accuracy.append(TokenMean.of(rows.index, rows.values[:, 1], counts, seed))
-        if (key := key_of("answer", name, layer)) in store.rows:
-            right = store.rows[key].finish()
-            answered[layer] = TokenMean.of(right.index, right.values[:, 0], torch.ones_like(right.index), seed)
+        right, likelihood = token_means(store, key_of("exit", name, layer), seed)
+        accuracy.append(right)
+        nll.append(likelihood)
+        if (share := share_right(store, key_of("answer", name, layer), seed)) is not None:
+            answered[layer] = share
     return Curves(name, accuracy, nll, answered, seed)
 
 
 def summarize_probe(curves: Sequence[Curves]) -> dict[str, Any]:
+    """What `summary.json` holds."""
     models = []
     for each in curves:
         found = {name: value.as_record() for name, value in each.emergence.items()}

@@ -9,50 +9,22 @@ from typing import Any
 
 from midblock.base import MidblockError, unknown
 from midblock.checkpoints import Pair
-from midblock.data import REGIONS, Batch, ExampleSet, encode, load_dataset, make_batches
+from midblock.data import Batch, ExampleSet
 from midblock.evaluation import ANSWERS, Targets
-from midblock.metrics.prompts import check_ids, common_tokenizer, data_facts, with_region
+from midblock.runs.reading import ReadingSettings, check_least, check_reading, read
 
-DEFAULT_DATA = "builtin:gsm_symbolic"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadingSettings:
-    """Options about the data, the same for all interventions."""
-
-    split: str | None = None
-    """Split of the dataset; its usual evaluation split when left out."""
-
-    num_samples: int = 64
-    """Examples whose answers are predicted, given the right ones so far."""
-
-    max_length: int = 256
-    """Tokens an example is cut at."""
-
-    template: str = "raw"
-    """`raw` text, `chat` for the tokenizer's chat template, or a .jinja file."""
-
-    region: str = "answer"
-    """Tokens that are predicted: `answer`, `prompt` or `all`."""
-
-    batch_tokens: int = 1024
-    """Tokens a batch may hold, padding included."""
-
-    seed: int = 0
-    """Decides which examples are drawn and every resampling."""
-
-    def check_reading(self) -> None:
-        """Raise MidblockError for a value out of range or an unknown region."""
-        if self.region not in REGIONS:
-            raise unknown("region", self.region, REGIONS)
-        for name, low in {"num_samples": 2, "max_length": 3, "batch_tokens": 1}.items():
-            if getattr(self, name) < low:
-                raise MidblockError(f"{name} is {getattr(self, name)}; it must be {low} or more")
+FEWEST = 2  # examples; a single one has no interval
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnsweringSettings(ReadingSettings):
-    """Options about greedy answers, for interventions that may generate them."""
+    """Options about answers, for interventions that predict them and may generate them, too."""
+
+    num_samples: int = 64
+    """Examples whose answers are predicted, given the right ones so far."""
+
+    region: str = "answer"
+    """Tokens that are predicted: `answer`, `prompt` or `all`."""
 
     generate: bool = False
     """Answer greedily, too, and count exact matches; takes many times longer."""
@@ -73,12 +45,10 @@ class AnsweringSettings(ReadingSettings):
 
     def check_answering(self) -> None:
         """Raise MidblockError for a value out of range or an unknown name."""
-        self.check_reading()
+        check_reading(self, fewest=FEWEST)
         if self.reader is not None and self.reader not in ANSWERS:
             raise unknown("reader", self.reader, ANSWERS)
-        for name in ("generate_samples", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise MidblockError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        check_least(self, generate_samples=1, max_new_tokens=1)
 
 
 @dataclass(frozen=True)
@@ -128,18 +98,10 @@ def read_answers(pair: Pair, data: str | ExampleSet, settings: ReadingSettings) 
     Raises:
         MidblockError: tokenizers that disagree, no answers, too few examples, or whatever is wrong with the data.
     """
-    if isinstance(data, str):
-        data = load_dataset(data, split=settings.split, num_samples=settings.num_samples, seed=settings.seed)
-    tokenizer = common_tokenizer(pair, data, settings)
-    tokens = encode(data, tokenizer, template=settings.template, max_length=settings.max_length)
-    long_enough = len(tokens.prompts)
-    tokens = with_region(tokens, settings.region)
-    if len(tokens.prompts) < 2:
-        what = f"only {len(tokens.prompts)} of {len(data.examples)} examples of {data.reference} can be measured"
-        cut = len(tokens.completion_lost) > 0
+    found = read(pair, data, settings)
+    if (count := len(found.tokens.prompts)) < FEWEST:
+        what = f"only {count} of {len(found.examples)} examples of {found.reference} can be measured"
+        cut = len(found.tokens.completion_lost) > 0
         hint = "--region all counts every token" if settings.region == "answer" and not cut else "see --max-length"
         raise MidblockError(what, hint=hint)
-    check_ids(tokens, pair)
-    facts = data_facts(data, tokens, settings) | {"without_region": long_enough - len(tokens.prompts)}
-    batches = make_batches(tokens.prompts, batch_tokens=settings.batch_tokens)
-    return Answers(data, tokenizer, batches, settings.region, facts)
+    return Answers(found.examples, found.tokenizer, found.batches(settings.batch_tokens), settings.region, found.facts)

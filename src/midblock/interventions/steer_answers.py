@@ -7,32 +7,35 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, Progress
 from midblock.checkpoints import Anatomy, Pair, Variant
 from midblock.data import TokenizedPrompt, TokenizedSet
 from midblock.evaluation.generate import EncodedPrompt, answer_text, continue_ids, encode_prompts, stop_tokens
-from midblock.interventions.experiment import Bench
-from midblock.interventions.steer_effect import Kept, Vectors
+from midblock.interventions.reading import Answers
+from midblock.interventions.steer_effect import Vectors
+from midblock.interventions.steer_kept import Kept
 from midblock.interventions.steer_settings import SteerSettings, alpha_label
 from midblock.interventions.steering import amounts_to_add, steered
-from midblock.metrics.prompts import check_ids
+from midblock.runs.reading import check_ids
 
 
 @dataclass
 class Writing:
-    """Greedy answers to the held-out prompts."""
+    """Greedy answers to the held-out prompts.
 
-    bench: Bench
+    Attributes:
+        heldout: the prompts that are judged.
+    """
+
+    pair: Pair
+    heldout: Answers
     settings: SteerSettings
     kept: Kept
-
-    @property
-    def pair(self) -> Pair:
-        return self.bench.pair
+    progress: Progress
 
     @cached_property
     def prompts(self) -> list[EncodedPrompt]:
-        return encode_prompts(self.bench.answers.examples, self.bench.answers.tokenizer, self.settings.template)
+        return encode_prompts(self.heldout.examples, self.heldout.tokenizer, self.settings.template)
 
     @cached_property
     def tuned_ids(self) -> list[tuple[int, ...]]:
@@ -42,26 +45,32 @@ class Writing:
     def answers(self) -> TokenizedSet:
         """The held-out prompts with the tuned model's answers, on exactly the ids that were read and written.
 
+        Empty answers are left out.
+
         Raises:
             MidblockError: no answer has a word, or one has a token that the base does not know.
         """
-        name, stop = self.pair.tuned[0].name, self._stop(self.pair.tuned[0])
+        stop = self._stop(self.pair.tuned[0])
         made = [
             TokenizedPrompt(index, (*prompt.input_ids, *ids), len(prompt.input_ids))
             for index, (prompt, ids) in enumerate(zip(self.prompts, self.tuned_ids, strict=True))
             if ids and ids[0] not in stop
         ]
         if not made:
-            what = f"{name} answers none of the {len(self.prompts)} prompts: it ends at once"
+            what = f"{self.pair.tuned[0].name} answers none of the {len(self.prompts)} prompts: it ends at once"
             raise MidblockError(what, hint="see --data and --template")
-        if empty := len(self.prompts) - len(made):
-            self.bench.notes.append(f"{empty} of {len(self.prompts)} answers of {name} were empty: left out.")
-        if cut := sum(prompt.input_ids[-1] not in stop for prompt in made):
-            most = self.settings.max_new_tokens
-            self.bench.notes.append(f"{cut} of {len(made)} answers of {name} were cut at {most} tokens.")
         tokens = TokenizedSet(tuple(made), self.settings.template, 0, (), ())
         check_ids(tokens, self.pair)
         return tokens
+
+    def notes(self, answers: TokenizedSet) -> list[str]:
+        """What a reader must know of the answers: how many were empty, or cut."""
+        name, stop, made, found = self.pair.tuned[0].name, self._stop(self.pair.tuned[0]), answers.prompts, []
+        if empty := len(self.prompts) - len(made):
+            found.append(f"{empty} of {len(self.prompts)} answers of {name} were empty: left out.")
+        if cut := sum(prompt.input_ids[-1] not in stop for prompt in made):
+            found.append(f"{cut} of {len(made)} answers of {name} were cut at {self.settings.max_new_tokens} tokens.")
+        return found
 
     def texts(self, vectors: Vectors, blocks: Sequence[int]) -> list[dict[str, Any]]:
         """The first few held-out prompts, answered by base, tuned model, and the base steered with each α."""
@@ -82,7 +91,7 @@ class Writing:
                 "tuned": tuned[index],
                 "steered": {label: texts[index] for label, texts in by_alpha.items()},
             }
-            for index, example in enumerate(self.bench.answers.examples.examples[:count])
+            for index, example in enumerate(self.heldout.examples.examples[:count])
         ]
 
     def _base_texts(self, name: str, count: int, amounts: Vectors | None = None, alpha: float = 0.0) -> list[str]:
@@ -105,18 +114,18 @@ class Writing:
     def _continue(self, variant: Variant, prompts: Sequence[EncodedPrompt]) -> list[tuple[int, ...]]:
         return continue_ids(
             variant.model,
-            self.bench.answers.tokenizer,
+            self.heldout.tokenizer,
             prompts,
             stop=self._stop(variant),
             max_new_tokens=self.settings.max_new_tokens,
-            progress=self.bench.progress,
+            progress=self.progress,
         )
 
     def _stop(self, variant: Variant) -> list[int]:
-        return stop_tokens(variant.model, self.bench.answers.tokenizer, self.settings.template)
+        return stop_tokens(variant.model, self.heldout.tokenizer, self.settings.template)
 
     def _read(self, variant: Variant, written: Sequence[Sequence[int]]) -> list[str]:
-        tokenizer, stop = self.bench.answers.tokenizer, self._stop(variant)
+        tokenizer, stop = self.heldout.tokenizer, self._stop(variant)
         return [
             answer_text(tokenizer, prompt, ids, stop)
             for prompt, ids in zip(self.prompts[: len(written)], written, strict=True)

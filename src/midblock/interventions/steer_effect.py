@@ -2,52 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from midblock.base import Estimate, Progress, quantiles, write_json
+from midblock.base import Estimate, Progress, quantiles
 from midblock.checkpoints import Anatomy
 from midblock.data import Batch
 from midblock.evaluation import TokenMean, difference, mean_nll
 from midblock.interventions.directions import turn_at_random
+from midblock.interventions.steer_kept import Kept
 from midblock.interventions.steering import amounts_to_add, steered
 
 Vectors = Mapping[int, Float64[Tensor, "D"]]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What an unfinished run has found so far, a file each; in memory nothing is kept."""
-
-    folder: Path | None
-
-    def value(self, name: str, make: Callable[[], Any]) -> Any:
-        """Read a JSON value, or make and keep it."""
-        if self.folder is None:
-            return make()
-        file = self.folder / f"{name}.json"
-        if not file.exists():
-            write_json(file, make())
-        return json.loads(file.read_text(encoding="utf-8"))
-
-    def mean(self, name: str, seed: int, make: Callable[[], TokenMean]) -> TokenMean:
-        """The same for a mean over tokens: each prompt's sum is kept, to the bit."""
-
-        def parts() -> list[list[float]]:
-            made = make()
-            return [made.index.tolist(), made.sums.tolist(), made.counts.tolist()]
-
-        index, sums, counts = self.value(name, parts)
-        return TokenMean.of(
-            torch.tensor(index), torch.tensor(sums, dtype=torch.float64), torch.tensor(counts), seed=seed
-        )
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from midblock.base import MidblockError, generator
-from midblock.data import ExampleSet, load_dataset
-from midblock.data.examples import hash_examples
+from midblock.data import ExampleSet
 from midblock.interventions.steer_settings import SteerSettings
+from midblock.runs.disjoint import different, part_of
+from midblock.runs.reading import load_samples
 
 
 @dataclass
@@ -30,47 +30,36 @@ class Samples:
 
         Args:
             needed: directions are to be estimated; else all that is asked for may be judged.
+
+        Raises:
+            MidblockError: too few different samples.
         """
         if isinstance(data, str):
             return cls(data, settings)
         order = generator(settings.seed, "steer", "split", len(data)).permutation(len(data)).tolist()
-        order = _different(data, order)
-        least = settings.num_samples + 2 * needed
-        if len(order) < least:
+        places, least = different(data, order), settings.num_samples + 2 * needed
+        if len(places) < least:
             what = (
-                f"{data.reference} holds {len(order)} different samples; judging {settings.num_samples} takes {least}"
+                f"{data.reference} holds {len(places)} different samples; judging {settings.num_samples} takes {least}"
             )
             raise MidblockError(what, hint="lower num_samples")
-        end = settings.num_samples + settings.num_directions_samples
-        judged, rest = order[: settings.num_samples], order[settings.num_samples : end]
-        return cls(_part(data, judged), settings, _part(data, rest) if needed else None)
+        judged, rest = places[: settings.num_samples], places[settings.num_samples :][: settings.num_directions_samples]
+        return cls(part_of(data, judged), settings, part_of(data, rest) if needed else None)
 
     @cached_property
     def estimated_on(self) -> ExampleSet:
-        """The samples the directions are estimated on."""
+        """The samples the directions are estimated on.
+
+        Raises:
+            MidblockError: there are not so many, or whatever is wrong with the data.
+        """
         if not isinstance(self.judged, str):
             if self.rest is None:
                 raise MidblockError("no samples are left to estimate directions on")
             return self.rest
-        settings = self.settings
-        asked = settings.num_directions_samples
+        asked, judged = self.settings.num_directions_samples, self.settings.num_samples
         try:
-            return load_dataset(
-                self.judged, split=settings.split, num_samples=asked, seed=settings.seed, skip=settings.num_samples
-            )
+            return load_samples(self.judged, self.settings, count=asked, skip=judged)
         except MidblockError as error:
             hint = error.hint and error.hint.replace("--num-samples", "--num-directions-samples")
             raise MidblockError(error.what, hint=hint) from error
-
-
-def _different(data: ExampleSet, order: Sequence[int]) -> list[int]:
-    """The places of the texts, each text once: one that is estimated on must not be judged too."""
-    first: dict[str, int] = {}
-    for place in order:
-        first.setdefault(data.examples[place].text, place)
-    return list(first.values())
-
-
-def _part(data: ExampleSet, chosen: Sequence[int]) -> ExampleSet:
-    examples = tuple(data.examples[index] for index in sorted(chosen))
-    return replace(data, examples=examples, content_hash=hash_examples(examples))

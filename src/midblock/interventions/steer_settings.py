@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from midblock.base import MidblockError, unknown
 from midblock.interventions.directions import KINDS
-from midblock.interventions.reading import ReadingSettings
 from midblock.interventions.steering import ADDING
+from midblock.runs.reading import ReadingSettings, check_least, check_reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +59,12 @@ class SteerSettings(ReadingSettings):
     """Steer each block alone, too: at α 1 where that is among those given, else at the largest by amount."""
 
     def __post_init__(self) -> None:
-        self.check_reading()
+        check_reading(self, fewest=2)
         if self.kind not in KINDS:
             raise unknown("kind", self.kind, KINDS)
         if self.adding not in ADDING:
             raise unknown("way of adding", self.adding, ADDING)
-        least = {"components": 1, "num_directions_samples": 2, "max_new_tokens": 1, "num_texts": 0, "random_draws": 1}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise MidblockError(f"{name} is {getattr(self, name)}; it must be {low} or more")
+        check_least(self, components=1, num_directions_samples=2, max_new_tokens=1, num_texts=0, random_draws=1)
         self._check_alphas()
 
     def _check_alphas(self) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
-from midblock.base import MidblockError, read_record
+from midblock.base import MidblockError
 from midblock.checkpoints import Pair
 from midblock.interventions.directions import Directions
+from midblock.runs.folder import read_record
 
 FILE = "directions.safetensors"
 MODELS = ("config.json", "adapter_config.json", "adapter", "model")
@@ -79,6 +80,12 @@ class Source:
             what = f"the directions in {self.reference} are for {len(found)} blocks of {found.width} channels"
             raise MidblockError(what, hint=f"this model has {pair.blocks} of {width}")
         return found
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The file or folder that it names, if it names one."""
+        place = Path(self.reference.strip()).expanduser()
+        return (place,) if place.exists() else ()
 
     def content(self) -> dict[str, str]:
         """What tells a change of the directions found earlier."""
