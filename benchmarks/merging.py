@@ -22,7 +22,7 @@ from midblock.checkpoints import open_checkpoint
 from midblock.interventions import merge
 from midblock.interventions.merge_settings import MergeSettings
 from midblock.interventions.merge_weights import Weights
-from midblock.interventions.parents import Parent
+from midblock.interventions.parents import open_parent
 
 REPEATS = 7
 ALPHAS = (0.1, 0.5, 0.9, 0.5, 0.1)  # nothing to copy: every tensor is computed
@@ -62,8 +62,7 @@ def stream(base: str, tuned: str, target: Path, *, sync: bool) -> float:
     alphas = MergeSettings().alphas(ALPHAS, pair.blocks, tied=True)
     target.mkdir()
     start = time.perf_counter()
-    ours, theirs = (Parent.of(variant, pair.blocks) for variant in pair)
-    with ours.reader, theirs.reader:
+    with open_parent(pair.base) as ours, open_parent(pair.tuned[0]) as theirs:
         Weights.plan(ours, theirs, alphas, None).write(target, lambda amount: None)
     if sync:
         synced(target)

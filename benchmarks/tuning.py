@@ -146,7 +146,7 @@ def plain_trl(clock: Clock, count: int, targets: str) -> None:
     from trl import SFTConfig, SFTTrainer
 
     from midblock.tuning.examples import load_examples
-    from midblock.tuning.settings import TuneSettings
+    from midblock.tuning.tune_settings import TuneSettings
 
     checkpoint = open_checkpoint(BASE)
     tokenizer = checkpoint.tokenizer()
@@ -186,34 +186,24 @@ def plain_trl(clock: Clock, count: int, targets: str) -> None:
 
 def published_penalty(k: str) -> Any:
     """P2's way: the penalty joins the loss of every micro-batch and goes through autograd."""
-    from contextlib import contextmanager
     from unittest.mock import patch
 
-    from midblock.tuning import trainer as module
     from midblock.tuning.anchor import autograd_penalty
     from midblock.tuning.factor_cache import load_factors
+    from midblock.tuning.trainer import DepthTrainer
 
-    original = module.make_trainer
+    class Published(DepthTrainer):
+        def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+            super().__init__(model, *args, **kwargs)
+            trained = model.named_parameters()
+            self.held = {name: value for name, value in trained if value.ndim == 2 and value.requires_grad}
+            self.factors = load_factors(self.held, k, weight_hash=None, seed=0)
 
-    def make_trainer(model: Any, arguments: Any, watch: Any, **parts: Any) -> Any:
-        made = original(model, arguments, watch, **parts)
-        weights = {name: value for name, value in model.named_parameters() if value.ndim == 2 and value.requires_grad}
-        factors = load_factors(weights, k, weight_hash=None, seed=0)
-        plain = made.compute_loss
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            penalty = autograd_penalty(self.held, self.factors)
+            return super().compute_loss(*args, **kwargs) + penalty / self.args.gradient_accumulation_steps
 
-        def compute_loss(*args: Any, **kwargs: Any) -> Any:
-            penalty = autograd_penalty(weights, factors)
-            return plain(*args, **kwargs) + penalty / arguments.gradient_accumulation_steps
-
-        made.compute_loss = compute_loss
-        return made
-
-    @contextmanager
-    def patched() -> Any:
-        with patch("midblock.tuning.training.make_trainer", make_trainer):
-            yield
-
-    return patched()
+    return patch("midblock.tuning.trainer.DepthTrainer", Published)
 
 
 def set_up(k: str) -> dict[str, float]:

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from midblock.base import MidblockError, Silent
+from midblock.base import MidblockError, Silent, from_options
 from midblock.tuning import tune
 from midblock.tuning.outputs import Artifact
 from midblock.tuning.resume import check_whole
-from midblock.tuning.settings import TuneSettings
+from midblock.tuning.tune_settings import TuneSettings
 
 
 def said(act):
@@ -35,7 +35,7 @@ def said(act):
     ],
 )
 def test_options_that_would_be_passed_over_or_fail_late(options, start):
-    assert said(lambda: TuneSettings.of(options)).startswith(start)
+    assert said(lambda: from_options(TuneSettings, options)).startswith(start)
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ import yaml
 from huggingface_hub import ModelCard
 
 from midblock.base import LayerPlan
-from midblock.base.run_folder import RECORDED_PACKAGES
 from midblock.checkpoints import LoadSettings, open_checkpoint
 from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.reference import ModelReference
+from midblock.runs.folder import RECORDED_PACKAGES
 from midblock.tuning.card import PAPERS, model_card
 from midblock.tuning.prepared import prepare
-from midblock.tuning.settings import TuneSettings
+from midblock.tuning.tune_settings import TuneSettings
 
 RECORD = {
     "data": {

@@ -8,7 +8,7 @@ from midblock.checkpoints import LoadSettings, open_checkpoint
 from midblock.tuning.estimate import estimate_memory
 from midblock.tuning.prepared import prepare
 from midblock.tuning.scoring import LOGIT_BYTES
-from midblock.tuning.settings import TuneSettings
+from midblock.tuning.tune_settings import TuneSettings
 
 IDS = torch.tensor([[5, 9, 120, 33, 7, 250, 41, 8, 99, 17]])
 
@@ -19,8 +19,8 @@ def ready(llama, layers="010", dtype="float32", **options):
     return prepare(open_checkpoint(str(llama)), plan, settings, LoadSettings(dtype=dtype, device="cpu")), settings
 
 
-def estimated(llama, longest=20, **options):
-    return estimate_memory(*ready(llama, **options), longest)
+def estimated(llama, longest=20, shards=1, **options):
+    return estimate_memory(*ready(llama, **options), longest, shards=shards)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -88,11 +88,8 @@ def test_recomputing_keeps_less(llama):
     assert estimated(llama, layers="all", gradient_checkpointing=True)["activations"] < kept / 2
 
 
-def test_sharding_divides_what_is_split(llama, monkeypatch):
-    whole = estimated(llama)
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    split = estimated(llama, shard=True)
+def test_sharding_divides_what_is_split(llama):
+    whole, split = estimated(llama), estimated(llama, shards=4)
     for part in ("weights", "gradients", "optimizer"):
         assert split[part] == whole[part] // 4
     assert split["activations"] == whole["activations"]
-    assert estimated(llama)["weights"] == whole["weights"]

@@ -11,7 +11,7 @@ from midblock.base import MidblockError
 from midblock.data import Example, ExampleSet, Message
 from midblock.data.batches import IGNORED
 from midblock.tuning.examples import Collator, load_examples
-from midblock.tuning.settings import TuneSettings
+from midblock.tuning.tune_settings import TuneSettings
 
 CHAT = (
     "{% for message in messages %}<bos>{{ message['role'] }}\n{{ message['content'] }}<eos>\n{% endfor %}"

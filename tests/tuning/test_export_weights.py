@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Adapter, TensorReader
+from midblock.checkpoints import EffectiveTensors, TensorReader, open_checkpoint
 from midblock.tuning.equal_rank import common_alpha, served_rank
 from midblock.tuning.export import export, run_export
 from midblock.tuning.merged import Merge, rounding_loss
@@ -32,6 +32,7 @@ TARGETS = {
     "opt": ["q_proj", "fc2"],
     "mixtral": ["q_proj", "o_proj"],
     "olmoe": ["v_proj"],
+    "qwen3_moe": ["k_proj"],
 }
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
@@ -202,8 +203,8 @@ def test_a_change_below_the_types_resolution_is_told(make, tmp_path):
 def test_a_damaged_entry_is_found(make, tmp_path):
     base, adapter, _ = make("llama")
     out, name = export(adapter, tmp_path / "out"), "model.layers.1.mlp.down_proj.weight"
-    with TensorReader.open(base) as reader:
-        merge = Merge(reader, dict(Adapter.open(adapter).deltas(reader)), {}, {}, None)
+    with EffectiveTensors.of_checkpoint(open_checkpoint(str(adapter))) as folded:
+        merge = Merge(folded, None)
         with TensorReader.open(out) as written:
             assert 0 < rounding_loss(merge, name, written) < 1e-5
         spoilt = load_file(out / "model.safetensors")
@@ -243,10 +244,8 @@ def test_merged_ships_the_tokenizer(make, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("family", "options"),
     [
-        ("llama", {"use_dora": True}),
         ("llama", {"trainable_token_indices": [5, 9]}),
-        ("mixtral", {"target_parameters": EXPERTS}),
-        ("olmoe", {"target_parameters": EXPERTS[:1], "target_modules": []}),
+        ("mixtral", {"trainable_token_indices": [5, 9]}),
     ],
     ids=str,
 )
@@ -255,6 +254,26 @@ def test_what_is_no_low_rank_change_is_merged_by_peft(make, tmp_path, family, op
     made = run_export(adapter, tmp_path / "out")
     assert made.notes[0].startswith("merged by PEFT")
     assert made.error < 1e-4
+    check_logits(logits(whole(made.path)), expected, base)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("llama", {"use_dora": True}),
+        ("gpt2", {"use_dora": True}),
+        ("phi3", {"use_dora": True, "use_rslora": True}),
+        ("mixtral", {"target_parameters": EXPERTS}),
+        ("olmoe", {"target_parameters": EXPERTS[:1], "target_modules": []}),
+        ("qwen3_moe", {"target_parameters": EXPERTS, "target_modules": ["q_proj"]}),
+    ],
+    ids=str,
+)
+def test_magnitudes_and_experts_are_merged_tensor_by_tensor(make, tmp_path, family, options):
+    base, adapter, expected = make(family, **options)
+    made = run_export(adapter, tmp_path / "out")
+    assert made.notes == ()
+    assert 0 < made.error < 1e-5
     check_logits(logits(whole(made.path)), expected, base)
 
 

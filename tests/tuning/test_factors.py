@@ -4,7 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midblock.base import MidblockError
-from midblock.tuning.factors import block, factorize, full_rank_names, resolve_k
+from midblock.metrics.top_singular import TOLERANCE
+from midblock.metrics.weights import Spaces
+from midblock.tuning.factors import block, factorize, full_rank_names, resolve_k, unsettled
 
 SHAPES = [(40, 24), (24, 40), (32, 32), (200, 16)]
 
@@ -85,30 +87,46 @@ def test_a_weight_of_lower_rank_than_k(weight):
 
 
 @pytest.mark.parametrize("shape", [(300, 240), (240, 300)])
-def test_the_sketch_against_the_exact_spectrum(shape):
+def test_factors_from_a_random_block_are_the_exact_ones(shape):
     weight, k = falling(*shape).float(), 20
-    S = torch.linalg.svdvals(weight)
-    sketched = factorize(weight, k, seed=0, exact=False)
-    torch.testing.assert_close(sketched.S[:10], S[:10], rtol=1e-4, atol=0)
-    torch.testing.assert_close(sketched.S, S[:k], rtol=0.02, atol=0)
-    captured = (sketched.U.T @ weight).square().sum() / S[:k].square().sum()
-    assert captured > 0.998
-    poor = factorize(weight, k, seed=0, exact=False, power_iterations=0, oversample=0)
-    assert (poor.U.T @ weight).square().sum() / S[:k].square().sum() < 0.95  # so the check can fail
+    exact, found = (factorize(weight, k, seed=0, dtype=torch.float64, exact=way) for way in (True, False))
+    torch.testing.assert_close(found.S, exact.S, rtol=1e-7, atol=0)
+    torch.testing.assert_close(found.U @ found.U.T, exact.U @ exact.U.T, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.V @ found.V.T, exact.V @ exact.V.T, rtol=0, atol=1e-5)
+    assert exact.residual == 0 < found.residual <= TOLERANCE
 
 
-def test_a_low_rank_weight_is_sketched_exactly():
+def test_a_low_rank_weight_is_found_exactly():
     weight = matrix(120, 7, dtype=torch.float64) @ matrix(7, 90, seed=1, dtype=torch.float64)
-    sketched = factorize(weight, 7, seed=3, dtype=torch.float64, exact=False)
-    torch.testing.assert_close(sketched.S, torch.linalg.svdvals(weight)[:7], rtol=1e-10, atol=0)
-    torch.testing.assert_close(sketched.U * sketched.S @ sketched.V.T, weight, rtol=0, atol=1e-10)
+    found = factorize(weight, 7, seed=3, dtype=torch.float64, exact=False)
+    torch.testing.assert_close(found.S, torch.linalg.svdvals(weight)[:7], rtol=1e-10, atol=0)
+    torch.testing.assert_close(found.U * found.S @ found.V.T, weight, rtol=0, atol=1e-10)
 
 
-def test_the_seed_decides_the_sketch():
+def test_the_seed_decides_the_random_block():
     weight = falling(80, 60).float()
-    first, again, other = (factorize(weight, 8, seed=seed, exact=False, power_iterations=0) for seed in (1, 1, 2))
+    first, again, other = (factorize(weight, 8, seed=seed, dtype=torch.float64, exact=False) for seed in (1, 1, 2))
     assert torch.equal(first.U, again.U)
-    assert not torch.allclose(first.U.abs(), other.U.abs(), atol=1e-3)
+    assert not torch.equal(first.U, other.U)
+    torch.testing.assert_close(first.U @ first.U.T, other.U @ other.U.T, rtol=0, atol=1e-5)
+
+
+def test_block_drift_judges_by_the_very_space_that_is_held():
+    """A change inside the factors' block is all drift, one outside of it none."""
+    weight = falling(60, 40)
+    factors = factorize(weight, 6, seed=0, dtype=torch.float64)
+    inside = factors.U @ matrix(6, 6, dtype=torch.float64) @ factors.V.T
+    anywhere = matrix(60, 40, seed=3, dtype=torch.float64)
+    outside = anywhere - factors.U @ (factors.U.T @ anywhere)
+    assert Spaces.of(weight, weight + 1e-3 * inside, 6).drift == pytest.approx(1, abs=1e-12)
+    assert Spaces.of(weight, weight + 1e-3 * outside, 6).drift == pytest.approx(0, abs=1e-11)
+
+
+def test_factors_that_did_not_come_to_stand_are_named(monkeypatch):
+    weight = falling(80, 60, power=0.01).float()
+    monkeypatch.setattr("midblock.metrics.top_singular.RESTARTS", 1)
+    poor = factorize(weight, 4, seed=0, exact=False)
+    assert unsettled({"poor": poor.transposed.to("cpu"), "exact": factorize(weight, 4, seed=0)}) == ("poor",)
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -13,9 +13,9 @@ from midblock.tuning import training, tune
 from midblock.tuning.examples import Collator
 from midblock.tuning.flow import flow
 from midblock.tuning.flow_rows import summarize_flow
-from midblock.tuning.flow_settings import FlowSettings
+from midblock.tuning.flow_settings import FEW_STEPS, FlowSettings
 from midblock.tuning.prepared import prepare
-from midblock.tuning.settings import TuneSettings
+from midblock.tuning.tune_settings import TuneSettings
 
 GRADIENT = ["gradient_norm", "gradient_norm_first", "gradient_agreement", "gradient_snr"]
 
@@ -230,7 +230,8 @@ def test_options_are_those_of_tune_but_for_what_a_few_steps_do_not_need():
     ours, theirs = (set(each.__dataclass_fields__) for each in (FlowSettings, TuneSettings))
     assert ours - theirs == {"sketch_size"}
     settings = FlowSettings()
-    assert (settings.max_steps, settings.lr_scheduler_type, settings.save_steps) == (10, "constant", 0)
+    assert (settings.max_steps, settings.lr_scheduler_type) == (10, "constant")
+    assert (FEW_STEPS.save_steps, FEW_STEPS.logging_steps) == (0, 1)
     with pytest.raises(MidblockError, match="kl_beta"):
         FlowSettings(kl_beta=0.5)
 

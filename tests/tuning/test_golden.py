@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from midblock.tuning import LOSSES
-from midblock.tuning.settings import ANCHORS, METHODS
+from midblock.tuning.methods import METHODS
+from midblock.tuning.settings import ANCHORS
 
 GOLDEN = Path(__file__).with_name("golden.json")
 HOLDS = {

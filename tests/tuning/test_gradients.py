@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from midblock.base import LayerPlan, MidblockError
+from midblock.checkpoints import Anatomy
+from midblock.checkpoints.projections import located
 from midblock.tuning.adapters import attach
 from midblock.tuning.gradients import Gradients, plain_name
 from midblock.tuning.settings import Placement
@@ -28,7 +30,8 @@ def in_full(model, plan=MIDDLE, **options):
 
 def backward(model):
     model(input_ids=IDS, labels=IDS, use_cache=False).loss.backward()
-    return Gradients(model, 3)
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return Gradients(model, Anatomy.of(causal).projection_of)
 
 
 @pytest.mark.parametrize("make", [with_adapters, in_full])
@@ -48,7 +51,9 @@ def test_norms_of_16_bit_gradients_are_not_rounded_to_16_bits():
     model = nn.Linear(999, 1, bias=False, dtype=torch.bfloat16)
     model.weight.grad = torch.full_like(model.weight, 0.1)
     exact = model.weight.grad.double().square().sum().item()
-    assert Gradients(model, 1).squares()["weight"] == pytest.approx(exact, rel=1e-5)
+    assert Gradients(model, lambda name: located(name, (), {"blocks": "-"}, 1)).squares()["weight"] == pytest.approx(
+        exact, rel=1e-5
+    )
     assert float(model.weight.grad.norm()) ** 2 != pytest.approx(exact, rel=1e-5)
 
 
@@ -169,7 +174,7 @@ def test_a_stray_gradient_is_named(pico):
     model.model.layers[2].mlp.up_proj.weight.requires_grad_(True)
     backward(model)
     model.model.layers[2].mlp.up_proj.weight.requires_grad_(False)
-    gradients = Gradients(model, 3)
+    gradients = Gradients(model, Anatomy.of(model).projection_of)
     with pytest.raises(MidblockError, match=r"the frozen tensor model\.layers\.2\.mlp\.up_proj\.weight got a gradient"):
         gradients.check_first(gradients.squares())
 

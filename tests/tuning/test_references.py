@@ -11,7 +11,7 @@ from midblock.tuning.prefix import FrozenPrefix
 from midblock.tuning.prepared import prepare
 from midblock.tuning.references import check_reference, find_reference
 from midblock.tuning.scoring import scoring
-from midblock.tuning.settings import TuneSettings
+from midblock.tuning.tune_settings import TuneSettings
 
 CPU = torch.device("cpu")
 LOADING = LoadSettings(device="cpu", dtype="float32")

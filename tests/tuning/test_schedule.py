@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from midblock.data import TokenizedPrompt
 from midblock.tuning.examples import TrainingExamples
 from midblock.tuning.schedule import epochs_of, examples_a_step, schedule_of
-from midblock.tuning.settings import TuneSettings
+from midblock.tuning.tune_settings import TuneSettings
 
 
 def some(count):
@@ -41,18 +41,20 @@ def settings(batch=4, accumulate=1, epochs=1.0, max_steps=-1):
     ],
 )
 def test_by_hand(count, options, steps, epochs):
-    schedule = schedule_of(settings(**options), some(count))
+    asked = settings(**options)
+    schedule = schedule_of(asked, asked, some(count))
     assert (schedule["steps"], schedule["epochs"]) == (steps, epochs)
-    assert epochs_of(settings(**options), count) == pytest.approx(epochs)
+    assert epochs_of(asked, asked, count) == pytest.approx(epochs)
     assert (schedule["examples"], schedule["tokens"], schedule["target_tokens"]) == (count, 3 * count, 2 * count)
 
 
 def test_examples_of_a_step_are_those_of_all_processes(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert examples_a_step(settings(batch=4, accumulate=8)) == 32
+    asked = settings(batch=4, accumulate=8)
+    assert examples_a_step(asked) == 32
     monkeypatch.setenv("WORLD_SIZE", "3")
-    assert examples_a_step(settings(batch=4, accumulate=8)) == 96
-    assert schedule_of(settings(batch=4, accumulate=8), some(200))["steps"] == 3
+    assert examples_a_step(asked) == 96
+    assert schedule_of(asked, asked, some(200))["steps"] == 3
 
 
 @pytest.fixture(scope="module")
@@ -86,4 +88,4 @@ def test_steps_are_transformers_own(bare_trainer, data):
     )
     trainer = bare_trainer(options, count)
     taken = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
-    assert schedule_of(options, some(count))["steps"] == taken[-1]
+    assert schedule_of(options, options, some(count))["steps"] == taken[-1]

@@ -4,9 +4,9 @@ from dataclasses import fields
 
 import pytest
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, from_options
 from midblock.tuning.losses import LOSSES
-from midblock.tuning.settings import TuneSettings
+from midblock.tuning.tune_settings import TuneSettings
 
 MUST_BE_POSITIVE = (
     "lora_r", "lora_scale", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps",
@@ -16,20 +16,20 @@ MUST_BE_POSITIVE = (
 
 def complaint(**options):
     with pytest.raises(MidblockError) as caught:
-        TuneSettings.of(options)
+        from_options(TuneSettings, options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_nothing_asked_for_is_plain_lora_on_all_blocks():
-    settings = TuneSettings.of({})
+    settings = from_options(TuneSettings, {})
     assert settings == TuneSettings()
     assert (settings.method, settings.layers, settings.loss, settings.anchor) == ("lora", "all", "nll", "none")
 
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_every_loss_can_be_asked_for(loss):
-    assert TuneSettings.of({"loss": loss}).loss == loss
+    assert from_options(TuneSettings, {"loss": loss}).loss == loss
 
 
 @pytest.mark.parametrize("name", MUST_BE_POSITIVE)
@@ -49,8 +49,8 @@ def test_dropout_lies_between_zero_and_one(value):
 
 
 def test_the_bounds_themselves():
-    assert TuneSettings.of({"lora_dropout": 0.0}).lora_dropout == 0
-    assert TuneSettings.of({"warmup_steps": 0.0}).warmup_steps == 0
+    assert from_options(TuneSettings, {"lora_dropout": 0.0}).lora_dropout == 0
+    assert from_options(TuneSettings, {"warmup_steps": 0.0}).warmup_steps == 0
     assert complaint(warmup_steps=-1.0).startswith("warmup_steps is -1.0")
 
 
@@ -89,7 +89,7 @@ def test_an_unknown_option_names_the_nearest(option, nearest):
     ("options", "said"),
     [
         ({"rank_budget": 64, "match_parameters": "all:64"}, "rank_budget and match_parameters exclude each other"),
-        ({"also": ("head",)}, "`also` trains weights themselves (--method full)"),
+        ({"also": ("head",)}, "also is about the model's own weights (leave it out, or --method full)"),
         ({"method": "full", "rank_budget": 64}, "rank_budget is about adapters (leave it out, or --method lora)"),
         ({"method": "full", "match_parameters": "all:4"}, "match_parameters is about adapters"),
         ({"method": "full", "use_dora": True}, "use_dora is about adapters"),
@@ -104,7 +104,7 @@ def test_options_that_exclude_each_other(options, said):
 
 def test_full_tuning_takes_the_parts_outside_the_blocks():
     parts = ("embedding", "head", "final_norm", "norms")
-    assert TuneSettings.of({"method": "full", "also": parts}).also == parts
+    assert from_options(TuneSettings, {"method": "full", "also": parts}).also == parts
 
 
 def test_every_option_is_declared_once():
@@ -114,5 +114,5 @@ def test_every_option_is_declared_once():
 
 @pytest.mark.parametrize("name", ["per_device_train_batch_size", "gradient_accumulation_steps", "max_length"])
 def test_numbers_that_no_machine_counts_to(name):
-    assert getattr(TuneSettings.of({name: 2**31}), name) == 2**31
+    assert getattr(from_options(TuneSettings, {name: 2**31}), name) == 2**31
     assert complaint(**{name: 10**30}) == f"{name} is {10**30}; it must be at most 2^31"

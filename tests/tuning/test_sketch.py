@@ -7,6 +7,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor
 
 from midblock.base import MidblockError, generator
+from midblock.checkpoints.projections import located
 from midblock.tuning import sketch as module
 from midblock.tuning.gradients import Gradients
 from midblock.tuning.sketch import GradientTrace, gram_of, sketch
@@ -115,6 +116,10 @@ class Two(nn.Module):
             layer["input_layernorm"] = nn.LayerNorm(9, bias=False)
 
 
+def where(name):
+    return located(name, (), {"blocks": "model.layers"}, 2)
+
+
 def traced(steps, size=8192):
     model = Two()
     trace = GradientTrace(size, seed=0)
@@ -122,7 +127,7 @@ def traced(steps, size=8192):
         torch.manual_seed(seed)
         for value in model.parameters():
             value.grad = torch.randn_like(value)
-        trace.add(Gradients(model, 2))
+        trace.add(Gradients(model, where))
     return trace
 
 
@@ -158,6 +163,6 @@ def test_sharded_gradients_are_refused(tmp_path):
         layer = model.model.layers[0]["mlp"]["up_proj"]
         layer.weight = nn.Parameter(distribute_tensor(layer.weight.detach(), mesh))
         with pytest.raises(MidblockError, match="these are sharded"):
-            GradientTrace(64, seed=0).add(Gradients(model, 2))
+            GradientTrace(64, seed=0).add(Gradients(model, where))
     finally:
         torch.distributed.destroy_process_group()

@@ -11,10 +11,13 @@ from peft import PeftModel
 from midblock.base import MidblockError, read_record
 from midblock.checkpoints import load_pair, open_checkpoint
 from midblock.metrics import analyze
+from midblock.runs.folder import standing
 from midblock.tuning import tune
 from midblock.tuning.prepared import prepare
+from midblock.tuning.tune import tune_draft
 
 IDS = torch.tensor([[5, 9, 40, 7, 100, 3, 17]])
+ROW = json.dumps({"prompt": "1 + 2 =", "completion": " 3"}) + "\n"
 
 
 def base_model(folder):
@@ -35,7 +38,7 @@ def prepared_logits(artifact, base):
 
     from midblock.base import LayerPlan
     from midblock.checkpoints import LoadSettings
-    from midblock.tuning.settings import TuneSettings
+    from midblock.tuning.tune_settings import TuneSettings
 
     settings = TuneSettings(target_modules="all", layers="ranks:4,0,8")
     plan = LayerPlan.parse(settings.layers, 3)
@@ -175,6 +178,25 @@ def test_a_finished_run_is_not_run_again(tuned):
     assert (first.folder / "run.json").stat().st_mtime_ns == stamp
     with pytest.raises(MidblockError, match="exists already"):
         tuned()
+
+
+def test_a_folder_can_be_asked_whether_it_is_of_a_request(tuned, llama, sums):
+    done = tuned(max_steps=1, layers="010")
+    given = {"max_steps": 1, "learning_rate": 3e-3, "device": "cpu"}
+    found = standing(done.folder, tune_draft(str(llama), str(sums), "010", **given))
+    assert (found.same, found.finished, found.resumable) == (True, True, False)
+    other = standing(done.folder, tune_draft(str(llama), str(sums), "001", **given))
+    assert (other.same, other.differences) == (False, ("layers: '010' then, '001' now",))
+
+
+def test_a_finished_run_on_other_data_is_not_read_back(llama, tmp_path):
+    data = tmp_path / "few.jsonl"
+    data.write_text(ROW * 8)
+    given = {"max_steps": 1, "device": "cpu", "output_dir": tmp_path / "run"}
+    tune(str(llama), str(data), "010", **given)
+    data.write_text(ROW * 9)
+    with pytest.raises(MidblockError, match="the data changed since"):
+        tune(str(llama), str(data), "010", resume=True, **given)
 
 
 def test_resuming_with_other_settings_shows_the_difference(tuned):

@@ -6,13 +6,13 @@ import transformers
 from torch import nn
 
 from midblock.base import LayerPlan, MidblockError
-from midblock.checkpoints import Anatomy
-from midblock.tuning.parts import part_of, select_roles
+from midblock.checkpoints import Anatomy, Projection, part_of
+from midblock.tuning.parts import select_roles
 from midblock.tuning.settings import Placement
 from midblock.tuning.where import Target, find_projections, place_adapters
 
 MIDDLE = LayerPlan.parse("010", 3)
-MIXTURES = ("mixtral", "olmoe")
+MIXTURES = ("mixtral", "olmoe", "qwen3_moe")
 
 
 def placed(model, plan=MIDDLE, **options):
@@ -95,7 +95,7 @@ def test_as_many_parameters_as_another_plan(pico, asked, dora):
     model = pico("llama")
     one = placed(model, target_modules=asked, use_dora=dora, match_parameters="all:2")
     everywhere = placed(model, LayerPlan.parse("all", 3), lora_r=2, target_modules=asked, use_dora=dora)
-    assert abs(one.parameters - everywhere.parameters) <= sum(target.per_rank for target in one.targets) / 2
+    assert abs(one.parameters - everywhere.parameters) <= sum(target.projection.per_rank for target in one.targets) / 2
     if not dora:
         assert one.parameters == everywhere.parameters
         assert one.plan.ranks == (6,)
@@ -146,7 +146,7 @@ def test_routers_only_when_asked_for(pico):
         )
     )  # fmt: skip
     found = placed(model, LayerPlan.parse("01", 2), target_modules="all")
-    assert {part_of(target.role) for target in found.targets} == {"attention", "mlp"}
+    assert {target.projection.part for target in found.targets} == {"attention", "mlp"}
     names = {target.name.removeprefix("model.layers.1.mlp.") for target in found.targets}
     assert "shared_expert.gate_proj" in names
     assert "experts.gate_up_proj" in names
@@ -182,7 +182,7 @@ def test_a_plan_for_another_depth(pico):
 
 def test_an_empty_group():
     with pytest.raises(MidblockError, match=r"'mlp' matches no projection here \(there are: qkv\)"):
-        select_roles("mlp", {"qkv"})
+        select_roles("mlp", {"qkv": "attention"})
 
 
 @pytest.mark.parametrize(
@@ -197,17 +197,18 @@ def test_an_empty_group():
 )
 def test_roles_without_a_name_of_their_own(role, part):
     assert part_of(role) == part
-    assert (role in select_roles("all", {role, "q_proj"})) == (part != "router")
+    assert (role in select_roles("all", {role: part_of(role), "q_proj": "attention"})) == (part != "router")
 
 
 def test_every_family_has_only_roles_with_a_name(family, pico):
     roles = {projection.role for projection in find_projections(pico(family))}
     assert "other" not in {part_of(role) for role in roles}
     assert {"o_proj", "down_proj"} < roles
-    experts = {found.kind for found in find_projections(pico(family))} == {"linear", "experts"}
+    experts = {len(found.shape) for found in find_projections(pico(family))} == {2, 3}
     assert experts == (family in MIXTURES)
 
 
 def test_a_target_counts_its_experts():
-    assert Target("a", 0, "down_proj", "experts", (4, 5, 7), 3, 6.0).parameters == 4 * 3 * (5 + 7)
-    assert Target("a", 0, "down_proj", "linear", (5, 7), 3, 6.0, dora=True).parameters == 3 * (5 + 7) + 5
+    experts, one = (Projection("a", 0, "down_proj", "mlp", shape, block=0) for shape in ((4, 5, 7), (5, 7)))
+    assert Target(experts, 3, 6.0).parameters == 4 * 3 * (5 + 7)
+    assert Target(one, 3, 6.0, dora=True).parameters == 3 * (5 + 7) + 5

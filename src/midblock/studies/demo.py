@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
-
-from midblock.base import LayerTable, Progress, RunFolder, Silent
+from midblock.base import LayerTable, Progress
 from midblock.checkpoints import load_pair
-from midblock.metrics import analyze
+from midblock.metrics import AnalysisSettings, analyze
+from midblock.metrics.analysis import analysis_draft
+from midblock.runs.folder import discard, standing
 from midblock.tuning import TuneSettings, tune
+from midblock.tuning.tune import tune_draft
 
 BASE = "builtin:smollm2-135m-instruct"
 DATA = "builtin:gsm_symbolic"
@@ -47,6 +47,9 @@ def demo(
         output_dir: gets `sft/` (the run folder of the tuning) and `analysis/` (that of the comparison).
         overwrite: make everything anew.
         num_samples: held-out prompts to compare the models on.
+        progress: told how far it got.
+        command: how it was called, recorded.
+        tuning: how the partner is made.
         device: `cpu`, `cuda`, …; `auto` takes the accelerator if there is one.
 
     Returns:
@@ -54,24 +57,27 @@ def demo(
 
     Raises:
         MidblockError: the embedded model or its data cannot be had (the message says what to install).
+
+    Example:
+        >>> table, folder = demo("runs/demo", num_samples=8)
+        >>> table.models
+        ['base', 'sft']
     """
-    output, progress = Path(output_dir), progress or Silent()
+    output = Path(output_dir)
     partner, analysis = output / "sft", output / "analysis"
-    fresh = overwrite or not _made_with(partner, tuning)
-    # What was measured on the old partner must not be taken for the new one's, should this be stopped here.
-    if fresh and (analysis / "run.json").exists():
-        RunFolder.check(analysis, "analyze", {}, overwrite=True)
-        shutil.rmtree(analysis)
-    options = {**asdict(tuning), "device": device}
-    layers = options.pop("layers")
-    tune(BASE, DATA, layers, output_dir=partner, resume=not fresh, overwrite=fresh, progress=progress, **options)
-    reuse = not fresh and _analyzed_with(analysis, num_samples)
+    asked = {**asdict(tuning), "device": device}
+    fresh = overwrite or not standing(partner, tune_draft(BASE, DATA, **asked)).same
+    if fresh:
+        # What was measured on the old partner must not be taken for the new one's, should this be stopped here.
+        discard(analysis)
+    tune(BASE, DATA, **asked, output_dir=partner, resume=not fresh, overwrite=fresh, progress=progress)
+    pair = load_pair(BASE, str(partner), device=device)
+    measuring = AnalysisSettings(split="test", num_samples=num_samples, num_token_samples=min(32, num_samples))
+    reuse = standing(analysis, analysis_draft(pair, DATA, measuring)).same
     table = analyze(
-        load_pair(BASE, str(partner), device=device),
+        pair,
         DATA,
-        split="test",
-        num_samples=num_samples,
-        num_token_samples=min(32, num_samples),
+        **asdict(measuring),
         output_dir=analysis,
         resume=reuse,
         overwrite=not reuse,
@@ -79,21 +85,3 @@ def demo(
         command=command,
     )
     return table, analysis
-
-
-def _made_with(partner: Path, tuning: TuneSettings) -> bool:
-    """Whether the tuned partner, finished or not, was begun with these settings."""
-    try:
-        config = yaml.safe_load((partner / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return False
-    wanted = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(tuning).items()}
-    return isinstance(config, dict) and all(config.get(name) == value for name, value in wanted.items())
-
-
-def _analyzed_with(analysis: Path, num_samples: int) -> bool:
-    try:
-        config = yaml.safe_load((analysis / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return False
-    return isinstance(config, dict) and config.get("num_samples") == num_samples

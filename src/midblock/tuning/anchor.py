@@ -21,7 +21,7 @@ from midblock.tuning.factors import Factors
 
 
 @dataclass(frozen=True, eq=False)
-class Projection:
+class Projected:
     """What a hold made of this process's rows.
 
     Attributes:
@@ -43,7 +43,7 @@ class Hold(Protocol):
 
     group: dist.ProcessGroup | None
 
-    def project(self) -> Projection:
+    def project(self) -> Projected:
         """Read the weight."""
         ...
 
@@ -85,12 +85,12 @@ class Anchor:
     def _run(self, factor: float | None) -> Float[Tensor, ""]:
         values = []
         for bucket in self._buckets:
-            projections = [hold.project() for hold in bucket]
-            sums = [projection.sums for projection in projections]
+            projected = [hold.project() for hold in bucket]
+            sums = [each.sums for each in projected]
             if (group := bucket[0].group) is not None:
                 sums = summed(sums, group)
-            for hold, several, projection in zip(bucket, sums, projections, strict=True):
-                values.append(hold.finish(several, projection.kept, factor))
+            for hold, several, each in zip(bucket, sums, projected, strict=True):
+                values.append(hold.finish(several, each.kept, factor))
         return self.strength * torch.stack([value.to(values[0].device) for value in values]).sum()
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from midblock.base import MidblockError, unknown
-from midblock.tuning.anchor import Anchor, Hold, Projection, check_shape, share_of
-from midblock.tuning.anchor_rows import Rows, add_product, local, rows_of, summed
+from midblock.tuning.anchor import Anchor, Hold, Projected, check_shape, share_of
+from midblock.tuning.anchor_rows import RowShare, add_product, local, rows_of, summed
 from midblock.tuning.factors import Factors, block, working_dtype
 
 SAME_WEIGHT = 0.02  # of ‖Σ_k‖_F: more than casting a weight to bfloat16 changes
@@ -57,12 +57,12 @@ class FullAnchor(Anchor):
 class BlockHold:
     """‖U_kᵀ W V_k − Σ_k‖_F² of one weight."""
 
-    def __init__(self, name: str, parameter: nn.Parameter, factors: Factors, rows: Rows, normalize: bool) -> None:
+    def __init__(self, name: str, parameter: nn.Parameter, factors: Factors, rows: RowShare, normalize: bool) -> None:
         self.parameter, self.factors, self.group = parameter, factors, rows.group
         self.share = share_of(factors, normalize, working_dtype(parameter))
 
-    def project(self) -> Projection:
-        return Projection([block(local(self.parameter), self.factors.U, self.factors.V)])
+    def project(self) -> Projected:
+        return Projected([block(local(self.parameter), self.factors.U, self.factors.V)])
 
     def finish(self, sums: list[Tensor], kept: Any, factor: float | None) -> Float[Tensor, ""]:
         M = sums[0] - self.factors.core
@@ -79,7 +79,7 @@ class BlockHold:
 class SubspaceHold:
     """‖U_kᵀΔ‖² + ‖ΔV_k‖² − ‖U_kᵀΔV_k‖² of one weight: what leaves the top spaces to first order counts too."""
 
-    def __init__(self, name: str, parameter: nn.Parameter, factors: Factors, rows: Rows, normalize: bool) -> None:
+    def __init__(self, name: str, parameter: nn.Parameter, factors: Factors, rows: RowShare, normalize: bool) -> None:
         self.parameter, self.factors, self.group = parameter, factors, rows.group
         self.share = share_of(factors, normalize, working_dtype(parameter))
         with torch.no_grad():
@@ -87,10 +87,10 @@ class SubspaceHold:
             self.left_origin = left if rows.group is None else summed([[left]], rows.group)[0][0]
             self._check(name)
 
-    def project(self) -> Projection:
+    def project(self) -> Projected:
         left, right = self._sides()
         right -= self.right_origin
-        return Projection([left, (self.share * right.square()).sum()], right)
+        return Projected([left, (self.share * right.square()).sum()], right)
 
     def finish(self, sums: list[Tensor], kept: Any, factor: float | None) -> Float[Tensor, ""]:
         left, right = sums[0] - self.left_origin, kept
@@ -124,9 +124,9 @@ class ExpertsHold:
         self.own = own
         self.group: dist.ProcessGroup | None = group
 
-    def project(self) -> Projection:
+    def project(self) -> Projected:
         mine = self.own.project()
-        return Projection([self.own.finish(mine.sums, mine.kept, None)], mine)
+        return Projected([self.own.finish(mine.sums, mine.kept, None)], mine)
 
     def finish(self, sums: list[Tensor], kept: Any, factor: float | None) -> Float[Tensor, ""]:
         if factor is not None:
@@ -134,7 +134,7 @@ class ExpertsHold:
         return sums[0]
 
 
-HOLDS: Mapping[str, Callable[[str, nn.Parameter, Factors, Rows, bool], Hold]] = {
+HOLDS: Mapping[str, Callable[[str, nn.Parameter, Factors, RowShare, bool], Hold]] = {
     "block": BlockHold,
     "subspace": SubspaceHold,
 }
@@ -148,6 +148,6 @@ def _hold(name: str, parameter: nn.Parameter, factors: Factors, scope: str, norm
     if parameter.ndim == 2:
         mine = replace(factors, U=factors.U[rows.slice].clone())
         return HOLDS[scope](name, parameter, mine.to(device), rows, normalize)
-    parts = (part[rows.slice].clone() for part in (factors.U, factors.core, factors.V))
-    alone = replace(rows, group=None)
-    return ExpertsHold(HOLDS[scope](name, parameter, Factors(*parts).to(device), alone, normalize), rows.group)
+    U, core, V = (part[rows.slice].clone() for part in (factors.U, factors.core, factors.V))
+    mine, alone = replace(factors, U=U, core=core, V=V), replace(rows, group=None)
+    return ExpertsHold(HOLDS[scope](name, parameter, mine.to(device), alone, normalize), rows.group)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from midblock.base import MidblockError, unknown
-from midblock.tuning.anchor import Anchor, Hold, Projection, check_shape, share_of
-from midblock.tuning.anchor_rows import Rows, add_product, local, rows_of
+from midblock.tuning.anchor import Anchor, Hold, Projected, check_shape, share_of
+from midblock.tuning.anchor_rows import RowShare, add_product, local, rows_of
 from midblock.tuning.factors import Factors, working_dtype
 
 LoraItem = tuple[nn.Parameter, nn.Parameter, float, Factors]
@@ -69,7 +69,7 @@ class _Adapter:
     U: Float[Tensor, "m k"]
     V: Float[Tensor, "n k"]
     share: Float[Tensor, "1 1"]
-    rows_of_a: Rows
+    rows_of_a: RowShare
     group: dist.ProcessGroup | None
 
     def local(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -88,7 +88,9 @@ def _adapter(name: str, item: LoraItem, normalize: bool) -> _Adapter:
         factors = replace(factors, U=factors.U[rows_of_b.slice].clone())
     factors = factors.to(local(B).device)
     share = share_of(factors, normalize, working_dtype(B))
-    return _Adapter(A, B, scale, factors.U, factors.V, share, rows_of_a, rows_of_a.group)
+    return _Adapter(
+        A=A, B=B, scale=scale, U=factors.U, V=factors.V, share=share, rows_of_a=rows_of_a, group=rows_of_a.group
+    )
 
 
 class BlockHold:
@@ -97,9 +99,9 @@ class BlockHold:
     def __init__(self, adapter: _Adapter) -> None:
         self.adapter, self.group = adapter, adapter.group
 
-    def project(self) -> Projection:
+    def project(self) -> Projected:
         A, B, U, V = self.adapter.local()
-        return Projection([U.mT @ B, self.adapter.rows_of_a.padded(A @ V)])
+        return Projected([U.mT @ B, self.adapter.rows_of_a.padded(A @ V)])
 
     def finish(self, sums: list[Tensor], kept: Any, factor: float | None) -> Float[Tensor, ""]:
         (P, Q), own = sums, self.adapter
@@ -120,9 +122,9 @@ class SubspaceHold:
     def __init__(self, adapter: _Adapter) -> None:
         self.adapter, self.group = adapter, adapter.group
 
-    def project(self) -> Projection:
+    def project(self) -> Projected:
         A, B, U, _ = self.adapter.local()
-        return Projection([U.mT @ B, B.mT @ B, self.adapter.rows_of_a.padded(A)])
+        return Projected([U.mT @ B, B.mT @ B, self.adapter.rows_of_a.padded(A)])
 
     def finish(self, sums: list[Tensor], kept: Any, factor: float | None) -> Float[Tensor, ""]:
         (P, BB, A), own = sums, self.adapter

@@ -18,8 +18,8 @@ from midblock.base import MidblockError
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows `start` to `stop` of a parameter's `total` (of experts, for a 3-D one).
+class RowShare:
+    """RowShare `start` to `stop` of a parameter's `total` (of experts, for a 3-D one).
 
     Attributes:
         group: the processes that share them out; None where this process holds all.
@@ -43,7 +43,7 @@ class Rows:
         return whole
 
 
-def rows_of(parameter: nn.Parameter, name: str) -> Rows:
+def rows_of(parameter: nn.Parameter, name: str) -> RowShare:
     """Find the rows this process holds, as `torch.chunk` shares them out: uneven, perhaps none.
 
     Raises:
@@ -51,7 +51,7 @@ def rows_of(parameter: nn.Parameter, name: str) -> Rows:
     """
     total = parameter.shape[0]
     if not isinstance(parameter, DTensor) or all(placement.is_replicate() for placement in parameter.placements):
-        return Rows(0, total, total)
+        return RowShare(0, total, total)
     mesh, placements = parameter.device_mesh, parameter.placements
     if len(placements) != 1 or placements[0] != Shard(0):
         raise MidblockError(
@@ -60,7 +60,7 @@ def rows_of(parameter: nn.Parameter, name: str) -> Rows:
         )
     size = -(-total // mesh.size())
     start = min(mesh.get_local_rank() * size, total)
-    rows = Rows(start, min(start + size, total), total, mesh.get_group())
+    rows = RowShare(start=start, stop=min(start + size, total), total=total, group=mesh.get_group())
     if local(parameter).shape[0] != rows.stop - rows.start:
         raise MidblockError(f"{name}: {local(parameter).shape[0]} rows here, {rows.stop - rows.start} expected")
     return rows

@@ -12,18 +12,18 @@ import torch
 from midblock.base import MidblockError, unknown
 from midblock.checkpoints import LoadSettings
 from midblock.checkpoints.models import pick_device
-from midblock.tuning.settings import TuneSettings
-from midblock.tuning.sharding import rank, world_size
+from midblock.runs.processes import world_size
+from midblock.tuning.methods import METHODS
+from midblock.tuning.settings import CourseSettings, Loop
 
 # Options that mean the same there and have the same name.
 SAME = (
-    "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "num_train_epochs", "max_steps",
-    "warmup_steps", "lr_scheduler_type", "optim", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay",
-    "max_grad_norm", "logging_steps", "seed",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "max_steps", "warmup_steps",
+    "lr_scheduler_type", "optim", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm", "seed",
 )  # fmt: skip
 
 
-def training_arguments(settings: TuneSettings, loading: LoadSettings, folder: Path) -> Any:
+def training_arguments(settings: CourseSettings, loop: Loop, loading: LoadSettings, folder: Path) -> Any:
     """Build the SFTConfig; with several processes this joins them.
 
     Args:
@@ -57,17 +57,19 @@ def training_arguments(settings: TuneSettings, loading: LoadSettings, folder: Pa
     try:
         arguments = SFTConfig(
             **given,
+            num_train_epochs=loop.num_train_epochs,
             output_dir=str(folder),
             use_cpu=cpu,
             ddp_backend="gloo" if cpu and world_size() > 1 else None,
             ddp_find_unused_parameters=False,
-            bf16=half(settings, loading),
+            bf16=half(loading),
             fp16=False,
             **_checkpointing(SFTConfig, settings.gradient_checkpointing),
-            save_strategy="steps" if settings.save_steps and not settings.shard else "no",
-            save_steps=settings.save_steps or 500,
+            save_strategy="steps" if loop.save_steps and not loop.shard else "no",
+            save_steps=loop.save_steps or 500,
             save_total_limit=2,
             logging_strategy="steps",
+            logging_steps=loop.logging_steps,
             logging_nan_inf_filter=False,  # else a loss that is no number is logged as the mean of those before
             logging_first_step=True,
             report_to=list(settings.report_to) or "none",
@@ -76,7 +78,7 @@ def training_arguments(settings: TuneSettings, loading: LoadSettings, folder: Pa
             remove_unused_columns=False,
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
-            router_aux_loss_coef=0.0 if settings.method == "lora" else None,
+            router_aux_loss_coef=0.0 if METHODS[settings.method].base_stays else None,
             data_seed=settings.seed,
         )
         _try_out(arguments)
@@ -121,12 +123,12 @@ def _checkpointing(config: type, wanted: bool) -> dict[str, Any]:
     return {name: wanted, f"{name}_kwargs": {"use_reentrant": False}}
 
 
-def half(settings: TuneSettings, loading: LoadSettings) -> bool:
+def half(loading: LoadSettings) -> bool:
     """Whether to compute in bfloat16: on an accelerator, unless another precision is asked for."""
     return pick_device(loading.device).type != "cpu" and loading.dtype in ("auto", "bfloat16")
 
 
-def weight_dtype(settings: TuneSettings, loading: LoadSettings) -> str:
+def weight_dtype(settings: CourseSettings, loop: Loop, loading: LoadSettings) -> str:
     """Precision of the weights in memory: frozen ones as stored on an accelerator, trained ones in float32.
 
     At the learning rates of full tuning, bfloat16 weights would not move.
@@ -134,7 +136,8 @@ def weight_dtype(settings: TuneSettings, loading: LoadSettings) -> str:
     if loading.dtype != "auto":
         return loading.dtype
     on_cpu = pick_device(loading.device).type == "cpu"
-    return "float32" if on_cpu or settings.method == "full" or settings.shard else "auto"
+    as_stored = METHODS[settings.method].base_stays and not loop.shard and not on_cpu
+    return "auto" if as_stored else "float32"
 
 
 def refuse_deepspeed() -> None:
@@ -144,16 +147,6 @@ def refuse_deepspeed() -> None:
         raise MidblockError(
             "DeepSpeed keeps gradients where midblock cannot check them, so it is not supported", hint=hint
         )
-
-
-def main_process() -> bool:
-    return rank() == 0
-
-
-def barrier() -> None:
-    """Wait for the other processes, if there are any."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from midblock.base import MidblockError
-from midblock.checkpoints import block_of
 from midblock.checkpoints.lora_config import NOT_LOW_RANK
 from midblock.data.hub import HUB_SETS
 from midblock.tuning.adapter_source import AdapterSource
@@ -98,11 +97,16 @@ def _equal_plan(source: AdapterSource) -> tuple[int, int, dict[str, Any]]:
     return rank, round(alpha), _targets([module for module, _ in found])
 
 
+def _block_of(module: str) -> int | None:
+    """The block in a module's path: its first whole number; the base, which would know better, need not be at hand."""
+    return next((int(part) for part in module.split(".") if part.isdigit()), None)
+
+
 def _targets(modules: list[str]) -> dict[str, Any]:
     """The modules as projections × blocks where they are such a product, else by their full names."""
-    blocks = {block for module in modules if (block := block_of(module)) is not None}
-    inside = {module.partition(f".{block_of(module)}.")[2] for module in modules}
-    prefixes = {module.partition(f".{block_of(module)}.")[0] for module in modules}
+    blocks = {block for module in modules if (block := _block_of(module)) is not None}
+    inside = {module.partition(f".{_block_of(module)}.")[2] for module in modules}
+    prefixes = {module.partition(f".{_block_of(module)}.")[0] for module in modules}
     if len(prefixes) == 1 and "" not in inside and len(modules) == len(blocks) * len(inside):
         return {"lora_target_modules": sorted(inside), "peft_layers_to_transform": sorted(blocks)}
     return {"lora_target_modules": sorted(modules)}

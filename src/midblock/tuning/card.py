@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
-from midblock.base.run_folder import RECORDED_PACKAGES
 from midblock.checkpoints import Checkpoint
-from midblock.tuning.settings import TuneSettings
+from midblock.runs.folder import RECORDED_PACKAGES
+from midblock.tuning.methods import METHODS
+from midblock.tuning.settings import CourseSettings
 
 PAPERS = {
     "layers": ("A Layer-wise Analysis of Supervised Fine-Tuning", "2604.11838"),
@@ -23,7 +24,7 @@ PAPERS = {
 
 
 def model_card(
-    settings: TuneSettings,
+    settings: CourseSettings,
     base: Checkpoint,
     record: Mapping[str, Any],
     plan: Mapping[str, Any],
@@ -35,13 +36,13 @@ def model_card(
         record: `run.json`: versions, data, models.
         plan: `plan.json`.
     """
-    data, adapted = record["data"], settings.method == "lora"
+    data, method = record["data"], METHODS[settings.method]
     # the hub refuses a card whose base is not one of its own models
     header: dict[str, Any] = {"base_model": base.reference.location} if base.reference.kind == "hub" else {}
     header |= {
-        "library_name": "peft" if adapted else "transformers",
+        "library_name": method.library,
         "pipeline_tag": "text-generation",
-        "tags": ["midblock", "sft", *(["lora"] if adapted else [])],
+        "tags": ["midblock", "sft", *method.tags],
     }
     facts = {
         "Blocks tuned": f"{plan['layers']} of {plan['total_blocks']}",
@@ -69,12 +70,13 @@ def _title(base: Checkpoint, plan: Mapping[str, Any]) -> str:
     return f"{base.name}, blocks {plan['layers']} tuned with midblock"
 
 
-def _method(settings: TuneSettings, plan: Mapping[str, Any]) -> str:
-    if settings.method == "full":
-        return "full: the weights themselves"
-    ranks = sorted({target["rank"] for target in plan["targets"]})
-    scales = sorted({round(target["scale"], 6) for target in plan["targets"]})
-    kind = "DoRA" if settings.use_dora else "LoRA"
+def _method(settings: CourseSettings, plan: Mapping[str, Any]) -> str:
+    ranked = [target for target in plan["targets"] if target["rank"] is not None]
+    if not ranked:
+        return f"{settings.method}: the weights themselves"
+    ranks = sorted({target["rank"] for target in ranked})
+    scales = sorted({round(target["scale"], 6) for target in ranked})
+    kind = "DoRA" if settings.use_dora else METHODS[settings.method].title
     return f"{kind}, rank {_span(ranks)}, scale {_span(scales)}"
 
 
@@ -82,14 +84,14 @@ def _span(values: list[Any]) -> str:
     return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
-def _anchor(settings: TuneSettings) -> str:
+def _anchor(settings: CourseSettings) -> str:
     if settings.anchor == "none":
         return "nothing"
     return f"{settings.anchor}: k {settings.anchor_k}, λ {settings.anchor_lambda:g}, scope {settings.anchor_scope}"
 
 
-def _papers(settings: TuneSettings) -> list[tuple[str, str]]:
-    names = ["layers", *(["lora"] if settings.method == "lora" else [])]
+def _papers(settings: CourseSettings) -> list[tuple[str, str]]:
+    names = ["layers", *METHODS[settings.method].papers]
     names += [name for name in ("rpsft",) if settings.anchor == name]
     names += [name for name in ("dft",) if settings.loss == name]
     return [PAPERS[name] for name in names]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from midblock.tuning.prepared import Prepared
 from midblock.tuning.scoring import LOGIT_BYTES
-from midblock.tuning.settings import TuneSettings
-from midblock.tuning.sharding import world_size
+from midblock.tuning.settings import Schedule
 
 # AdamW keeps two numbers a trained parameter, in its dtype.
 STATES = 2
@@ -17,19 +16,25 @@ KEPT_INNER = 4
 
 
 def estimate_memory(
-    prepared: Prepared, settings: TuneSettings, longest: int, *, anchor_bytes: int = 0, cache_bytes: int = 0
+    prepared: Prepared,
+    settings: Schedule,
+    longest: int,
+    *,
+    shards: int = 1,
+    anchor_bytes: int = 0,
+    cache_bytes: int = 0,
 ) -> dict[str, int]:
     """Estimate what each part of training takes.
 
     Args:
         longest: tokens of the longest example.
+        shards: processes that weights, gradients and optimiser state are split over.
         anchor_bytes: of the singular factors.
         cache_bytes: on disk, for the frozen prefix.
 
     Returns:
         `weights`, `gradients`, `optimizer`, `activations`, `logits`, `anchor`, and `prefix_cache_disk`, in bytes.
     """
-    shards = world_size() if settings.shard else 1
     weights = sum(value.numel() * value.element_size() for value in prepared.model.parameters())
     trained = sum(value.numel() * value.element_size() for value in prepared.trained.values())
     config = prepared.anatomy.config

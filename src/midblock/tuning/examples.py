@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from midblock.base import MidblockError
-from midblock.data import ExampleSet, TokenizedPrompt, TokenizedSet, encode, load_dataset
+from midblock.data import ExampleSet, TokenizedPrompt, TokenizedSet, encode
 from midblock.data.batches import IGNORED
 from midblock.data.load import FILE_ENDINGS
-from midblock.tuning.settings import TuneSettings
+from midblock.runs.reading import load_samples
+from midblock.tuning.settings import CourseSettings
 
 SHOWN = 5
 # families that look positions up in a table, which ends
@@ -63,16 +64,15 @@ class TrainingExamples:
         return [IGNORED] * start + list(prompt.input_ids[start:])
 
 
-def load_examples(data: str | ExampleSet, tokenizer: Any, settings: TuneSettings) -> TrainingExamples:
+def load_examples(data: str | ExampleSet, tokenizer: Any, settings: CourseSettings) -> TrainingExamples:
     """Draw and tokenise the examples.
 
     Raises:
         MidblockError: the data cannot be read; an example has no completion, or loses all of it at the maximum length
             (how many, and which).
     """
-    if isinstance(data, str):
-        split = settings.split or (None if _is_file(data) else "train")
-        data = load_dataset(data, split=split, num_samples=settings.num_samples, seed=settings.seed)
+    split = settings.split or ("train" if isinstance(data, str) and not _is_file(data) else None)
+    data = load_samples(data, replace(settings, split=split))
     tokens = encode(
         data, tokenizer, template=settings.template, max_length=settings.max_length, min_tokens=2, add_eos=True
     )
@@ -94,7 +94,8 @@ def load_examples(data: str | ExampleSet, tokenizer: Any, settings: TuneSettings
         "target_tokens": sum(targets),
         "longest": max(len(p.input_ids) for p in prompts),
     }
-    return TrainingExamples(prompts, settings.train_on_prompt, facts, _notes(tokens, settings))
+    notes = _notes(tokens, settings)
+    return TrainingExamples(prompts=prompts, on_prompt=settings.train_on_prompt, facts=facts, notes=notes)
 
 
 def check_fit(examples: TrainingExamples, config: Any) -> list[str]:
@@ -147,7 +148,7 @@ def _refuse_without_targets(data: ExampleSet, tokens: TokenizedSet, max_length: 
         raise MidblockError(what, hint="--train-on-prompt trains on all of the text")
 
 
-def _notes(tokens: TokenizedSet, settings: TuneSettings) -> list[str]:
+def _notes(tokens: TokenizedSet, settings: CourseSettings) -> list[str]:
     notes = []
     if tokens.truncated:
         notes.append(

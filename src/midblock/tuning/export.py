@@ -22,7 +22,7 @@ from midblock.tuning.adapter_source import AdapterSource
 from midblock.tuning.axolotl import write_axolotl
 from midblock.tuning.equal_rank import write_equal_rank
 from midblock.tuning.merged import write_merged
-from midblock.tuning.merged_by_peft import stored_otherwise, write_merged_by_peft
+from midblock.tuning.merged_by_peft import write_merged_by_peft
 from midblock.tuning.snippets import write_lora_config
 from midblock.tuning.trl_script import write_trl
 
@@ -92,9 +92,9 @@ def export(
 ) -> Path:
     """Write a tuned adapter in a form that other programs load, and check it against the adapter.
 
-    - `merged`: base plus adapter as a safetensors checkpoint, tensor by tensor. Where the adapter is no low-rank change
-      of the tensors on disk (DoRA, stacked experts, models whose tensors transformers fuses on loading), PEFT merges
-      it instead, with the whole model in memory.
+    - `merged`: base plus adapter as a safetensors checkpoint, tensor by tensor. Where the adapter is neither low-rank
+      changes (with DoRA's magnitudes or without, stacked experts too) nor whole tensors (IA3, VeRA, single tokens), PEFT
+      merges it instead, with the whole model in memory.
     - `equal-rank`: a PEFT adapter of one rank and one scale, for vLLM and llama.cpp.
     - `lora-config`: PEFT's adapter_config.json, for training anew.
     - `axolotl`: an Axolotl recipe.
@@ -201,13 +201,8 @@ def _merged(request: Request, folder: Path) -> Made:
     _check_base(checkpoint, folder)
     reason = request.source.settings.inexpressible
     if reason is None:
-        try:
-            lost = write_merged(checkpoint, folder, request.dtype)
-            return Made(_loss_note(lost), lost, CHANGE)
-        except MidblockError as refused:
-            if not stored_otherwise(checkpoint):
-                raise
-            reason = refused.what
+        lost = write_merged(checkpoint, folder, request.dtype)
+        return Made(_loss_note(lost), lost, CHANGE)
     error = write_merged_by_peft(checkpoint, folder, request.dtype)
     return Made([f"merged by PEFT, with the whole model in memory: {reason}"], error, LOGITS)
 

@@ -12,14 +12,14 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch import distributed as dist
 
 from midblock.base import MidblockError, Progress, Silent, replace_atomically
 from midblock.base.files import write_failure
 from midblock.checkpoints.cache import cache_root
+from midblock.runs.processes import barrier
 from midblock.tuning.factors import Factors, block, factorize, resolve_k
 
-METHOD = 1  # of the factors; a change of how they are made must raise it
+METHOD = 2  # of the factors; a change of how they are made must raise it
 TOLERANCE = 1e-3  # of ‖Σ_k‖_F: far above what another device's rounding does, far below what a wrong byte does
 SKEW = 0.02  # of ‖I‖_F: what rounding to bfloat16 leaves of orthonormality is ten times less
 
@@ -64,8 +64,7 @@ def load_factors(
     if world > 1 and weight_hash is not None:
         for name in names[rank::world]:
             get(name)
-        if dist.is_initialized():
-            dist.barrier()
+        barrier()
     for name in names:
         if name not in found:
             get(name)
@@ -85,7 +84,8 @@ def _cached(name: str, weight: Tensor, k: int, weight_hash: str | None, seed: in
                 return kept
             made = factorize(weight, k, seed=seed, dtype=dtype, name=name)
             with replace_atomically(path) as temporary:
-                parts = {"U": made.U, "core": made.core, "V": made.V}
+                residual = torch.tensor(made.residual, dtype=torch.float64)
+                parts = {"U": made.U, "core": made.core, "V": made.V, "residual": residual}
                 save_file({part: value.contiguous() for part, value in parts.items()}, temporary, {"weight": name})
     except (OSError, SafetensorError) as error:
         failure = write_failure(path, error)
@@ -107,12 +107,12 @@ def _read(path: Path, weight: Float[Tensor, "*experts m n"], k: int, dtype: torc
     except (OSError, SafetensorError):
         return None
     *experts, m, n = weight.shape
-    wanted = {"U": (*experts, m, k), "core": (*experts, k, k), "V": (*experts, n, k)}
+    wanted = {"U": (*experts, m, k), "core": (*experts, k, k), "V": (*experts, n, k), "residual": ()}
     if {part: tuple(value.shape) for part, value in parts.items()} != wanted:
         return None
     if {parts["U"].dtype, parts["V"].dtype} != {dtype} or not parts["core"].is_floating_point():
         return None
-    kept = Factors(**parts).to(weight.device)
+    kept = Factors(parts["U"], parts["core"], parts["V"], float(parts["residual"])).to(weight.device)
     return kept if _fits(kept, weight) else None
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from midblock.base import MidblockError
-from midblock.tuning.top_singular import POWER_ITERATIONS, Triple, exact_top, is_exact, sketched_top
+from midblock.metrics.top_singular import TOLERANCE, top_singular
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +26,14 @@ class Factors:
         U: left singular vectors, as columns.
         core: Σ_k, the computed U_kᵀ W⁰ V_k, in float32 (float64 for float64 factors).
         V: right singular vectors, as columns.
+        residual: how far from the true spaces these may be at most, the sine of an angle (`top_singular`); of several
+            experts the largest. 0 where they are exact.
     """
 
     U: Float[Tensor, "*experts m k"]
     core: Float[Tensor, "*experts k k"]
     V: Float[Tensor, "*experts n k"]
+    residual: float = 0.0
 
     @property
     def S(self) -> Float[Tensor, "*experts k"]:  # noqa: N802
@@ -54,11 +57,11 @@ class Factors:
         GPT-2's `Conv1D` stores (in, out). With full tuning that does not matter: the penalty is the same for W and Wᵀ,
         so factorise what is stored. An adapter's BA is (out, in) all the same: give it the transposed factors.
         """
-        return Factors(self.V, self.core.mT, self.U)
+        return Factors(self.V, self.core.mT, self.U, self.residual)
 
     def to(self, device: torch.device | str) -> Factors:
         """The same factors on another device."""
-        return Factors(self.U.to(device), self.core.to(device), self.V.to(device))
+        return replace(self, U=self.U.to(device), core=self.core.to(device), V=self.V.to(device))
 
 
 def block(
@@ -115,6 +118,11 @@ def full_rank_names(shapes: Mapping[str, Sequence[int]], k: str) -> tuple[str, .
     return tuple(name for name, (*_, m, n) in shapes.items() if resolve_k(k, m, n) == min(m, n))
 
 
+def unsettled(factors: Mapping[str, Factors]) -> tuple[str, ...]:
+    """Names of the weights whose directions did not come to stand as `top_singular` wants. Callers should say so."""
+    return tuple(name for name, found in factors.items() if found.residual > TOLERANCE)
+
+
 def factorize(
     weight: Float[Tensor, "*shape"],
     k: int,
@@ -122,22 +130,16 @@ def factorize(
     seed: int,
     dtype: torch.dtype = torch.float32,
     exact: bool | None = None,
-    oversample: int | None = None,
-    power_iterations: int = POWER_ITERATIONS,
     name: str = "the weight",
 ) -> Factors:
-    """Find the top-k singular spaces of a weight, or of every expert's.
-
-    Up to min(m, n) = 2048, and wherever k is no small part of it, they are exact (float64); beyond, a randomised SVD.
+    """Find the top-k singular spaces of a weight, or of every expert's: those by which `block_drift` judges too.
 
     Args:
         weight: (m, n), or (experts, m, n).
         k: at most min(m, n).
-        seed: decides the random sketch.
-        dtype: what U and V are kept in; the arithmetic is float32 or wider whatever it is.
+        seed: decides the random block of a weight too wide to be decomposed whole.
+        dtype: what U and V are kept in; the arithmetic is float64 whatever it is.
         exact: force one of the two ways.
-        oversample: extra columns of the sketch; by default a quarter of k, at least 16.
-        power_iterations: more bring the sketch nearer to the exact spaces.
         name: the weight's, for errors.
 
     Returns:
@@ -152,14 +154,9 @@ def factorize(
         raise MidblockError(f"{name} holds values that are not finite", hint="fetch the checkpoint again")
     home = weight.device
     weight = weight.detach().cpu() if home.type == "mps" else weight.detach()  # mps has no float64
-    m, n = weight.shape[-2:]
-    exact = is_exact(m, n, k) if exact is None else exact
-
-    def top(matrix: Tensor) -> Triple:
-        return exact_top(matrix, k) if exact else sketched_top(matrix, k, seed, oversample, power_iterations)
-
-    triples = [top(matrix) for matrix in (weight if weight.ndim == 3 else weight[None])]
-    U, _, V = (torch.stack(parts).to(dtype) for parts in zip(*triples, strict=True))
+    matrices = weight if weight.ndim == 3 else weight[None]
+    found = [top_singular(matrix, k, exact=exact, seed=seed) for matrix in matrices]
+    U, V = torch.stack([each.U for each in found]).to(dtype), torch.stack([each.V for each in found]).to(dtype)
     if weight.ndim == 2:
         U, V = U[0], V[0]
-    return Factors(U, block(weight, U, V), V).to(home)
+    return Factors(U, block(weight, U, V), V, max(each.residual for each in found)).to(home)

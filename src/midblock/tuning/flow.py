@@ -6,49 +6,36 @@ model is kept.
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from midblock.base import LayerRow, LayerTable, MidblockError, Progress, RunFolder, Silent, write_json
-from midblock.checkpoints import Checkpoint, quiet_transformers, split_options
+from midblock.base import LayerRow, LayerTable, MidblockError, divide
+from midblock.checkpoints import LoadSettings, quiet_transformers
 from midblock.data import ExampleSet
-from midblock.tuning.arguments import barrier, main_process
+from midblock.runs.processes import main_process
+from midblock.runs.where import Where
+from midblock.tuning.aim import Aim, Learned
+from midblock.tuning.course import Course
 from midblock.tuning.flow_rows import summarize_flow, trace_rows
-from midblock.tuning.flow_settings import FlowSettings
+from midblock.tuning.flow_settings import FEW_STEPS, FlowSettings
 from midblock.tuning.gradients import Gradients
-from midblock.tuning.outputs import Artifact, save_model
-from midblock.tuning.prepared import Prepared
+from midblock.tuning.lesson import train
+from midblock.tuning.methods import METHODS
 from midblock.tuning.sketch import GradientTrace
 from midblock.tuning.summary import read_artifact
-from midblock.tuning.training import Trained
-from midblock.tuning.tune import PATHS, Tuning, phase
 
 
-def flow(
-    base: str,
-    data: str | ExampleSet,
-    layers: str = "all",
-    *,
-    output_dir: Path | str,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-    command: str | None = None,
-    **options: Any,
-) -> LayerTable:
+def flow(base: str, data: str | ExampleSet, layers: str = "all", **options: Any) -> LayerTable:
     """Take the first steps of fine-tuning and measure gradients and weight change by depth and part.
+
+    A run that was stopped takes its few steps anew when it is resumed.
 
     Args:
         base: a model reference.
         data: a dataset reference, or examples already loaded.
         layers: the blocks to train, in any notation of `LayerPlan`, or `auto:RUN` from an analysis.
-        output_dir: the run folder to write.
-        resume, overwrite: what to do with a folder that is there; a run that was stopped takes its few steps anew.
-        progress: told how far it got.
-        command: how it was called, recorded.
-        **options: fields of `FlowSettings` and `LoadSettings`.
+        **options: fields of `FlowSettings`, `LoadSettings` and `Where`; `output_dir` must be among them.
 
     Returns:
         gradient_norm, gradient_norm_first, gradient_agreement, gradient_snr and how far weights moved, by layer and
@@ -56,68 +43,49 @@ def flow(
 
     Raises:
         MidblockError: anything the user can mend.
+
+    Example:
+        >>> from midblock import flow
+        >>> table = flow("start", "sums.jsonl", max_steps=3, output_dir="first-steps")
+        >>> table.curve("gradient_norm", "first-steps", "block").layer.tolist()
+        [0, 1, 2]
     """
-    loading, asked = split_options(options)
-    settings = FlowSettings.of({**asked, "layers": layers})
-    run = Flow(base, data, settings, loading, Path(output_dir).expanduser(), progress or Silent(), command)
+    where, loading, settings = divide({**options, "layers": layers}, Where, LoadSettings, FlowSettings)
+    folder = where.needed("flow")
+    look = _Look(folder.name, settings, GradientTrace(settings.sketch_size, settings.seed))
     with quiet_transformers():
-        return run.run(resume, overwrite, None).table
+        course = Course.of("flow", base, data, settings=settings, loop=FEW_STEPS, loading=loading)
+        # the model is read back once, to see how far weights moved, and goes with what else is partial
+        target = folder / "partial" / METHODS[settings.method].folder
+        done = train(course, Aim(target=target, results=look.results, on_gradients=look.on_gradients), where)
+    if done.outcome is None:
+        read_artifact(folder, folder, done.table)  # raises where the summary is gone
+    return done.table
 
 
-@dataclass
-class Flow(Tuning):
-    """A tuning run of a few steps that looks at gradients and keeps no model."""
+@dataclass(frozen=True)
+class _Look:
+    """What flow sees of a training.
 
-    verb: ClassVar[str] = "flow"
+    Attributes:
+        name: the run's, which stands for the model in the table.
+    """
 
+    name: str
     settings: FlowSettings
-    trace: GradientTrace = field(init=False)
+    trace: GradientTrace
 
-    def __post_init__(self) -> None:
-        self.trace = GradientTrace(self.settings.sketch_size, self.settings.seed)
-
-    @property
-    def _target(self) -> Path:
-        # read back once, to see how far weights moved
-        return self.folder / "partial" / PATHS[self.settings.method]
-
-    def _on_gradients(self, gradients: Gradients) -> None:
+    def on_gradients(self, gradients: Gradients) -> None:
         if main_process():  # data parallel processes have the same gradients
             self.trace.add(gradients)
 
-    def _read_back(self) -> Artifact:
-        return read_artifact(self.folder, self.folder)
+    def results(self, learned: Learned) -> tuple[Sequence[LayerRow], Mapping[str, Any]]:
+        self._check_moved(learned.moved)
+        rows = [*trace_rows(self.trace, self.name, learned.blocks, self.settings.seed), *learned.moved]
+        learned.notes.extend(self._notes())
+        return rows, summarize_flow(rows, learned.lines, self.settings.method)
 
-    def _save(
-        self,
-        run: RunFolder,
-        prepared: Prepared,
-        checkpoint: Checkpoint,
-        tokenizer: Any,
-        planned: dict[str, Any],
-        done: Trained,
-    ) -> Artifact:
-        with phase(run, "save"):
-            save_model(prepared, tokenizer, checkpoint, self._target, "", main_process())
-        barrier()
-        if not main_process():
-            return Artifact(self.folder, self.folder, LayerTable.from_rows([]), (), {})
-        lines, blocks = done.log.read(), len(prepared.anatomy)
-        moved = self._moved(run, checkpoint, blocks)
-        self._check_moved(moved)
-        rows = trace_rows(self.trace, self.folder.name, blocks, self.settings.seed) + moved
-        table = LayerTable.from_rows(rows)
-        table.write(self.folder)
-        summary = summarize_flow(rows, lines, self.settings.method)
-        write_json(self.folder / "summary.json", summary)
-        write_json(self.folder / "plan.json", planned)
-        self._note_sketches()
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)  # the Trainer makes it, though it saves none
-        run.record["notes"] = self.notes
-        run.finish()
-        return Artifact(self.folder, self.folder, table, lines, summary)
-
-    def _check_moved(self, moved: list[LayerRow]) -> None:
+    def _check_moved(self, moved: Sequence[LayerRow]) -> None:
         """Refuse a table of zeros.
 
         Raises:
@@ -127,10 +95,11 @@ class Flow(Tuning):
             what = f"no weight moved in {len(self.trace)} steps: the learning rate is below the weights' precision"
             raise MidblockError(what, hint="raise --learning-rate, or --dtype float32")
 
-    def _note_sketches(self) -> None:
-        if self.trace.sketched:
-            size = self.settings.sketch_size
-            self.notes.append(
-                f"Gradients of {self.trace.sketched} of {len(self.trace.places)} tensors are compared by sketches of "
-                f"{size:,} numbers: cosines between steps are uncertain by up to about {size**-0.5:.3f} for that alone."
-            )
+    def _notes(self) -> list[str]:
+        if not self.trace.sketched:
+            return []
+        size = self.settings.sketch_size
+        return [
+            f"Gradients of {self.trace.sketched} of {len(self.trace.places)} tensors are compared by sketches of "
+            f"{size:,} numbers: cosines between steps are uncertain by up to about {size**-0.5:.3f} for that alone."
+        ]

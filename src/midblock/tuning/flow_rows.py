@@ -11,12 +11,12 @@ import torch
 from midblock.base import Estimate, LayerRow
 from midblock.metrics.uncertainty import bootstrap_means
 from midblock.tuning.agreement import agreement, signal_to_noise
-from midblock.tuning.sketch import GradientTrace
+from midblock.tuning.methods import METHODS
+from midblock.tuning.sketch import GradientTrace, LayerPart
 
 NEAR = 0.1  # share of the range of a curve, below its peak, that still counts as the peak
 LARGE = 1.2  # times the median
 PEAKS = ("gradient_norm", "gradient_agreement", "delta_rel")
-METHODS = {"lora": "LoRA", "full": "full tuning"}
 
 
 def trace_rows(trace: GradientTrace, name: str, blocks: int, seed: int) -> list[LayerRow]:
@@ -44,7 +44,7 @@ def trace_rows(trace: GradientTrace, name: str, blocks: int, seed: int) -> list[
     return rows
 
 
-def _row(name: str, place: tuple[int, str], blocks: int, metric: str, found: Estimate) -> LayerRow:
+def _row(name: str, place: LayerPart, blocks: int, metric: str, found: Estimate) -> LayerRow:
     layer, part = place
     return LayerRow(name, layer, blocks, metric, found.value, found.n, found.low, found.high, module=part)
 
@@ -57,7 +57,7 @@ def summarize_flow(rows: Sequence[LayerRow], lines: Sequence[Mapping[str, Any]],
         lines: of `log.jsonl`, one a step.
     """
     curves = {metric: _curve(rows, metric) for metric in PEAKS}
-    how = f"({len(lines)} step{'s' * (len(lines) > 1)}, {METHODS[method]})"
+    how = f"({len(lines)} step{'s' * (len(lines) > 1)}, {METHODS[method].title})"
     return {
         "headline": f"{_sentence(curves)} {how}.",
         "models": [],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from midblock.base import MidblockError
-from midblock.checkpoints.roles import ATTENTION, MLP, place
-
-GROUPS = dict.fromkeys((*ATTENTION, "qkv"), "attention") | dict.fromkeys((*MLP, "gate_up"), "mlp")
+from midblock.checkpoints import Projection
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +20,11 @@ class Gradients:
 
     Attributes:
         model: the model in training.
-        blocks: L.
+        locate: says of a parameter's name in the causal language model where it sits (`Anatomy.projection_of`).
     """
 
     model: nn.Module
-    blocks: int
+    locate: Callable[[str], Projection]
 
     @cached_property
     def trained(self) -> Mapping[str, nn.Parameter]:
@@ -37,9 +35,8 @@ class Gradients:
         """Parameter name → layer (-1 the embedding, L the head) and part of the block."""
         found = {}
         for name in self.trained:
-            where = place(plain_name(name), self.blocks)
-            part = "mlp" if "experts" in where.module else GROUPS.get(where.module, where.module)
-            found[name] = (where.layer, part)
+            where = self.locate(plain_name(name))
+            found[name] = (where.layer, where.part)
         return found
 
     def squares(self) -> dict[str, float]:

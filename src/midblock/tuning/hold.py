@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
-from midblock.base import MidblockError, Progress, derive
-from midblock.checkpoints.lora_config import ALTERING_INITS
-from midblock.tuning.adapters import adapter_parameters
+from midblock.base import Progress, derive
+from midblock.runs.processes import rank, world_size
 from midblock.tuning.anchor import Anchor
-from midblock.tuning.anchor_full import FullAnchor
-from midblock.tuning.anchor_lora import LoraAnchor
 from midblock.tuning.factor_cache import load_factors
-from midblock.tuning.factors import Factors, full_rank_names
+from midblock.tuning.factors import Factors, full_rank_names, unsettled
 from midblock.tuning.prepared import Prepared
-from midblock.tuning.settings import Anchoring, TuneSettings
-from midblock.tuning.sharding import rank, world_size
+from midblock.tuning.settings import Anchoring, CourseSettings
 
 
 @dataclass(frozen=True, eq=False)
-class Hold:
+class HeldWeights:
     """The singular factors of the weights to hold on to; none where no anchor is asked for.
 
     Attributes:
@@ -37,8 +34,8 @@ class Hold:
 
     @classmethod
     def of(
-        cls, prepared: Prepared, settings: TuneSettings, weight_hash: str, device: torch.device, progress: Progress
-    ) -> Hold:
+        cls, prepared: Prepared, settings: CourseSettings, weight_hash: str, device: torch.device, progress: Progress
+    ) -> HeldWeights:
         """Factorise the weights that will be trained, or those under their adapters, as they are now.
 
         Raises:
@@ -46,8 +43,8 @@ class Hold:
         """
         if settings.anchor == "none":
             return cls(settings)
-        _check(prepared, settings)
-        weights = prepared.anchored()
+        prepared.trainable.check_anchor(settings)
+        weights = prepared.trainable.anchored()
         found = load_factors(
             {name: value.detach() for name, value in weights.items()},
             settings.anchor_k,
@@ -69,13 +66,19 @@ class Hold:
 
     @property
     def notes(self) -> list[str]:
-        if not self.full_rank:
-            return []
-        shown = ", ".join(self.full_rank[:3]) + (", …" if len(self.full_rank) > 3 else "")
-        return [
-            f"The anchor's k takes every direction of {len(self.full_rank)} weights ({shown}): there it holds the "
-            "whole weight, like an L2 penalty."
-        ]
+        notes = []
+        if self.full_rank:
+            notes.append(
+                f"The anchor's k takes every direction of {_some(self.full_rank)}: there it holds the whole weight, "
+                "like an L2 penalty."
+            )
+        if names := unsettled(self.factors):
+            worst = max(self.factors[name].residual for name in names)
+            notes.append(
+                f"The anchor's directions of {_some(names)} are approximate: the sine of their angle to the true ones "
+                f"is up to {worst:.2g}."
+            )
+        return notes
 
     def as_record(self) -> dict[str, Any] | None:
         """What `plan.json` says of it."""
@@ -95,31 +98,9 @@ class Hold:
         """A maker of the anchor, to be called once training has put the parameters where they stay."""
         if not self.factors:
             return None
-        return lambda: self._made(prepared)
-
-    def _made(self, prepared: Prepared) -> Anchor:
-        how = (self.settings.anchor_lambda, self.settings.anchor_scope, self.settings.anchor_normalize)
-        if prepared.adapters is None:
-            trained = prepared.trained
-            return FullAnchor({name: (trained[name], factors) for name, factors in self.factors.items()}, *how)
-        deltas = adapter_parameters(prepared.model)
-        items: dict[str, Any] = {}
-        for target in prepared.adapters.targets:
-            factors, delta = self.factors[f"{target.name}.weight"], deltas[target.name]
-            # an adapter's B A is (out, in) also where the weight is stored the other way round
-            oriented = factors.transposed if target.transposed else factors
-            items[target.name] = (delta.A, delta.B, delta.scale, oriented)
-        return LoraAnchor(items, *how)
+        return partial(prepared.trainable.anchor, self.factors, self.settings)
 
 
-def _check(prepared: Prepared, settings: TuneSettings) -> None:
-    if settings.load_in_4bit:
-        raise MidblockError("an anchor needs the weights in full, not in 4 bits", hint="leave out --load-in-4bit")
-    if settings.use_dora:
-        raise MidblockError("the anchor is not defined for DoRA, whose change is more than B A", hint="plain LoRA")
-    if prepared.adapters is not None and any(target.kind == "experts" for target in prepared.adapters.targets):
-        hint = "--target-modules attention, or --method full"
-        raise MidblockError("the anchor does not reach adapters on fused experts", hint=hint)
-    if settings.init_lora_weights.lower().startswith(ALTERING_INITS):
-        what = f"adapters that start by {settings.init_lora_weights} take part of the weight that the anchor would hold"
-        raise MidblockError(what, hint="another init_lora_weights")
+def _some(names: Sequence[str]) -> str:
+    """How many weights, and the first of them."""
+    return f"{len(names)} weights ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"

@@ -1,13 +1,15 @@
 """Base plus adapter as one checkpoint, tensor by tensor: no model is built, memory holds a few tensors.
 
-Each file of the base becomes one file. What the adapter does not touch is written as it was, bit for bit; what it
-touches is computed in float64 and rounded once.
+Each file of the base becomes one file, under the base's names on disk: an expert that lies there by itself gets its own
+slice of a stacked change. What the adapter does not touch is written as it was, bit for bit; what it touches is computed
+in float64 and rounded once. Cost: one pass over the base, and one over what was written to compare it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,13 @@ from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from midblock.base import MidblockError, write_json
-from midblock.checkpoints import Checkpoint, LowRankDelta, TensorReader, place
+from midblock.checkpoints import Checkpoint, EffectiveTensors, LowRankDelta, Source, TensorReader
 from midblock.checkpoints.adapter import Adapter
 from midblock.checkpoints.checkpoint_files import copy_small_files, copy_tokenizer_of_adapter, write_config
+from midblock.checkpoints.effective import exact_rows
 from midblock.checkpoints.tensor_writer import write_tensors
 from midblock.checkpoints.weight_files import INDEX, SINGLE
 
-HEAD = "lm_head.weight"
 CHUNK = 2**24  # entries computed at a time, in float64
 
 
@@ -31,30 +33,39 @@ class Merge:
     """What every tensor of the merged checkpoint is made of.
 
     Attributes:
-        base: the base's tensors.
-        deltas: low-rank changes, by the name of the tensor they are added to.
-        replaced: tensors that stand in for the base's.
-        read_from: the base's tensor a name starts from, where that has another name: an untied head.
+        tensors: the base's, with the adapter folded in.
         dtype: of every floating-point tensor written; None for each one's own.
     """
 
-    base: TensorReader
-    deltas: Mapping[str, LowRankDelta]
-    replaced: Mapping[str, Shaped[Tensor, "*shape"]]
-    read_from: Mapping[str, str]
+    tensors: EffectiveTensors
     dtype: torch.dtype | None
 
-    @property
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Every tensor to write, by its name on disk; last a head that the adapter untied."""
+        own = self.tensors
+        lacking = own.has_head and not own.tied and own.head not in own.by_name
+        return (*own.on_disk, *((own.head,) if lacking else ()))
+
+    @cached_property
     def touched(self) -> frozenset[str]:
         """Names of the tensors that the adapter changes or adds."""
-        return frozenset({*self.deltas, *self.replaced, *self.read_from})
+        own = self.tensors
+        kept = {
+            stored
+            for stored, pieces in own.on_disk.items()
+            if all(own.origin(piece) is not None for piece in pieces)
+            and not (own.tied and pieces[0].name == own.head and own.embedding in own.changes.names)
+        }
+        return frozenset(self.names) - kept
 
     def entry(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
         """Type and shape that a tensor is written in."""
-        origin = self.read_from.get(name, name)
-        own = self.base.dtype(origin) if origin in self.base else self.replaced[name].dtype
-        shape = tuple(self.replaced[name].shape) if name in self.replaced else self.base.shape(origin)
-        return (self.dtype if self.dtype and own.is_floating_point else own), shape
+        own = self.tensors
+        source = own.written(name)
+        stored = name if name in own.store else own.head_piece.stored
+        kind = own.store.dtype(stored) if stored in own.store else source.stored.dtype
+        return (self.dtype if self.dtype and kind.is_floating_point else kind), tuple(source.stored.shape)
 
     def value(self, name: str) -> Shaped[Tensor, "*shape"]:
         """The tensor to write.
@@ -62,32 +73,20 @@ class Merge:
         Raises:
             MidblockError: it does not fit into the type.
         """
-        start, (dtype, shape) = self._start(name), self.entry(name)
-        if name not in self.deltas:
-            made = start.to(dtype)
+        source, (dtype, shape) = self.tensors.written(name), self.entry(name)
+        if not source.changed:
+            made = source.stored.to(dtype)
         else:
             made = torch.empty(shape, dtype=dtype)
-            for rows, exact in self.exact(name):
+            for rows, exact in exact_rows(source, CHUNK):
                 made[rows] = exact.to(dtype)
-        if start.dtype != dtype or name in self.deltas:
-            _check_fits(name, start, made)
+        if source.stored.dtype != dtype or source.changed:
+            _check_fits(name, source.stored, made)
         return made
 
     def exact(self, name: str) -> Iterator[tuple[slice, Float64[Tensor, "rows *rest"]]]:
         """What a touched tensor should be, some rows at a time."""
-        start, delta = self._start(name), self.deltas.get(name)
-        if start.ndim == 0:
-            return
-        step = max(1, CHUNK // max(1, start[0].numel()))
-        for first in range(0, start.shape[0], step):
-            rows = slice(first, first + step)
-            exact = start[rows].double()
-            if delta is not None:
-                exact = exact + LowRankDelta(delta.B[rows], delta.A, delta.scale).dense()
-            yield rows, exact
-
-    def _start(self, name: str) -> Shaped[Tensor, "*shape"]:
-        return self.replaced[name] if name in self.replaced else self.base.read(self.read_from.get(name, name))
+        return exact_rows(self.tensors.written(name), CHUNK)
 
 
 def write_merged(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None) -> float:
@@ -109,8 +108,9 @@ def write_merged(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None
             full, or what was written reads back otherwise.
     """
     adapter = adapter_of(checkpoint)
-    with checkpoint.tensors() as base:
-        merge, changes = _plan(checkpoint, adapter, base, dtype)
+    with EffectiveTensors.of_checkpoint(checkpoint) as tensors:
+        _check(tensors)
+        merge, changes = Merge(tensors, dtype), _config_changes(tensors, checkpoint)
         _write_weights(merge, folder)
         copy_small_files(checkpoint.folder, folder, code=checkpoint.trust_remote_code)
         copy_tokenizer_of_adapter(adapter.folder, folder)
@@ -132,50 +132,27 @@ def adapter_of(checkpoint: Checkpoint) -> Adapter:
     return checkpoint.adapter
 
 
-def _plan(
-    checkpoint: Checkpoint, adapter: Adapter, base: TensorReader, dtype: torch.dtype | None
-) -> tuple[Merge, dict[str, Any]]:
-    """What to write, and what changes in config.json."""
-    deltas, replaced = dict(adapter.deltas(base)), dict(adapter.replaced(base))
-    config: Any = checkpoint.config.get_text_config()
-    names = _outside(base, config.num_hidden_layers)
-    embedding, head = names.get("embedding"), names.get("head", HEAD)
-    read_from = {head: embedding} if head in deltas and head not in base and embedding else {}
+def _config_changes(tensors: EffectiveTensors, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What becomes otherwise in config.json: a resized vocabulary, a head that is tied no more."""
     changes: dict[str, Any] = {}
-    if embedding and embedding in replaced and replaced[embedding].shape != base.shape(embedding):
-        changes["vocab_size"] = replaced[embedding].shape[0]
-    if embedding and getattr(config, "tie_word_embeddings", False) and {embedding, head} & {*deltas, *replaced}:
-        if head not in base:
-            read_from[head] = embedding
-        merge = Merge(base, deltas, replaced, read_from, dtype)
-        resized_alone = "vocab_size" in changes and head not in replaced  # the head of PEFT's model then follows
-        if not resized_alone and not torch.equal(merge.value(embedding), merge.value(head)):
-            changes["tie_word_embeddings"] = False
-        elif head not in base:
-            for mapping in (deltas, replaced, read_from):
-                mapping.pop(head, None)
-    _check_shapes(replaced, base, {embedding, head})
-    _check_plain(deltas, base)
-    return Merge(base, deltas, replaced, read_from, dtype), changes
-
-
-def _outside(base: TensorReader, blocks: int) -> dict[str, str]:
-    """The names of the input embedding and of the head, as far as the file has them."""
-    found = {}
-    for name in base.names:
-        module = place(name, blocks).module
-        if module in ("embedding", "head") and name.endswith(".weight"):
-            found[module] = name
-    return found
+    config: Any = checkpoint.config.get_text_config()
+    resized = tensors.changes.replaced.get(tensors.embedding)
+    if resized is not None and len(resized) != config.vocab_size:
+        changes["vocab_size"] = len(resized)
+    touched = {tensors.embedding, tensors.head} & tensors.changes.names
+    if touched and getattr(config, "tie_word_embeddings", False) and not tensors.tied:
+        changes["tie_word_embeddings"] = False
+    return changes
 
 
 def _write_weights(merge: Merge, folder: Path) -> None:
     """Write a file for each of the base's; a tensor the base has not goes into the last."""
-    homes: dict[Path, list[str]] = {}
-    for name in merge.base.names:
-        homes.setdefault(merge.base.file(name), []).append(name)
+    homes: dict[Path | None, list[str]] = {}
+    store = merge.tensors.store
+    for name in store.names:
+        homes.setdefault(store.file(name), []).append(name)
     *_, last = homes.values()
-    last += sorted(merge.touched - set(merge.base.names))
+    last += [name for name in merge.names if name not in store]
     count, size = len(homes), 0
     index: dict[str, str] = {}
     for number, names in enumerate(homes.values(), start=1):
@@ -203,15 +180,15 @@ def rounding_loss(merge: Merge, name: str, written: TensorReader) -> float:
     found = written.read(name)
     grain = torch.finfo(found.dtype).eps if found.is_floating_point() else 0.0
     wrong = size = 0.0
+    source = merge.tensors.written(name)
     for rows, exact in merge.exact(name):
         error = (found[rows].double() - exact).abs()
         bound = 0.51 * grain * exact.abs() + torch.finfo(found.dtype).tiny * grain
         if not bool((error <= bound).all()):
             raise MidblockError(f"{name} reads back otherwise than it was written", hint="write to another disk")
         wrong += float(error.square().sum())
-        if name in merge.deltas:
-            delta = merge.deltas[name]
-            size += float(LowRankDelta(delta.B[rows], delta.A, delta.scale).dense().square().sum())
+        if source.changed:
+            size += float(_change(source, rows, exact).square().sum())
     return (wrong / size) ** 0.5 if size else 0.0
 
 
@@ -220,15 +197,26 @@ def _check_fits(name: str, start: Float[Tensor, "*shape"], made: Float[Tensor, "
         raise MidblockError(f"{name} has entries too large for {made.dtype}", hint="--dtype bfloat16 or float32")
 
 
-def _check_shapes(replaced: Mapping[str, Tensor], base: TensorReader, resizable: set[str | None]) -> None:
-    for name, tensor in replaced.items():
-        if name in base and name not in resizable and tuple(tensor.shape) != base.shape(name):
-            what = f"the adapter replaces {name} by {list(tensor.shape)}, its base has {list(base.shape(name))}"
+def _change(source: Source, rows: slice, exact: Float64[Tensor, "rows *rest"]) -> Float64[Tensor, "rows *rest"]:
+    """ΔW in some rows: what the factors say, or what is there less what was."""
+    if isinstance(source.delta, LowRankDelta) and source.factor is None:
+        return source.delta.dense_rows(rows)
+    return exact - source.stored[rows].double()
+
+
+def _check(tensors: EffectiveTensors) -> None:
+    """Do nothing if what the adapter replaces and changes can be replaced and changed.
+
+    Raises:
+        MidblockError: a replacement of another shape, or a change on top of a quantised tensor.
+    """
+    resizable = (tensors.embedding, tensors.head)
+    for piece in tensors.stored_pieces:
+        found, base = tensors.changes.replaced.get(piece.name), tensors.store.shape(piece.stored)
+        if found is not None and not piece.region and piece.name not in resizable and tuple(found.shape) != base:
+            what = f"the adapter replaces {piece.name} by {list(found.shape)}, its base has {list(base)}"
             raise MidblockError(what, hint="another base was tuned; --base names the right one")
-
-
-def _check_plain(deltas: Mapping[str, LowRankDelta], base: TensorReader) -> None:
-    for name in deltas:
-        if name in base and not (base.dtype(name).is_floating_point and base.dtype(name).itemsize > 1):
+        kind = tensors.store.dtype(piece.stored)
+        if tensors.source(piece).changed and not (kind.is_floating_point and kind.itemsize > 1):
             hint = "give its full-precision original with --base"
-            raise MidblockError(f"{name} is stored as {base.dtype(name)}, to which nothing can be added", hint=hint)
+            raise MidblockError(f"{piece.stored} is stored as {kind}, to which nothing can be added", hint=hint)

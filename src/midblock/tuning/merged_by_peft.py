@@ -21,14 +21,6 @@ PROBES = 24  # tokens, spread over the vocabulary, that the models before and af
 TOLERANCE = 1e-3  # of the largest logit; both models compute in float32
 
 
-def stored_otherwise(checkpoint: Checkpoint) -> bool:
-    """Whether transformers renames or fuses this model's tensors on loading, so that its file has other names."""
-    from transformers import conversion_mapping
-
-    kinds = (checkpoint.config.model_type, checkpoint.config.get_text_config().model_type)
-    return any(conversion_mapping.get_checkpoint_conversion_mapping(kind) for kind in kinds)
-
-
 def write_merged_by_peft(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None) -> float:
     """Load the base in float32, let PEFT merge the adapter, and save the model with its tokenizer.
 

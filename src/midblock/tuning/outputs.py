@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from midblock.base import LayerRow, LayerTable, Progress
-from midblock.base.files import write_failure
+from midblock.base.files import folder_atomically, write_failure
 from midblock.checkpoints import BASE, Checkpoint, Variant, open_checkpoint, quiet_transformers
 from midblock.metrics.weight_comparison import WeightComparison
 from midblock.tuning.prepared import Prepared
@@ -54,46 +52,17 @@ def save_model(prepared: Prepared, tokenizer: Any, checkpoint: Checkpoint, targe
     Raises:
         MidblockError: the disk is full, or the place cannot be written.
     """
-    adapted = prepared.adapters is not None
-    wrapped: Any = prepared.model
-    state = gathered(prepared.model, set(prepared.trained) if adapted else None)
+    trainable = prepared.trainable
+    state = gathered(trainable.model, trainable.saved)
     if not main:
         return
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch, quiet_transformers():
-            made = Path(scratch) / target.name
-            extra = {"save_embedding_layers": False} if adapted else {}
-            if adapted:
-                _name_base(prepared, checkpoint)
-            wrapped.save_pretrained(made, state_dict=state, **extra)
-            if adapted:
-                _sort_names(made / "adapter_config.json")
+        with folder_atomically(target) as made, quiet_transformers():
+            trainable.write(made, state, checkpoint)
             tokenizer.save_pretrained(made)
             (made / "README.md").write_text(card, encoding="utf-8")
-            shutil.rmtree(target, ignore_errors=True)
-            made.rename(target)
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         raise write_failure(target, error) from error
-
-
-def _name_base(prepared: Prepared, checkpoint: Checkpoint) -> None:
-    """Let the adapter name its base as the user did, not as a folder of this machine's cache."""
-    wrapped: Any = prepared.model
-    for config in wrapped.peft_config.values():
-        reference = checkpoint.reference
-        config.base_model_name_or_path = reference.location if reference.kind == "hub" else reference.text
-        config.revision = checkpoint.reference.revision
-        config.inference_mode = True
-
-
-def _sort_names(path: Path) -> None:
-    """PEFT writes sets in an order that changes from run to run."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("target_modules", "target_parameters"):
-        if isinstance(config.get(key), list):
-            config[key] = sorted(config[key])
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def moved_rows(
@@ -102,17 +71,16 @@ def moved_rows(
     """How far each weight moved, read back from what was written."""
     after = open_checkpoint(str(tuned), adapter_base=base.reference.text)
     comparison = WeightComparison(
-        Variant(BASE, base),
-        Variant(name, after),
-        blocks,
-        frozenset(MOVED),
-        frozenset(range(-1, blocks + 1)),
-        1,
-        False,
-        notes,
+        base=Variant(BASE, base),
+        tuned=Variant(name, after),
+        blocks=blocks,
+        wanted=frozenset(MOVED),
+        layers=frozenset(range(-1, blocks + 1)),
+        rank=1,
+        notes=notes,
     )
     with base.tensors() as tensors:
-        total = sum(_entries(tensors.shape(tensor)) for tensor in tensors.names)
+        total = sum(math.prod(tensors.shape(tensor)) for tensor in tensors.names)
     return list(comparison.rows(progress.phase("comparing weights", total)))
 
 
@@ -135,10 +103,3 @@ def _norms(line: Mapping[str, Any]) -> dict[tuple[int, str], float]:
         for layer, _, part in [key.partition(".")]
     }
     return whole | parts
-
-
-def _entries(shape: Sequence[int]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count

@@ -71,7 +71,8 @@ class PrefixStore:
         except (OSError, RuntimeError) as error:  # torch reports a refused mapping as a RuntimeError
             raise write_failure(folder, error) from error
         counts = torch.tensor(lengths)
-        return cls(folder, counts, counts.cumsum(0) - counts, states.view(tokens, width), whole)
+        starts = counts.cumsum(0) - counts
+        return cls(folder=folder, lengths=counts, starts=starts, states=states.view(tokens, width), whole=whole)
 
     @property
     def bytes(self) -> int:

@@ -10,24 +10,26 @@ import torch
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, Checkpoint, LoadSettings, load_model, open_checkpoint
 from midblock.tuning.losses import LOSSES
+from midblock.tuning.methods import METHODS
 from midblock.tuning.prepared import Prepared
 from midblock.tuning.scoring import Reference
-from midblock.tuning.settings import TuneSettings
+from midblock.tuning.settings import CourseSettings
 
 
-def check_reference(settings: TuneSettings, base: str) -> None:
+def check_reference(settings: CourseSettings, base: str) -> None:
     """Raise MidblockError where a reference is needed and there is none, or is given and not used."""
     needed = _needed(settings)
-    if needed and settings.method == "full" and settings.reference is None:
+    method = METHODS[settings.method]
+    if needed and not method.base_stays and settings.reference is None:
         raise MidblockError(
-            f"--loss {settings.loss} compares with a reference, and full tuning changes the base itself",
+            f"--loss {settings.loss} compares with a reference, and {method.title} changes the base itself",
             hint=f"--reference {base} loads it a second time, frozen: its memory once more, and a forward pass a step",
         )
     if settings.reference is not None and not needed:
         raise MidblockError(f"the loss {settings.loss} uses no reference", hint="leave out --reference")
 
 
-def check_vocabulary(settings: TuneSettings, loading: LoadSettings, base: Checkpoint) -> None:
+def check_vocabulary(settings: CourseSettings, loading: LoadSettings, base: Checkpoint) -> None:
     """Look at the reference before anything is written or loaded: it is there, and has the base's vocabulary.
 
     Raises:
@@ -39,13 +41,13 @@ def check_vocabulary(settings: TuneSettings, loading: LoadSettings, base: Checkp
         _check_sizes(settings.reference, config.get_text_config().vocab_size, ours.get_text_config().vocab_size)
 
 
-def reference_places(settings: TuneSettings, loading: LoadSettings) -> tuple[Path, ...]:
+def reference_places(settings: CourseSettings, loading: LoadSettings) -> tuple[Path, ...]:
     """Files and folders that a named reference is read from."""
     return _open(settings.reference, loading).places if settings.reference is not None else ()
 
 
 def find_reference(
-    prepared: Prepared, settings: TuneSettings, loading: LoadSettings, device: torch.device
+    prepared: Prepared, settings: CourseSettings, loading: LoadSettings, device: torch.device
 ) -> Reference | None:
     """The base with adapters bypassed, or the model that was named.
 
@@ -56,7 +58,7 @@ def find_reference(
         return None
     divergence = LOSSES[settings.loss].divergence
     if settings.reference is None:
-        return Reference(prepared.anatomy, prepared.model, divergence)
+        return Reference(anatomy=prepared.anatomy, adapted=prepared.model, divergence=divergence)
     dtype = str(next(prepared.causal.parameters()).dtype).removeprefix("torch.")
     named = LoadSettings(
         dtype=dtype,
@@ -67,7 +69,7 @@ def find_reference(
     )
     anatomy = Anatomy.of(load_model(_open(settings.reference, loading), named))
     _check_sizes(settings.reference, anatomy.config.vocab_size, prepared.anatomy.config.vocab_size)
-    return Reference(anatomy, None, divergence)
+    return Reference(anatomy=anatomy, adapted=None, divergence=divergence)
 
 
 def _open(reference: str, loading: LoadSettings) -> Checkpoint:
@@ -79,5 +81,5 @@ def _check_sizes(reference: str, theirs: int, ours: int) -> None:
         raise MidblockError(f"the reference {reference} has {theirs} tokens, the base {ours}")
 
 
-def _needed(settings: TuneSettings) -> bool:
+def _needed(settings: CourseSettings) -> bool:
     return LOSSES[settings.loss].reference or LOSSES[settings.loss].divergence

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from midblock.checkpoints import Anatomy, without_adapters
 from midblock.data.batches import IGNORED
+from midblock.runs.lending import evaluating
 from midblock.tuning.prefix import FrozenPrefix
 
 LOGIT_BYTES = 2**28
@@ -90,23 +91,12 @@ def _scored(
         known = None
         if reference is not None:
             bypass = nullcontext() if reference.adapted is None else without_adapters(reference.adapted)
-            with torch.no_grad(), bypass, _evaluating(reference.anatomy.backbone):
+            # without dropout: the reference is one distribution, not a new one each time it is asked
+            with bypass, evaluating(reference.anatomy.backbone):
                 known = reference.anatomy.backbone(**inputs).last_hidden_state[:, :-1][mask]
         hidden = anatomy.backbone(**inputs).last_hidden_state[:, :-1][mask]
     scores = score_targets(anatomy, hidden, targets[mask], reference, known)
     return {**scores, "row": mask.nonzero()[:, 0]}
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Without dropout: the reference is one distribution, not a new one each time it is asked."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def score_targets(

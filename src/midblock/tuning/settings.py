@@ -1,29 +1,20 @@
-"""What a tuning run can be asked for: every option once, with its unit and the papers' symbol or value."""
+"""What training can be asked for: every option once, with its unit and the papers' symbol or value.
+
+Options stand in groups. `CourseSettings` has those of every verb that trains; a verb adds its own, and gives another
+default (never another meaning) by declaring an option anew.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-from midblock.base import MidblockError, from_options, unknown
-from midblock.tuning.factors import resolve_k
-from midblock.tuning.losses import LOSSES, Objective
+from midblock.runs.reading import DataSettings
+from midblock.tuning.losses import Objective
 
-METHODS = ("lora", "full")
 OUTSIDE = ("embedding", "head", "final_norm", "norms")
 ANCHORS = ("none", "rpsft")
 SCOPES = ("block", "subspace")
 PREFIX_CACHE = ("auto", "on", "off")
-SEEDS = 2**32  # NumPy takes no larger ones, and transformers seeds it
-LARGEST = 2**31
-WHOLE = (
-    "lora_r", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "max_steps", "logging_steps",
-    "save_steps",
-)  # fmt: skip
-ONLY_LORA = (
-    "lora_r", "lora_scale", "lora_alpha", "lora_dropout", "use_dora", "use_rslora", "init_lora_weights", "rank_budget",
-    "match_parameters", "load_in_4bit",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +86,7 @@ class Anchoring:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(DataSettings):
     """Data order, optimiser and steps, named as transformers' TrainingArguments name them."""
 
     split: str | None = None
@@ -104,11 +95,11 @@ class Schedule:
     num_samples: int | None = None
     """Examples drawn from the dataset; all of them when left out."""
 
-    template: str = "raw"
-    """`raw` text, `chat` for the tokenizer's chat template, or a .jinja file."""
-
     max_length: int = 1024
     """Tokens an example is cut at; how many were cut is said before training."""
+
+    seed: int = 0
+    """Decides the examples drawn, their order, the adapters' start and dropout."""
 
     learning_rate: float = 1e-4
     """Peak learning rate (P1: 1e-4 for 1B and 7B; P2, full: 1e-6)."""
@@ -118,9 +109,6 @@ class Schedule:
 
     gradient_accumulation_steps: int = 1
     """Forward passes an optimiser step gathers."""
-
-    num_train_epochs: float = 1.0
-    """Passes over the examples."""
 
     max_steps: int = -1
     """Optimiser steps; overrides the epochs when positive."""
@@ -152,121 +140,34 @@ class Schedule:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant): less memory, a third more time."""
 
+    load_in_4bit: bool = False
+    """QLoRA: the frozen weights in 4 bits (needs a GPU and bitsandbytes)."""
+
+    report_to: tuple[str, ...] = ()
+    """Trackers, as in transformers: `wandb`, `tensorboard`, `trackio`, …"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CourseSettings(Schedule, Anchoring, Objective, Placement):
+    """Options of every verb that trains a model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """How long the loop goes on, and what it keeps on the way: `tune` offers these as options, `flow` decides them."""
+
+    num_train_epochs: float = 1.0
+    """Passes over the examples."""
+
     prefix_cache: str = "auto"
     """Keep what the frozen blocks below the lowest tuned one put out on disk and read it again: `on`, `off`, or `auto`
     (with more than one epoch, where it is exact)."""
 
-    load_in_4bit: bool = False
-    """QLoRA: the frozen weights in 4 bits (needs a GPU and bitsandbytes)."""
-
     shard: bool = False
     """Split weights, gradients and optimiser state over the processes of a `torchrun` (torch's FSDP2)."""
-
-    seed: int = 0
-    """Decides the examples drawn, their order, the adapters' start and dropout."""
 
     logging_steps: int = 1
     """Optimiser steps between lines of `log.jsonl`."""
 
     save_steps: int = 100
     """Optimiser steps between checkpoints that `--resume` goes on from; 0 for none."""
-
-    report_to: tuple[str, ...] = ()
-    """Trackers, as in transformers: `wandb`, `tensorboard`, `trackio`, …"""
-
-    push_to_hub: bool = False
-    """Upload the result to the hub."""
-
-    hub_model_id: str | None = None
-    """Where to upload it."""
-
-    hub_private_repo: bool = True
-    """Make a new hub repository private."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneSettings(Schedule, Anchoring, Objective, Placement):
-    """Options of `midblock tune` that decide its result.
-
-    Raises:
-        MidblockError: an unknown name, a value out of range, or options that exclude each other.
-    """
-
-    def __post_init__(self) -> None:
-        for kind, value, options in (
-            ("method", self.method, METHODS),
-            ("loss", self.loss, tuple(LOSSES)),
-            ("anchor", self.anchor, ANCHORS),
-            ("anchor scope", self.anchor_scope, SCOPES),
-            ("anchor dtype", self.anchor_dtype, ("float32", "bfloat16")),
-            ("prefix cache", self.prefix_cache, PREFIX_CACHE),
-        ):
-            if value not in options:
-                raise unknown(kind, value, options)
-        for part in self.also:
-            if part not in OUTSIDE:
-                raise unknown("part for `also`", part, OUTSIDE)
-        self._check_numbers()
-        self._check_together()
-
-    def _check_numbers(self) -> None:
-        positive = (
-            "lora_r", "lora_scale", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps",
-            "num_train_epochs", "logging_steps", "max_length", "anchor_lambda", "iw_temperature", "kl_beta",
-            "adam_epsilon",
-        )  # fmt: skip
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise MidblockError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("weight_decay", "max_grad_norm", "warmup_steps", "save_steps", "seed"):
-            if not getattr(self, name) >= 0:
-                raise MidblockError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in (*positive, "weight_decay", "warmup_steps", "lora_alpha"):
-            if getattr(self, name) == float("inf"):
-                raise MidblockError(f"{name} is inf; it must be finite")
-        for name in WHOLE:
-            if getattr(self, name) > LARGEST:
-                raise MidblockError(f"{name} is {getattr(self, name)}; it must be at most 2^31")
-        if self.seed >= SEEDS:
-            raise MidblockError(f"seed is {self.seed}; it must be below 2^32")
-        for name in ("adam_beta1", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise MidblockError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
-        if self.lora_alpha is not None and not self.lora_alpha > 0:
-            raise MidblockError(f"lora_alpha is {self.lora_alpha}; it must be above 0")
-        if self.max_steps == 0 or self.max_steps < -1:
-            raise MidblockError(f"max_steps is {self.max_steps}", hint="-1 leaves it to num_train_epochs")
-        if not 0 <= self.lora_dropout < 1:
-            raise MidblockError(f"lora_dropout is {self.lora_dropout}; it must lie in [0, 1)")
-
-    def _check_together(self) -> None:
-        if self.rank_budget is not None and self.match_parameters is not None:
-            raise MidblockError("rank_budget and match_parameters exclude each other")
-        if self.hub_model_id is not None and not self.push_to_hub:
-            raise MidblockError("hub_model_id is about uploading", hint="leave it out, or --push-to-hub")
-        for given in self._given():
-            if given.startswith("anchor_") and self.anchor == "none":
-                raise MidblockError(f"{given} is about an anchor, and there is none", hint="--anchor rpsft")
-            if given == "kl_beta" and self.loss != "kl":
-                raise MidblockError(f"the loss {self.loss} uses no kl_beta", hint="leave it out, or --loss kl")
-            if given == "iw_temperature" and not self.loss.startswith("iw"):
-                raise MidblockError(f"the loss {self.loss} uses no iw_temperature", hint="leave it out, or --loss iw")
-        resolve_k(self.anchor_k, 1, 1)
-        if self.method == "full":
-            if about := [name for name in self._given() if name in ONLY_LORA]:
-                raise MidblockError(f"{about[0]} is about adapters", hint="leave it out, or --method lora")
-        elif self.also:
-            raise MidblockError("`also` trains weights themselves", hint="--method full")
-
-    def _given(self) -> list[str]:
-        """Options that differ from what is taken without them."""
-        return [each.name for each in fields(self) if getattr(self, each.name) != each.default]
-
-    @classmethod
-    def of(cls, options: dict[str, Any]) -> TuneSettings:
-        """Build the settings from keyword arguments.
-
-        Raises:
-            MidblockError: an unknown keyword; the nearest is named.
-        """
-        return from_options(cls, options)

@@ -6,7 +6,6 @@ alone that says it is sharded already.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy
+from midblock.runs.processes import world_size
 
 
 def shard(model: nn.Module, causal: nn.Module, anatomy: Anatomy, device: torch.device, half: bool) -> None:
@@ -75,13 +75,3 @@ def gathered(model: nn.Module, names: set[str] | None = None) -> dict[str, torch
             tensor = value.full_tensor() if isinstance(value, DTensor) else value
             whole[name] = tensor.detach().cpu()
     return whole
-
-
-def rank() -> int:
-    """Which of the processes this is; 0 is the main one, which writes and speaks."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def world_size() -> int:
-    """How many processes `torchrun` or `accelerate launch` started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

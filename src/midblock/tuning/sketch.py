@@ -19,7 +19,7 @@ from midblock.tuning.gradients import Gradients
 
 PIECE = 2**22  # entries whose signs are drawn at once
 
-Place = tuple[int, str]
+LayerPart = tuple[int, str]  # layer (-1 the embedding, L the head) and part of the block
 
 
 def sketch(gradient: Float[Tensor, "..."], size: int, draw: np.random.Generator) -> Float[Tensor, "m"]:
@@ -73,7 +73,7 @@ class GradientTrace:
     def __init__(self, size: int, seed: int) -> None:
         self.size = size
         self.seed = seed
-        self.places: Mapping[str, Place] = {}
+        self.places: Mapping[str, LayerPart] = {}
         self.sketched = 0  # parameters too large to be kept as they are
         self._squares: list[dict[str, float]] = []
         self._sketches: dict[str, list[Tensor]] = {}
@@ -98,9 +98,9 @@ class GradientTrace:
         """K, the number of steps."""
         return len(self._squares)
 
-    def grams(self) -> dict[Place, Float[Tensor, "K K"]]:
+    def grams(self) -> dict[LayerPart, Float[Tensor, "K K"]]:
         """Inner products of the steps' gradients by layer and part, float64; the part "block" is all of a layer."""
-        sums: dict[Place, Tensor] = {}
+        sums: dict[LayerPart, Tensor] = {}
         for name, kept in self._sketches.items():
             layer, part = self.places[name]
             squares = torch.tensor([step[name] for step in self._squares], dtype=torch.float64)

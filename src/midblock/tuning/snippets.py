@@ -10,7 +10,7 @@ from typing import Any
 from midblock.base import MidblockError
 from midblock.checkpoints.lora_config import LoraSettings
 from midblock.tuning.adapter_source import AdapterSource
-from midblock.tuning.settings import TuneSettings
+from midblock.tuning.tune_settings import TuneSettings
 
 NO_DATA = "data.jsonl"  # stands where the user's data belongs
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import LayerTable, MidblockError
-from midblock.base.run_folder import peak_memory
+from midblock.runs.folder import peak_memory
 from midblock.tuning.log_file import LogFile
 from midblock.tuning.outputs import Artifact
-from midblock.tuning.settings import TuneSettings
+from midblock.tuning.tune_settings import TuneSettings
 
 AGAIN = "--overwrite begins again"
 
@@ -53,11 +53,15 @@ def _mean(lines: Sequence[Mapping[str, Any]], key: str) -> float:
     return sum(line[key] for line in lines) / len(lines)
 
 
-def read_artifact(folder: Path, target: Path) -> Artifact:
+def read_artifact(folder: Path, target: Path, table: LayerTable) -> Artifact:
     """A finished run, read back from its folder.
 
+    Args:
+        target: the result inside it.
+        table: its numbers, read already.
+
     Raises:
-        MidblockError: its result, table or summary is not there any more.
+        MidblockError: its result or summary is not there any more.
     """
     lines = LogFile(folder / "log.jsonl").read()
     if not target.is_dir():
@@ -68,7 +72,7 @@ def read_artifact(folder: Path, target: Path) -> Artifact:
         raise MidblockError(f"{folder / 'summary.json'} is missing or broken", hint=AGAIN) from error
     if not isinstance(summary, dict) or not isinstance(summary.get("headline"), str):
         raise MidblockError(f"{folder / 'summary.json'} is missing or broken", hint=AGAIN)
-    return Artifact(folder, target, LayerTable.read(folder), lines, summary)
+    return Artifact(folder=folder, path=target, table=table, log=lines, summary=summary)
 
 
 def upload(target: Path, settings: TuneSettings) -> None:

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from midblock.base import MidblockError, Progress
 from midblock.base.files import write_failure
 from midblock.checkpoints import LoadSettings
-from midblock.tuning.arguments import barrier, main_process
+from midblock.runs.lending import memory_told
+from midblock.runs.processes import barrier, main_process
 from midblock.tuning.examples import Collator, TrainingExamples
 from midblock.tuning.gradients import Gradients
-from midblock.tuning.hold import Hold
+from midblock.tuning.hold import HeldWeights
 from midblock.tuning.log_file import LogFile
+from midblock.tuning.methods import METHODS
 from midblock.tuning.prefix import FrozenPrefix, reason_not_exact
 from midblock.tuning.prefix_store import PrefixStore
 from midblock.tuning.prepared import Prepared
@@ -26,8 +27,10 @@ from midblock.tuning.references import find_reference
 from midblock.tuning.resume import check_whole, last_checkpoint
 from midblock.tuning.schedule import epochs_of, schedule_of
 from midblock.tuning.scoring import scoring
-from midblock.tuning.settings import TuneSettings
-from midblock.tuning.trainer import Watch, make_trainer
+from midblock.tuning.settings import CourseSettings, Loop
+from midblock.tuning.watch import Watch
+
+LESS_MEMORY = "lower --per-device-train-batch-size, or --gradient-checkpointing"
 
 
 @dataclass(frozen=True)
@@ -45,23 +48,26 @@ class Trained:
     compared: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """Everything the loop needs.
 
     Attributes:
         folder: the run folder; checkpoints and `log.jsonl` go there.
-        arguments: an SFTConfig.
+        loop: how long it goes on.
+        held: pretrained weights to hold on to.
         store: where the frozen prefix's output is kept, or None.
+        arguments: an SFTConfig.
         on_gradients: looks at the gradients before each step of the optimiser.
     """
 
     folder: Path
     prepared: Prepared
     examples: TrainingExamples
-    settings: TuneSettings
+    settings: CourseSettings
+    loop: Loop
     loading: LoadSettings
-    hold: Hold
+    held: HeldWeights
     store: PrefixStore | None
     arguments: Any
     tokenizer: Any
@@ -89,7 +95,7 @@ class Training:
             if found is not None and not trainer.is_fsdp_enabled:
                 check_whole(found[0])
             self._hold_on(trainer, resumed=found is not None)
-            trainer.advance(found[1] if found else 0)
+            trainer.watch.advance(found[1] if found else 0)
             self._loop(trainer, str(found[0]) if found else None)
             compared = trainer.untouched.check(self.prepared.model)
         return Trained(log, prefix, compared)
@@ -105,22 +111,26 @@ class Training:
             MidblockError: naming both steps.
         """
         last = max((line["step"] for line in log.read() if line["step"] <= step), default=0)
-        each = self.settings.logging_steps
+        each = self.loop.logging_steps
         if main_process() and last < max(step // each * each, min(step, 1)):
             what = f"{log.path} is broken: it can be read until step {last}, the checkpoint is of step {step}"
             raise MidblockError(what, hint="mend it, or --overwrite begins again")
 
     def _trainer(self, log: LogFile, earlier: tuple[Mapping[str, Any], ...]) -> Any:
+        from midblock.tuning.trainer import DepthTrainer
+
+        steps = schedule_of(self.settings, self.loop, self.examples)["steps"]
         watch = Watch(
             objective=self.settings,
-            gradients=Gradients(self.prepared.model, len(self.prepared.anatomy)),
-            anchor=self.hold.anchor(self.prepared),
+            gradients=Gradients(self.prepared.model, self.prepared.anatomy.projection_of),
+            anchor=self.held.anchor(self.prepared),
             on_line=log.append if main_process() else lambda line: None,
             on_gradients=self.on_gradients,
+            advance=self.progress.phase("tuning", steps),
             tokens=earlier[-1]["tokens"] if earlier else 0,
             seconds=earlier[-1]["seconds"] if earlier else 0.0,
         )
-        trainer = make_trainer(
+        return DepthTrainer(
             self.prepared.model,
             self.arguments,
             watch,
@@ -128,41 +138,45 @@ class Training:
             data_collator=Collator(self.tokenizer.pad_token_id or 0),
             processing_class=_with_padding(self.tokenizer),
         )
-        trainer.advance = self.progress.phase("tuning", schedule_of(self.settings, self.examples)["steps"])
-        return trainer
 
     def _hold_on(self, trainer: Any, *, resumed: bool) -> None:
         """Make anchor and fingerprints while the weights are the base's; FSDP, which moves them, makes that wait."""
         if not trainer.is_fsdp_enabled:
             trainer.hold_on()
-        elif resumed and self.settings.anchor_scope == "subspace" and self.settings.method == "full":
+        elif resumed and self.settings.anchor_scope == "subspace" and not METHODS[self.settings.method].base_stays:
             hint = "--overwrite begins again; --anchor-scope block can be resumed"
             raise MidblockError("under accelerate's FSDP the subspace anchor cannot be resumed", hint=hint)
 
     def _loop(self, trainer: Any, checkpoint: str | None) -> None:
         try:
-            trainer.train(resume_from_checkpoint=checkpoint)
-        except torch.OutOfMemoryError as error:
-            hint = "lower --per-device-train-batch-size, or --gradient-checkpointing; --resume goes on"
-            raise MidblockError("out of memory on the accelerator", hint=hint) from error
+            with memory_told(LESS_MEMORY):
+                trainer.train(resume_from_checkpoint=checkpoint)
         except (OSError, SafetensorError) as error:
             raise write_failure(self.checkpoints, error) from error
 
 
 def open_store(
-    prepared: Prepared, examples: TrainingExamples, settings: TuneSettings, folder: Path, key: str, notes: list[str]
+    prepared: Prepared,
+    examples: TrainingExamples,
+    settings: CourseSettings,
+    loop: Loop,
+    *,
+    folder: Path,
+    key: str,
+    notes: list[str],
 ) -> PrefixStore | None:
     """The cache of the frozen prefix, where it is wanted and exact.
 
     Args:
+        folder: where it would lie.
         key: names the weights and the data.
         notes: gets the reason where there is none.
 
     Raises:
         MidblockError: it is asked for and would not be exact, or the disk is full.
     """
-    asked = settings.prefix_cache
-    if asked == "off" or prepared.first == 0 or (asked == "auto" and epochs_of(settings, len(examples)) <= 1):
+    asked = loop.prefix_cache
+    if asked == "off" or prepared.first == 0 or (asked == "auto" and epochs_of(settings, loop, len(examples)) <= 1):
         return None
     reason = reason_not_exact(prepared.anatomy, prepared.first, longest=max(examples.lengths))
     if reason is not None:

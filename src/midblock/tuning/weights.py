@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 
 from torch import nn
 
 from midblock.base import LayerPlan, MidblockError
-from midblock.checkpoints import Anatomy, place
-from midblock.tuning.parts import part_of, select_roles
+from midblock.checkpoints import Anatomy, part_of
+from midblock.tuning.parts import select_roles
 from midblock.tuning.settings import Placement
 
 TIED = "tied_embedding"
@@ -42,7 +41,7 @@ def choose_weights(model: nn.Module, plan: LayerPlan, settings: Placement) -> di
     if plan.ranks is not None:
         raise MidblockError("the layer plan gives ranks, which whole weights have not", hint="such as 01100")
     parts = parameter_parts(model)
-    asked = _in_blocks(parts, anatomy, plan, settings.target_modules)
+    asked = _in_blocks(anatomy, plan, settings.target_modules)
     for part in settings.also:
         asked |= _outside(part, model, parts, anatomy)
     return {name: part for name, part in parts.items() if name in asked}
@@ -51,8 +50,8 @@ def choose_weights(model: nn.Module, plan: LayerPlan, settings: Placement) -> di
 def parameter_parts(model: nn.Module) -> dict[str, str]:
     """Name of every parameter of the model → its part, as in `choose_weights`."""
     anatomy = Anatomy.of(model)
-    depth, embedding, head = len(anatomy), _weight(anatomy.embedding), _weight(anatomy.head)
-    parts = {name: part_of(place(name, depth).module) for name, _ in model.named_parameters()}
+    embedding, head = _weight(anatomy.embedding), _weight(anatomy.head)
+    parts = {name: projection.part for name, projection in anatomy.projections.items()}
     tied = embedding is head
     for name, parameter in model.named_parameters():
         if parameter is embedding:
@@ -95,23 +94,19 @@ def by_part(model: nn.Module, names: Mapping[str, str]) -> dict[str, int]:
     return dict(counts)
 
 
-def _in_blocks(parts: Mapping[str, str], anatomy: Anatomy, plan: LayerPlan, asked: str | None) -> set[str]:
-    depth, path = len(anatomy), re.escape(anatomy.names["blocks"])
-    block_of = {name: int(match[1]) for name in parts if (match := re.match(rf"{path}\.(\d+)\.", name))}
+def _in_blocks(anatomy: Anatomy, plan: LayerPlan, asked: str | None) -> set[str]:
+    inside = [projection for projection in anatomy.projections.values() if projection.block is not None]
     if asked is None:
-        return {name for name, block in block_of.items() if block in plan.blocks}
-    role_of = {name: _owner_role(name, depth) for name in block_of}
-    roles = select_roles(asked, set(role_of.values()))
-    chosen = {name for name, role in role_of.items() if role in roles and block_of[name] in plan.blocks}
-    if empty := sorted(set(plan.blocks) - {block_of[name] for name in chosen}):
+        return {projection.name for projection in inside if projection.layer in plan.blocks}
+    # a bias is chosen with the weight it is added to, which is the last role that it answers to
+    owners = {each.name: each.answers[-1] for each in inside}
+    present = {role: part_of(role) for role in owners.values()} | {each.role: each.part for each in inside}
+    roles = select_roles(asked, {role: part for role, part in present.items() if role in owners.values()})
+    chosen = [each for each in inside if owners[each.name] in roles and each.layer in plan.blocks]
+    if empty := sorted(set(plan.blocks) - {projection.layer for projection in chosen}):
         where = LayerPlan(plan.total, tuple(empty))
         raise MidblockError(f"target_modules {asked!r} matches nothing in the blocks {where}")
-    return chosen
-
-
-def _owner_role(name: str, depth: int) -> str:
-    """The role of a parameter, for a bias that of the projection it is added to."""
-    return place(re.sub(r"[._]bias$", ".weight", name), depth).module
+    return {projection.name for projection in chosen}
 
 
 def _outside(part: str, model: nn.Module, parts: Mapping[str, str], anatomy: Anatomy) -> set[str]:

@@ -4,63 +4,65 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from midblock.base import LayerPlan, MidblockError
-from midblock.checkpoints import Anatomy, place
+from midblock.checkpoints import Anatomy, Projection
 from midblock.tuning.budget import BlockCost, alpha_for, block_ranks
-from midblock.tuning.parts import part_of, select_roles
+from midblock.tuning.parts import select_roles
 from midblock.tuning.settings import Placement
 
 
 @dataclass(frozen=True)
-class Projection:
-    """A weight in a decoder block that an adapter can sit on.
-
-    Attributes:
-        name: exact path in the causal language model: of the module, or for experts fused in 3-D of the parameter.
-        block: 0…L-1.
-        role: `Place.module`.
-        kind: `linear` or `experts`.
-        shape: (out, in), for experts (experts, out, in), however it is stored.
-        transposed: stored as (in, out): GPT-2's Conv1D, and experts that say so.
-    """
-
-    name: str
-    block: int
-    role: str
-    kind: str
-    shape: tuple[int, ...]
-    transposed: bool = field(default=False, kw_only=True)
-
-    @property
-    def per_rank(self) -> int:
-        """Parameters of A and B together for each unit of rank: m + n, for every expert."""
-        return math.prod(self.shape[:-2]) * sum(self.shape[-2:])
-
-
-@dataclass(frozen=True)
-class Target(Projection):
+class Target:
     """A projection that gets an adapter.
 
     Attributes:
+        projection: the weight that it sits on.
         rank: r, for experts of each expert.
         alpha: what PEFT divides by r (or √r) to get the scale.
         dora: it also has a magnitude for each output.
     """
 
+    projection: Projection
     rank: int
     alpha: float
-    dora: bool = field(default=False, kw_only=True)
+    dora: bool = False
+
+    @property
+    def name(self) -> str:
+        """As PEFT is told: the path of the module, or for experts fused in 3-D of the parameter."""
+        return self.projection.name if self.kind == "experts" else self.projection.name.removesuffix(".weight")
+
+    @property
+    def kind(self) -> str:
+        """`linear` or `experts`."""
+        return "experts" if len(self.shape) == 3 else "linear"
+
+    @property
+    def block(self) -> int:
+        return self.projection.layer
+
+    @property
+    def role(self) -> str:
+        return self.projection.role
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.projection.shape
+
+    @property
+    def transposed(self) -> bool:
+        return self.projection.transposed
 
     @property
     def parameters(self) -> int:
         """Trainable parameters: r·(m + n), times the experts; m more with DoRA."""
-        return self.rank * self.per_rank + self.dora * self.shape[-2]
+        return self.rank * self.projection.per_rank + self.dora * self.shape[-2]
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,10 @@ class AdapterPlan:
         return sum(target.parameters for target in self.targets)
 
     def by_part(self) -> dict[str, int]:
-        """Trainable parameters of `attention`, `mlp`, … (see `part_of`)."""
+        """Trainable parameters of `attention`, `mlp`, … (see `checkpoints.part_of`)."""
         counts: Counter[str] = Counter()
         for target in self.targets:
-            counts[part_of(target.role)] += target.parameters
+            counts[target.projection.part] += target.parameters
         return dict(counts)
 
     def scale(self, target: Target, use_rslora: bool) -> float:
@@ -109,54 +111,38 @@ def place_adapters(model: nn.Module, plan: LayerPlan, settings: Placement) -> Ad
     if plan.total != depth:
         raise MidblockError(f"the layer plan is for {plan.total} blocks, the model has {depth}")
     asked = settings.target_modules or "attention"
-    roles = select_roles(asked, {projection.role for projection in found})
+    roles = select_roles(asked, {projection.role: projection.part for projection in found})
     wanted = [projection for projection in found if projection.role in roles]
     _check_every_block(wanted, plan, asked)
     ranks = block_ranks(plan, settings, _costs(wanted, depth, settings.use_dora))
     rank_of = dict(zip(plan.blocks, ranks, strict=True))
     targets = tuple(
-        _target(projection, rank_of[projection.block], settings) for projection in wanted if projection.block in rank_of
+        _target(projection, rank_of[projection.layer], settings) for projection in wanted if projection.layer in rank_of
     )
     return AdapterPlan(replace(plan, ranks=ranks), targets)
 
 
 def find_projections(model: nn.Module) -> tuple[Projection, ...]:
     """Every Linear, Conv1D and 3-D expert weight in the decoder blocks of `model`, bottom block first."""
-    anatomy = Anatomy.of(model)
-    path = anatomy.names["blocks"]
     return tuple(
-        found
-        for block, module in enumerate(anatomy.blocks)
-        for name, child in module.named_modules(prefix=f"{path}.{block}")
-        for found in _projections_of(name, child, block, len(anatomy))
+        projection
+        for projection in Anatomy.of(model).projections.values()
+        if projection.block is not None and _adaptable(projection, model)
     )
 
 
-def _projections_of(name: str, module: nn.Module, block: int, depth: int) -> Iterator[Projection]:
-    role = place(f"{name}.weight", depth).module
-    # a layer says its shape itself: packed 4-bit weights and sharded ones would not
-    if isinstance(module, nn.Linear):
-        yield Projection(name, block, role, "linear", (module.out_features, module.in_features))
-    elif type(module).__name__ == "Conv1D":  # transformers', told by name: importing its module takes seconds
-        yield Projection(name, block, role, "linear", (int(module.nf), int(module.nx)), transposed=True)  # type: ignore[arg-type]
-    elif not isinstance(module, _ConvNd):
-        yield from _experts_of(name, module, block, depth)
-
-
-def _experts_of(name: str, module: nn.Module, block: int, depth: int) -> Iterator[Projection]:
-    turned = bool(getattr(module, "is_transposed", False))
-    for own, parameter in module.named_parameters(recurse=False):
-        if parameter.ndim == 3:
-            experts, rows, columns = parameter.shape
-            shape = (experts, columns, rows) if turned else (experts, rows, columns)
-            path = f"{name}.{own}"
-            role = place(path, depth).module
-            if part_of(role) != "bias":
-                yield Projection(path, block, role, "experts", shape, transposed=turned)
+def _adaptable(projection: Projection, model: nn.Module) -> bool:
+    """Whether PEFT can adapt it: the weight of a linear layer, or a stack of matrices."""
+    path, _, own = projection.name.rpartition(".")
+    module = model.get_submodule(path)
+    if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
+        # transformers' Conv1D is told by name: importing its module takes seconds
+        return own == "weight"
+    return len(projection.shape) == 3 and projection.part != "bias" and not isinstance(module, _ConvNd)
 
 
 def _check_every_block(wanted: Sequence[Projection], plan: LayerPlan, asked: str) -> None:
-    empty = sorted(set(plan.blocks) - {projection.block for projection in wanted})
+    empty = sorted(set(plan.blocks) - {projection.layer for projection in wanted})
     if empty:
         names = LayerPlan(plan.total, tuple(empty))
         hint = "leave those blocks out of the plan, or ask for other target_modules"
@@ -166,24 +152,15 @@ def _check_every_block(wanted: Sequence[Projection], plan: LayerPlan, asked: str
 def _costs(wanted: Sequence[Projection], depth: int, dora: bool) -> tuple[BlockCost, ...]:
     per_rank, fixed = [0] * depth, [0] * depth
     for projection in wanted:
-        per_rank[projection.block] += projection.per_rank
-        fixed[projection.block] += dora * projection.shape[-2]
+        per_rank[projection.layer] += projection.per_rank
+        fixed[projection.layer] += dora * projection.shape[-2]
     return tuple(BlockCost(*cost) for cost in zip(per_rank, fixed, strict=True))
 
 
 def _target(projection: Projection, rank: int, settings: Placement) -> Target:
+    target = Target(projection, rank, alpha_for(rank, settings), dora=settings.use_dora)
     if rank > min(projection.shape[-2:]):
-        what = f"rank {rank} is larger than {projection.name} allows, which is {list(projection.shape)}"
+        what = f"rank {rank} is larger than {target.name} allows, which is {list(projection.shape)}"
         hint = "a lower rank, more blocks to share the budget, or target_modules without it"
         raise MidblockError(what, hint=hint)
-    return Target(
-        projection.name,
-        projection.block,
-        projection.role,
-        projection.kind,
-        projection.shape,
-        rank,
-        alpha_for(rank, settings),
-        transposed=projection.transposed,
-        dora=settings.use_dora,
-    )
+    return target
