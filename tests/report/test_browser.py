@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from midblock.report.joint_run import read_joint
-from midblock.report.page import page_of, read_one
+from midblock.report.gather import read_joint, read_one
+from midblock.report.page import page_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
@@ -105,13 +105,17 @@ def browser():
 def view(browser, make_run):
     """Open a run's page; whatever it did wrong meanwhile fails the test."""
 
-    def open_page(folder: Path | None = None, width: int = 1280, others: tuple[Path, ...] = ()) -> Tab:
+    def open_page(
+        folder: Path | None = None, width: int = 1280, others: tuple[Path, ...] = (), height: int = 2000
+    ) -> Tab:
         page = (folder or make_run()) / "report.html"
         run = read_joint([page.parent, *others]) if others else read_one(page.parent)
         page.write_text(page_of(run), encoding="utf-8")
         browser.events.clear()
         browser("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
-        browser("Emulation.setDeviceMetricsOverride", width=width, height=2000, deviceScaleFactor=1, mobile=width < 600)
+        browser(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         browser("Page.navigate", url=page.as_uri())
         browser.until("document.readyState === 'complete' && document.querySelectorAll('.plot svg').length > 0")
         return browser
@@ -139,6 +143,42 @@ def test_all_figures_are_drawn_and_hostile_text_is_not_run(view):
     assert tab.run(f"[...document.querySelectorAll('.plot svg')].filter(s => !{drawn}).length") == 0
     written = "[...document.querySelectorAll('.plot svg *')].flatMap(n => [...n.attributes].map(a => a.name + a.value))"
     assert tab.run(f"{written}.filter(text => /NaN|undefined|Infinity/.test(text))") == []
+
+
+SHUT = "f.closest('details:not([open])')"
+ALL_DRAWN = "document.readyState === 'complete' && document.documentElement.dataset.drawn === 'all'"
+BARE = "!f.querySelector('path.line, path.thin, rect.bar, rect.cell')"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_figures_are_there_without_scrolling(view, width):
+    """The first screen when the page has loaded, the rest soon after, what is behind a click on paper as well."""
+    tab = view(width=width, height=700)
+    near = "f.getBoundingClientRect().top < innerHeight"
+    bare = f"[...document.querySelectorAll('[data-figure]')].filter(f => {BARE})"
+    assert tab.run(f"{bare}.filter(f => !{SHUT} && {near}).length") == 0
+    tab.until(ALL_DRAWN)
+    assert tab.run("scrollY") == 0
+    assert tab.run(f"{bare}.filter(f => !{SHUT}).length") == 0
+    assert tab.run("document.querySelectorAll('.numbers td').length") > 0
+    assert tab.run(f"{bare}.length") > 0
+    tab.run("dispatchEvent(new Event('beforeprint'))")
+    assert tab.run(f"{bare}.length") == 0
+    tab.run("dispatchEvent(new Event('afterprint'))")
+    assert tab.run("document.querySelectorAll('details.more[open]').length") == 0
+
+
+def test_a_saved_page_is_built_once(view, tmp_path):
+    tab = view()
+    tab.until(ALL_DRAWN)
+    built = "['.modes', '.chips', '.filters select', '.numbers table', '.plot svg']"
+    count = f"{built}.map(s => document.querySelectorAll(s).length)"
+    before = tab.run(count)
+    (tmp_path / "saved.html").write_text("<!DOCTYPE html>" + tab.run("document.documentElement.outerHTML"))
+    tab.events.clear()
+    tab("Page.navigate", url=(tmp_path / "saved.html").as_uri())
+    tab.until(f"location.pathname.endsWith('saved.html') && {ALL_DRAWN}")
+    assert tab.run(count) == before
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -15,7 +15,7 @@ from midblock.report.island import page_data
 from midblock.report.paper import write_figures
 from midblock.report.reading import Run
 from midblock.report.shell import document
-from midblock.report.swap_figures import CORRELATION_FIGURES
+from midblock.report.swap_figures import correlations
 
 tab = importlib.util.spec_from_file_location("browser_tab", Path(__file__).with_name("test_browser.py"))
 in_browser = importlib.util.module_from_spec(tab)
@@ -114,7 +114,7 @@ def test_no_list_where_nothing_is_clear_of_zero():
 def test_a_single_curve_has_no_correlations(run, tmp_path):
     table = run.table.select(metric="logit_kl")
     assert correlation_section(table) is None
-    assert write_figures(Run(table, {}, {}, [], ""), tmp_path / "figures", CORRELATION_FIGURES) == {}
+    assert write_figures(Run(table, {}, {}), tmp_path / "figures", {"correlations": correlations}) == {}
 
 
 def test_hostile_names_stay_text(make_run, hostile):
@@ -124,7 +124,7 @@ def test_hostile_names_stay_text(make_run, hostile):
 
 
 def test_figure_for_papers(run, tmp_path):
-    assert set(write_figures(run, tmp_path / "figures", CORRELATION_FIGURES)) == {"correlations"}
+    assert set(write_figures(run, tmp_path / "figures", {"correlations": correlations})) == {"correlations"}
     assert (tmp_path / "figures" / "correlations.pdf").read_bytes().startswith(b"%PDF")
 
 

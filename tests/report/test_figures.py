@@ -10,7 +10,7 @@ from midblock.report.modules import heat_rows
 from midblock.report.paper import write_figures
 from midblock.report.reading import Run
 from midblock.report.tune_figures import TUNE_FIGURES
-from midblock.report.tune_run import TuneRun
+from midblock.report.tune_run import read_tune
 
 
 def test_each_figure_as_png_and_pdf(make_run):
@@ -65,14 +65,14 @@ def test_heat_rows_follow_the_data_through_a_block():
 @pytest.mark.parametrize("keywords", [{"method": "full"}, {"anchor": True}, {"steps": 1}, {"steps": 3000}], ids=str)
 def test_figures_of_a_tuning_run(make_tune_run, keywords):
     folder = make_tune_run(**keywords)
-    assert set(write_figures(TuneRun.read(folder), folder / "figures", TUNE_FIGURES)) == set(TUNE_FIGURES)
+    assert set(write_figures(read_tune(folder), folder / "figures", TUNE_FIGURES)) == set(TUNE_FIGURES)
     for name in TUNE_FIGURES:
         assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_only_figures_that_a_killed_run_has_data_for(make_tune_run):
     folder = make_tune_run(finished=False)
-    found = write_figures(TuneRun.read(folder), folder / "figures", TUNE_FIGURES)
+    found = write_figures(read_tune(folder), folder / "figures", TUNE_FIGURES)
     assert set(found) == {"loss", "gradient_by_depth"}
     (folder / "log.jsonl").unlink()
-    assert write_figures(TuneRun.read(folder), folder / "figures", TUNE_FIGURES) == {}
+    assert write_figures(read_tune(folder), folder / "figures", TUNE_FIGURES) == {}

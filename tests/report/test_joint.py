@@ -11,14 +11,16 @@ import pytest
 
 from midblock.base import LayerPlan, LayerTable, MidblockError
 from midblock.report import write_report
+from midblock.report.figure_files import write_joint_figures
 from midblock.report.flow_section import flow_facts
-from midblock.report.joint_run import Joint, labels_of, read_joint
-from midblock.report.page import page_of, read_one
+from midblock.report.gather import read_joint, read_one
+from midblock.report.joint_run import Joint, labels_of
+from midblock.report.page import page_of
 from midblock.report.story import clause, headline_of, told
-from midblock.report.suggestion import suggestions_of, window_of
-from midblock.report.verb_figures import VERB_FIGURES, write_joint_figures
-from midblock.report.verbs import SECTIONS, STEPS
-from midblock.tuning.auto import plan_from_run
+from midblock.report.suggestion import agreeing, finding_rows
+from midblock.report.verbs import PAGES, STEPS
+from midblock.studies.evidence import Suggestion, suggestions
+from midblock.tuning.auto import plan_from_run, window_of
 
 
 class Page(HTMLParser):
@@ -66,12 +68,19 @@ def everything(runs, make_tune_run, tmp_path) -> list[Path]:
     return [*runs.write_all(tmp_path / "all"), make_tune_run("sft")]
 
 
+def suggested(*folders) -> list[Suggestion]:
+    return suggestions(read_joint(folders).runs)
+
+
+def rows_of(*folders) -> list:
+    """The rows of the first suggestion, each with whether it agrees."""
+    joint = read_joint(folders)
+    found = suggestions(joint.runs)[0]
+    return list(zip(finding_rows(joint, found), map(found.agrees, found.findings), strict=True))
+
+
 def edit(file: Path, **changes) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-
-
-def test_every_verb_has_sections_figures_and_a_step():
-    assert set(SECTIONS) == set(VERB_FIGURES) == {verb for step in STEPS for verb in step.verbs}
 
 
 def test_one_page_of_all_verbs_in_the_order_of_the_story(everything, tmp_path):
@@ -118,7 +127,7 @@ def test_the_same_page_every_time(runs, tmp_path):
 def test_the_page_of_one_run(runs, tmp_path, verb):
     folder = runs.WRITERS[verb](tmp_path / verb)
     seen = page(folder)
-    assert [name for name in seen.ids if name in SECTIONS] == [verb]
+    assert [name for name in seen.ids if name in PAGES] == [verb]
     assert (
         json.loads((folder / "summary.json").read_text())["headline"]
         .replace("10-19", "10–19")
@@ -252,24 +261,24 @@ def test_the_suggestion_is_the_rule_of_auto(runs, tmp_path):
     analysis = runs.write_analysis_run(tmp_path / "analysis")
     first, last = window_of(LayerTable.read(analysis), "sft")
     assert plan_from_run(analysis, runs.L).blocks == tuple(range(first, last + 1))
-    found = suggestions_of(read_joint([analysis, *runs.write_all(tmp_path / "all")[1:]]))
-    assert [(one.model, one.first, one.last) for one in found] == [("sft", first, last)]
+    found = suggested(analysis, *runs.write_all(tmp_path / "all")[1:])
+    assert [(one.model, one.window) for one in found] == [("sft", (first, last))]
 
 
 def test_views_inside_and_outside_the_suggestion(runs, tmp_path):
     """Suggested are blocks of the upper third; the swap's best segment is 12–17, answers emerge at about 20."""
     folders = runs.write_all(tmp_path / "all")
-    suggestion = suggestions_of(read_joint(folders))[0]
-    inside = {row.label: there for row, there in suggestion.others}
+    suggestion, rows = suggested(*folders)[0], rows_of(*folders)
+    inside = {row.label: there for row, there in rows}
     assert inside == {"Early exit": None, "Swap": False, "Steering": False, "Gradient flow": False}
-    assert suggestion.agreeing == "0 of 3 other views point into these blocks."
-    said = {row.label: row.said for row, _ in suggestion.others}
+    assert agreeing(suggestion) == "0 of 3 other views point into these blocks."
+    said = {row.label: row.said for row, _ in rows}
     assert "blocks 12–17 lower its NLL most: −0.0" in said["Swap"]
     assert said["Swap"].endswith("outside")
     text = page(*folders).text
     disagreeing = "Rule and swap disagree: swapped in, blocks 12–17 do most; tune both and compare."
     assert text.count(disagreeing) == 2  # in the story and on the card, ahead of the count
-    assert text.index(disagreeing) < text.index(suggestion.agreeing)
+    assert text.index(disagreeing) < text.index(agreeing(suggestion))
     assert "--layers 12-17 --output-dir runs/tuned-12-17" in text
     assert LayerPlan.parse("12-17", runs.L).blocks == tuple(range(12, 18))
 
@@ -281,7 +290,7 @@ def test_early_exit_counts_only_apart_from_the_base(runs, tmp_path, low, high, c
     for entry, ends in zip(summary["models"], ((low, high), (22, 24)), strict=True):
         entry["emergence"]["accuracy"].update(layer=24, low=ends[0], high=ends[1])
     edit(folders[1] / "summary.json", models=summary["models"])
-    ((row, inside),) = suggestions_of(read_joint(folders))[0].others
+    ((row, inside),) = rows_of(*folders)
     assert inside is counts
     assert ("so not counted" in row.said) is (counts is None)
 
@@ -343,9 +352,8 @@ def test_half_of_its_blocks_make_a_view_agree(runs, tmp_path, first, inside, wor
         if cell["first"] == 12:
             cell.update(first=first, last=first + 5)
     edit(swap / "summary.json", cells=summary["cells"])
-    found = suggestions_of(read_joint([analysis, swap]))[0]
-    assert (found.first, found.last) == (22, 29)
-    ((row, agrees),) = found.others
+    assert suggested(analysis, swap)[0].window == (22, 29)
+    ((row, agrees),) = rows_of(analysis, swap)
     assert agrees is inside
     assert words in row.said
 
@@ -360,7 +368,7 @@ def test_a_gain_that_is_not_clear_of_zero_says_so(runs, tmp_path):
     for cell in summary["cells"]:
         cell["nll"]["change"] = 0.2
     edit(swap / "summary.json", cells=summary["cells"])
-    assert suggestions_of(read_joint([analysis, swap]))[0].others == ()
+    assert suggested(analysis, swap)[0].findings == ()
 
 
 def test_the_words_are_honest_and_the_commands_complete(everything):
@@ -416,12 +424,12 @@ def test_references_on_paper(runs, tmp_path):
     joint = read_joint([analysis, runs.write_probe_run(tmp_path / "probe"), runs.write_steer_run(tmp_path / "steer")])
 
     def labels(verb, name):
-        figure = VERB_FIGURES[verb][name](joint.of_verb(verb))
+        figure = PAGES[verb].figures[name](joint.of_verb(verb))
         return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
     assert labels("analyze", "change_by_depth").count("range over 4 samples") == 1
     assert labels("steer", "steering").count("random directions of the same norm") == 1
-    axes = VERB_FIGURES["probe"]["early_exit"](joint.of_verb("probe")).axes[0]
+    axes = PAGES["probe"].figures["early_exit"](joint.of_verb("probe")).axes[0]
     triangles = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "^"]
     emergence = [entry["emergence"]["accuracy"]["layer"] for entry in joint.of_verb("probe").runs[0].summary["models"]]
     assert triangles == emergence

@@ -13,8 +13,9 @@ from midblock.report.island import page_data
 from midblock.report.paper import write_figures
 from midblock.report.reading import Run
 from midblock.report.shell import document
-from midblock.report.swap_figures import SWAP_FIGURES
-from midblock.report.swap_section import swap_section, swaps_of, verdicts
+from midblock.report.swap_figures import swap
+from midblock.report.swap_section import swap_section, verdicts
+from midblock.studies.swapped import swaps_of
 
 tab = importlib.util.spec_from_file_location("browser_tab", Path(__file__).with_name("test_browser.py"))
 in_browser = importlib.util.module_from_spec(tab)
@@ -146,9 +147,9 @@ def test_cumulative_swaps_are_drawn_over_what_was_added_last(swap_run):
     for mode in ("bottom", "top"):
         swaps = swaps_of(swap_run(mode))
         one = [cell for cell in swaps.cells if (cell.host, cell.head) == ("base", "base_head")]
-        assert [cell.drawn for cell in one] == SPANS["segments"]
+        assert [cell.added for cell in one] == SPANS["segments"]
         assert [(cell.first, cell.last) for cell in one] == SPANS[mode]
-    assert [cell.drawn for cell in swaps_of(swap_run("each")).cells][:2] == [(-1, -1), (0, 0)]
+    assert [cell.added for cell in swaps_of(swap_run("each")).cells][:2] == [(-1, -1), (0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_cumulative_swaps_are_drawn_over_what_was_added_last(swap_run):
 def test_no_section_without_cells(swap_run, summary, tmp_path):
     run = swap_run(summary=summary)
     assert swap_section(run) is None
-    assert write_figures(run, tmp_path / "figures", SWAP_FIGURES) == {}
+    assert write_figures(run, tmp_path / "figures", {"swap": swap}) == {}
 
 
 def test_what_is_broken_is_left_out(swap_run):
@@ -169,8 +170,8 @@ def test_what_is_broken_is_left_out(swap_run):
     summary["shape"] = [{"host": "base", "contrast": None}]
     swaps = swaps_of(swap_run(summary=summary))
     assert len(swaps.cells) == 19
-    assert "accuracy" not in swaps.cells[0].measures
-    assert "nll" not in swaps.cells[1].measures
+    assert "accuracy" not in swaps.cells[0].levels
+    assert "nll" not in swaps.cells[1].levels
     assert verdicts(swaps) == []
 
 
@@ -183,7 +184,7 @@ def test_hostile_names_stay_text(swap_run, hostile):
 @pytest.mark.parametrize("mode", ["each", "top"])
 def test_figure_for_papers(swap_run, mode, tmp_path):
     run = swap_run(mode, tuned="a $name_of$ \\many")
-    assert set(write_figures(run, tmp_path / "figures", SWAP_FIGURES)) == {"swap"}
+    assert set(write_figures(run, tmp_path / "figures", {"swap": swap})) == {"swap"}
     assert (tmp_path / "figures" / "swap.pdf").read_bytes().startswith(b"%PDF")
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from midblock.base import MidblockError
 from midblock.report import write_report
+from midblock.report.gather import read_one
 from midblock.report.page import page_of
 from midblock.report.reading import Run
-from midblock.report.tune_run import TuneRun, read_run
+from midblock.report.tune_run import TuneRun
 
 OPTIONAL = ("plan.json", "log.jsonl", "summary.json", "config.yaml", "layers.parquet")
 
@@ -58,7 +59,7 @@ class Page(HTMLParser):
 
 
 def page(folder) -> Page:
-    return Page(page_of(read_run(folder)))
+    return Page(page_of(read_one(folder)))
 
 
 def edit(file, **changes):
@@ -67,10 +68,10 @@ def edit(file, **changes):
 
 def test_each_kind_of_run_is_read_as_what_it_is(make_run, make_tune_run):
     analysis = make_run()
-    assert type(read_run(analysis)) is Run
-    assert type(read_run(make_tune_run())) is TuneRun
+    assert type(read_one(analysis)) is Run
+    assert type(read_one(make_tune_run())) is TuneRun
     with pytest.raises(MidblockError, match="no run folder"):
-        read_run(analysis.parent / "nowhere")
+        read_one(analysis.parent / "nowhere")
 
 
 def test_writes_page_and_figures_the_same_every_time(make_tune_run):
@@ -157,7 +158,7 @@ def test_hostile_text_stays_text(make_tune_run, hostile):
     edit(folder / "plan.json", targets=plan["targets"], by_part={hostile: 5, "mlp": 7}, loss=hostile)
     edit(folder / "plan.json", memory={hostile: 10**9}, layers=hostile, anchor={"k": hostile, "scope": hostile})
     edit(folder / "run.json", status=hostile, phases={hostile: {"seconds": 3.5}})
-    text = page_of(read_run(folder))
+    text = page_of(read_one(folder))
     seen = Page(text)
     assert hostile not in text
     assert len(seen.scripts) == 2

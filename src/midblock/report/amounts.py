@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from midblock.report.training_log import as_number
+from midblock.runs.lenient import as_number
 
 SPACE = "\u00a0"
 COUNTS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))

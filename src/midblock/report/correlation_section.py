@@ -176,4 +176,4 @@ def _rows_of(frame: pd.DataFrame, change: str) -> list[Strong]:
 
 def _is_weights(label: str) -> bool:
     entry = METRICS.get(label.split(" · ")[0])
-    return entry is not None and entry.source == "weights"
+    return entry is not None and entry.of_weights

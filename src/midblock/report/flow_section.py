@@ -10,9 +10,11 @@ from midblock.report.chart import Chart, Panel, Section
 from midblock.report.facts import Fact, Number, number
 from midblock.report.joint_run import Joint
 from midblock.report.modules import heat_rows
-from midblock.report.reading import Run, mapping, read_text
-from midblock.report.training_log import Log, as_number
-from midblock.report.tune_run import TuneRun
+from midblock.report.reading import Run
+from midblock.report.training_log import Log
+from midblock.report.tune_data import gradient_data
+from midblock.report.tune_run import TuneRun, depth_of
+from midblock.runs.lenient import as_number, mapping, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,17 +79,20 @@ def flow_panels(run: Run) -> tuple[Panel, ...]:
 
 
 def logged_run(run: Joint) -> TuneRun | None:
-    """The flow run with its log, as the map of gradients wants it; a page has room for one map."""
-    flows = [member for member in run.runs if member.verb == "flow"]
-    if len(flows) != 1:
+    """The one flow run with its log, as the map of gradients wants it; a page has room for one map."""
+    if len(run.runs) != 1:
         return None
-    member = flows[0]
+    member = run.runs[0]
     log = Log.parse(read_text(member.folder / "log.jsonl"))
     if not log.places:
         return None
-    return TuneRun(
-        member.table, member.record, member.summary, member.samples, member.config, member.folder, plan={}, log=log
-    )
+    return TuneRun(member.table, member.record, member.summary, member.folder, depth_of({}, log), log=log)
+
+
+def flow_data(run: Joint) -> dict[str, Any]:
+    """What the script draws the map of gradients from."""
+    logged = logged_run(run)
+    return {"gradient": gradient_data(logged)} if logged else {}
 
 
 def flow_facts(run: Joint) -> list[Fact]:

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from midblock.report.reading import BASE, Run, describe
+from midblock.report.reading import Run, describe
+from midblock.runs.finished import BASE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,11 +8,10 @@ import numpy as np
 
 from midblock.report.amounts import duration
 from midblock.report.joint_run import Joint, labels_of
-from midblock.report.provenance import grid, provenance_of
-from midblock.report.reading import Run, mapping
-from midblock.report.training_log import as_number
-from midblock.report.tune_provenance import tune_provenance
-from midblock.report.tune_run import TuneRun
+from midblock.report.provenance import grid
+from midblock.report.reading import Run
+from midblock.report.verbs import PAGES
+from midblock.runs.lenient import as_number, mapping
 
 HEAD = ("run", "verb", "status", "started", "seed", "time", "peak memory, MB")
 
@@ -42,6 +41,6 @@ def _row(run: Run, label: str) -> list[str]:
 
 
 def _details(run: Run, label: str) -> str:
-    told = tune_provenance(run) if isinstance(run, TuneRun) else provenance_of(run)
+    told = PAGES[run.verb].provenance(run)
     title = f"{escape(label)} <small>{escape(run.verb)}</small>"
     return f'<details class="run"><summary>{title}</summary><div>{told}</div></details>'

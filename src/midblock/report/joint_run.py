@@ -1,143 +1,90 @@
-"""Several run folders read as one: their rows joined under names that stay apart, their depth checked."""
+"""Joint: several runs read as one, their rows joined under names that stay apart, their depth checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from midblock.base import LayerTable, MidblockError
-from midblock.metrics.correlation import Correlations, correlate
-from midblock.report.reading import BASE, Run, mapping, read_json
-from midblock.report.tune_run import TuneRun
+from midblock.report.reading import Run
+from midblock.runs.finished import BASE
+from midblock.runs.lenient import entries_of, mapping
 
 if TYPE_CHECKING:
     import pandas as pd
 
 KEYS = ["model", "dataset", "layer", "module", "metric"]
-# Models that an analysis names come first, so that they keep their colour when other runs join.
-COLOURED = ("analyze", "probe", "swap", "steer", "tune", "merge", "flow")
-VERBS = frozenset(COLOURED)
-HINT = "give folders written by `midblock analyze`, `tune`, `probe`, `swap`, `steer`, `flow` or `merge`"
 
 
 @dataclass(frozen=True)
 class Joint(Run):
-    """Runs that are shown on one page, each with what its folder holds.
+    """Runs that are shown on one page, each with what its folder holds; their rows and summaries as those of one run.
 
     Attributes:
         runs: in the order they were given, models renamed where two runs tell different numbers under one name.
-        colours: names of the tuned models in the order of their colours; () where it follows from the runs.
     """
 
     runs: tuple[Run, ...] = ()
-    colours: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, runs: Sequence[Run], colours: tuple[str, ...] = ()) -> Joint:
         """Join runs whose names are apart already (see `told_apart`)."""
-        joined = LayerTable.concatenate(run.table for run in runs).frame.drop_duplicates(KEYS)
-        entries = [entry for run in runs if run.verb == "analyze" for entry in entries_of(run.summary, "models")]
+        entries = [entry for run in runs if run.traits.describes for entry in entries_of(run.summary, "models")]
         headline = next((run.summary["headline"] for run in runs if run.summary.get("headline")), "")
         first = runs[0] if runs else None
         return cls(
-            table=LayerTable(joined.reset_index(drop=True)),
+            table=rows_of(runs),
             record=first.record if first else {},
             summary={"headline": headline, "models": entries},
             samples=first.samples if first else [],
             config=first.config if first else "",
             folder=first.folder if first else Path(),
-            runs=tuple(runs),
+            depth=next((depth for run in runs if (depth := depth_of_run(run))), None),
+            order=tuple(_by_colour(runs)),
             colours=colours,
+            compared=comparable(runs),
+            runs=tuple(runs),
         )
 
     def of_verb(self, *verbs: str) -> Joint:
         """The runs of some verbs alone, in the colours of the whole."""
         return Joint.of([run for run in self.runs if run.verb in verbs], tuple(self.tuned))
 
-    @cached_property
-    def blocks(self) -> int:
-        return next((depth for run in self.runs if (depth := depth_of_run(run))), 1)
 
-    @cached_property
-    def tuned(self) -> list[str]:
-        ordered = sorted(self.runs, key=lambda run: COLOURED.index(run.verb) if run.verb in VERBS else 0)
-        return list(dict.fromkeys(name for run in ordered for name in run.table.models if name != BASE))
-
-    @cached_property
-    def correlations(self) -> Correlations | None:
-        """Of the curves that can be compared, worked out once; None where nothing was measured by block."""
-        compared = comparable(self)
-        return correlate(compared) if (compared.frame.layer >= 0).any() else None
-
-    def hue(self, model: str) -> int:
-        names = list(self.colours) or self.tuned
-        return names.index(model) + 1 if model in names else 0
+def rows_of(runs: Sequence[Run]) -> LayerTable:
+    """All rows, those that several runs give once."""
+    joined = LayerTable.concatenate(run.table for run in runs).frame.drop_duplicates(KEYS)
+    return LayerTable(joined.reset_index(drop=True))
 
 
-def entries_of(values: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """A list of mappings in a file, whatever else stands there left out."""
-    found = values.get(key)
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+def _by_colour(runs: Sequence[Run]) -> list[str]:
+    """Names of the tuned models in the order of their colours."""
+    ordered = sorted(runs, key=lambda run: run.traits.colour)
+    return list(dict.fromkeys(name for run in ordered for name in run.table.models if name != BASE))
 
 
-def read_joint(folders: Sequence[Path | str]) -> Joint:
-    """Read run folders for one page; a folder given twice counts once.
-
-    Raises:
-        MidblockError: no folder, one that is no run, or models of different depth.
-    """
-    runs = [read_member(folder) for folder in distinct(folders)]
-    _check_depths(runs)
-    return Joint.of(told_apart(runs))
-
-
-def distinct(folders: Sequence[Path | str]) -> list[Path]:
-    """The folders in their order, each once.
-
-    Raises:
-        MidblockError: there is none.
-    """
-    if not folders:
-        raise MidblockError("no run folder is given", hint="midblock report RUN [RUN…]")
-    found: dict[Path, Path] = {}
-    for folder in map(Path, folders):
-        found.setdefault(folder.resolve(), folder)
-    return list(found.values())
-
-
-def read_member(folder: Path) -> Run:
-    """Read one run; an unfinished one may lack its table.
-
-    Raises:
-        MidblockError: the folder is none of a run that has a page, or a finished run without a table.
-    """
-    record: dict[str, Any] = read_json(folder / "run.json", {})
-    tabled = (folder / "layers.parquet").exists()
-    if not folder.is_dir() or not (record or tabled):
-        raise MidblockError(f"{folder} is no run folder", hint=HINT)
-    verb = record.get("verb") or "analyze"
-    if verb not in VERBS:
-        raise MidblockError(f"{folder} holds a run of `midblock {verb}`, which has no page", hint=HINT)
-    if verb == "tune":
-        return TuneRun.read(folder)
-    if record and record.get("status") != "done" and not tabled:
-        return Run(LayerTable.from_rows([]), record, read_json(folder / "summary.json", {}), [], "", folder)
-    return Run.read(folder)
+def comparable(runs: Sequence[Run]) -> LayerTable:
+    """The rows of curves to correlate, those of runs that are asked about it last."""
+    always = [run for run in runs if run.traits.compared is None]
+    asked = [run for run in runs if run.traits.compared is not None and run.traits.compared(run)]
+    return rows_of([*always, *asked])
 
 
 def depth_of_run(run: Run) -> int | None:
     """L, None where the run does not tell it."""
-    if (run.table.frame.layer >= 0).any():
-        return run.table.blocks
-    return run.blocks if isinstance(run, TuneRun) and run.plan else None
+    return run.table.blocks if run.measured else run.depth
 
 
-def _check_depths(runs: Sequence[Run]) -> None:
+def check_depths(runs: Sequence[Run]) -> None:
+    """Refuse runs of models of different depth.
+
+    Raises:
+        MidblockError: two of them differ.
+    """
     known = [(run, depth) for run in runs if (depth := depth_of_run(run))]
     for run, depth in known:
         first, blocks = known[0]
@@ -188,13 +135,6 @@ def _renamed(run: Run, names: Mapping[str, str]) -> Run:
     if run.summary.get("tuned") in names:
         summary["tuned"] = names[str(run.summary["tuned"])]
     return replace(run, table=LayerTable(frame.astype({"model": "string"})), summary=summary)
-
-
-def comparable(run: Joint) -> LayerTable:
-    """The rows of curves to correlate: no merge, whose alphas were chosen, no swap of several blocks at once."""
-    swapped = [part for part in run.runs if part.verb == "swap" and part.summary.get("mode") == "each"]
-    kept = [part for part in run.runs if part.verb not in ("merge", "swap")]
-    return Joint.of([*kept, *swapped]).table
 
 
 def bases_of(runs: Sequence[Run]) -> list[str]:

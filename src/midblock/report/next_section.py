@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from html import escape
 from itertools import count
 
+from midblock.report import palette
 from midblock.report.chart import Section
-from midblock.report.depth_strip import StripRow, depth_strip
-from midblock.report.joint_run import Joint, entries_of
-from midblock.report.reading import BASE, Run
-from midblock.report.suggestion import Suggestion, data_to_tune_on, suggestions_of
+from midblock.report.evidence_rows import span_text
+from midblock.report.joint_run import Joint, data_of
+from midblock.report.suggestion import agreeing, disagreeing, suggestion_strip
+from midblock.report.tune_run import TuneRun
+from midblock.report.verbs import PAGES
+from midblock.runs.finished import BASE, Finished
+from midblock.runs.lenient import entries_of
+from midblock.studies.evidence import Suggestion
 
 INTRO = (
     "The rule is provisional: the shortest run of neighbouring blocks that holds half of what tuning changed inside "
@@ -20,27 +26,21 @@ INTRO = (
 WITHOUT = "No analysis is among these runs, and the rule needs one."
 
 
-def next_section(run: Joint) -> Section:
+def next_section(run: Joint, found: Sequence[Suggestion]) -> Section:
     """Suggestions and commands; commands alone where no analysis is among the runs."""
-    found = suggestions_of(run)
     body = "".join(_card(run, suggestion) for suggestion in found)
     return Section("next", "Blocks to tune", INTRO if found else WITHOUT, (), body=body + _commands(run, found))
 
 
 def _card(run: Joint, found: Suggestion) -> str:
-    look = f"m{(run.hue(found.model) - 1) % 6 + 1}"
-    width = found.last - found.first + 1
-    said = f"{found.blocks} ({width} of {run.blocks}) hold half of the change inside blocks"
-    rows = [StripRow("Suggested", ((found.first, found.last),), said, look, strong=True)]
-    rows += [row for row, _ in found.others]
-    strip = depth_strip(run.blocks, rows, (found.first, found.last))
-    title = f'<span class="dot {look}"></span>{escape(found.model)}: {found.blocks} suggested'
-    words = [text for text in (found.disagreeing, found.agreeing) if text]
+    dot = f'<span class="dot {palette.look(run.hue(found.model))}"></span>'
+    title = f"{dot}{escape(found.model)}: {span_text(found.window)} suggested"
+    words = [text for text in (disagreeing(found), agreeing(found)) if text]
     note = f"<p>{escape(' '.join(words))}</p>" if words else ""
-    return f'<div class="tile card"><h3>{title}</h3>{strip}{note}</div>'
+    return f'<div class="tile card"><h3>{title}</h3>{suggestion_strip(run, found)}{note}</div>'
 
 
-def _commands(run: Joint, found: list[Suggestion]) -> str:
+def _commands(run: Joint, found: Sequence[Suggestion]) -> str:
     lines = [line for suggestion in found for line in _for(run, suggestion)]
     missing = _missing(run)
     return "".join(
@@ -51,16 +51,16 @@ def _commands(run: Joint, found: list[Suggestion]) -> str:
 
 
 def _for(run: Joint, found: Suggestion) -> list[str]:
-    layers = f"auto:{found.run.folder}" if found.first_of_run else _plan(found.first, found.last)
-    chosen = [(layers, _plan(found.first, found.last))]
+    window = _plan(*found.window)
+    chosen = [(f"auto:{found.run.folder}" if found.first_of_run else window, window)]
     if found.rival:
         chosen.append((_plan(*found.rival),) * 2)
     tune = ["midblock", "tune", found.run.base, "--data", data_to_tune_on(run)]
     tunes = [[*tune, "--layers", plan, "--output-dir", _free(run, f"tuned-{name}")] for plan, name in chosen]
-    alphas = ",".join("1" if found.first <= block <= found.last else "0" for block in range(run.blocks))
+    alphas = ",".join("1" if found.window[0] <= block <= found.window[1] else "0" for block in range(run.blocks))
     tuned = reference_of(found.run, found.model)
     merge = ["midblock", "merge", found.run.base, tuned, "--alphas", alphas]
-    merge += ["--output-dir", _free(run, f"merged-{_plan(found.first, found.last)}")]
+    merge += ["--output-dir", _free(run, f"merged-{window}")]
     return [shlex.join(command) for command in (*tunes, merge)]
 
 
@@ -80,21 +80,27 @@ def _missing(run: Joint) -> list[str]:
     """Commands of the measurements that are not among the runs."""
     there = {member.verb for member in run.runs}
     first = next((member for member in run.runs if tuned_reference(member)), run.runs[0])
-    tuned, data = tuned_reference(first) or "TUNED", data_to_tune_on(run)
+    values = {"base": first.base, "tuned": tuned_reference(first) or "TUNED", "data": data_to_tune_on(run)}
+    wanted = {verb: page.command for verb, page in PAGES.items() if page.command and verb not in there}
     return [
-        shlex.join(["midblock", verb, first.base, *(["--from"] if verb == "steer" else []), tuned, "--data", data])
-        for verb in ("analyze", "probe", "swap", "steer")
-        if verb not in there
+        shlex.join(["midblock", verb, *(word.format(**values) for word in command.split())])
+        for verb, command in wanted.items()
     ]
 
 
-def tuned_reference(run: Run) -> str:
+def data_to_tune_on(run: Joint) -> str:
+    """The data of a tuning run among the runs, else of the first run that names any."""
+    named = [data_of(member) for member in sorted(run.runs, key=lambda member: not isinstance(member, TuneRun))]
+    return next((reference for reference in named if reference), "DATA")
+
+
+def tuned_reference(run: Finished) -> str:
     """The first tuned model of a run, as it was asked for; "" where none is recorded."""
     found = [entry for entry in entries_of(run.record, "models") if entry.get("role") != BASE]
     return str(found[0].get("reference") or "") if found else ""
 
 
-def reference_of(run: Run, model: str) -> str:
+def reference_of(run: Finished, model: str) -> str:
     """The tuned model as it was asked for, its name where that is not recorded."""
     entries = {str(entry.get("name")): entry for entry in entries_of(run.record, "models")}
     entry = entries.get(model) or entries.get(model.split(" (")[0]) or {}

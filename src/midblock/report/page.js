@@ -1,4 +1,5 @@
-// Puts it together: draws figures as they come near, redraws on resize, saves them, switches colours and models.
+// Puts it together: draws the first screen at once and the rest when idle, redraws on resize, saves figures, switches
+// colours and models.
 
 const KEPT = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linejoin", "stroke-linecap", "opacity", "font-size", "font-weight", "font-family", "visibility"];
 
@@ -111,30 +112,72 @@ function themeButton() {
   });
 }
 
-function whenNear(nodes, act) {
-  const watch = new IntersectionObserver((entries) => {
-    for (const entry of entries) if (entry.isIntersecting) { watch.unobserve(entry.target); act(entry.target); }
-  }, { rootMargin: "600px" });
-  nodes.forEach((node) => watch.observe(node));
+const WAIT = 100; // ms after which a busy browser is not waited for
+const ONE = { timeRemaining: () => 0 }; // where a browser does not tell its idle time: one at a time
+const whenIdle = window.requestIdleCallback ? (act) => requestIdleCallback(act, { timeout: WAIT }) : (act) => setTimeout(act, 1, ONE);
+const shut = (node) => node.closest("details:not([open])");
+
+// The first screen at once, then what the reader comes near, the rest when the browser is idle: whoever saves or
+// photographs the page finds it whole. What is behind a click waits for it.
+function inTurn(nodes, act) {
+  const waiting = new Set(nodes);
+  const take = (node) => {
+    if (!waiting.has(node) || shut(node)) return;
+    waiting.delete(node);
+    watch.unobserve(node);
+    act(node);
+  };
+  const watch = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => take(entry.target)), { rootMargin: "600px" });
+  const rest = (idle) => {
+    const open = [...waiting].filter((node) => !shut(node));
+    for (const [place, node] of open.entries()) {
+      if (place && idle.timeRemaining() <= 0) return whenIdle(rest);
+      take(node);
+    }
+    document.documentElement.dataset.drawn = "all";
+  };
+  // one after the other: what is drawn pushes the next one down
+  for (const node of nodes) if (node.getBoundingClientRect().top < innerHeight) take(node);
+  waiting.forEach((node) => watch.observe(node));
+  whenIdle(rest);
+}
+
+// A page that was saved with its figures drawn builds its switches and its table anew.
+function clear() {
+  document.querySelectorAll(".modes, .chips").forEach((node) => node.remove());
+  document.querySelectorAll(".filters, .numbers").forEach((node) => node.replaceChildren());
+  document.querySelectorAll("[data-drawn]").forEach((node) => delete node.dataset.drawn);
+}
+
+// On paper nothing can be opened: figures behind a click are shown while the page is printed.
+function printing(figures) {
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details.more:not([open])")];
+    for (const part of opened) part.open = true;
+    figures.filter((figure) => !figure.dataset.drawn).forEach(drawFigure);
+  });
+  addEventListener("afterprint", () => opened.forEach((part) => (part.open = false)));
 }
 
 function start() {
+  clear();
   const figures = [...document.querySelectorAll("[data-figure]")];
+  const tables = [...document.querySelectorAll(".numbers")];
   for (const figure of figures) {
     modeButtons(figure, DATA.figures[figure.dataset.figure]);
     for (const button of figure.querySelectorAll("[data-save]")) button.addEventListener("click", () => saveFigure(figure, button.dataset.save));
   }
   modelChips(figures);
   themeButton();
-  whenNear(figures, drawFigure);
-  whenNear([...document.querySelectorAll(".numbers")], (box) => buildTable(box, document.querySelector(".filters")));
+  inTurn([...figures, ...tables], (node) => (tables.includes(node) ? buildTable(node, document.querySelector(".filters")) : drawFigure(node)));
   const resized = new ResizeObserver(() => {
     hideTip();
     for (const figure of figures)
       if (figure.dataset.drawn && +figure.dataset.drawn !== figure.querySelector(".plot").clientWidth) drawFigure(figure);
   });
   resized.observe(document.body);
-  addEventListener("beforeprint", () => figures.filter((f) => !f.dataset.drawn).forEach(drawFigure));
+  printing(figures);
   addEventListener("scroll", hideTip, { passive: true });
 }
 start();

@@ -8,17 +8,16 @@ from typing import Any
 from midblock.base import MidblockError, replace_atomically, write_json
 from midblock.base.files import write_failure
 from midblock.metrics.correlation import write_correlations
-from midblock.report.analysis_page import analysis_page
-from midblock.report.joint_page import joint_page, verb_page
-from midblock.report.joint_run import Joint, distinct, read_joint
+from midblock.report.figure_files import figures_of, write_joint_figures
+from midblock.report.gather import distinct, read_joint, read_one
+from midblock.report.joint_page import joint_page, single_page
+from midblock.report.joint_run import Joint
 from midblock.report.paper import write_figures
-from midblock.report.reading import Run, read_json
-from midblock.report.tune_page import tune_page
-from midblock.report.tune_run import TuneRun, read_run
-from midblock.report.verb_figures import figures_of, write_joint_figures
+from midblock.report.reading import Run
+from midblock.report.verbs import PAGES
+from midblock.runs.lenient import read_json
 
 MARK = "joint.json"  # tells a folder that a joint page was written to
-OWN_PAGE = ("analyze", "tune")  # verbs whose page is not made of sections that they share with others
 
 
 def write_report(*folders: Path | str, output_dir: Path | str | None = None) -> Path:
@@ -45,27 +44,17 @@ def write_report(*folders: Path | str, output_dir: Path | str | None = None) -> 
     return _write_joint(read_joint(found), target or found[0].resolve().parent / "report")
 
 
-def read_one(folder: Path | str) -> Run:
-    """Read a run for a page of its own, a `Joint` of one for the verbs that share their sections.
-
-    Raises:
-        MidblockError: as `write_report`.
-    """
-    record: dict[str, Any] = read_json(Path(folder) / "run.json", {})
-    verb = record.get("verb") or "analyze"
-    return read_run(folder) if verb in OWN_PAGE else read_joint([folder])
-
-
 def page_of(run: Run, still: Path | None = None) -> str:
     """The whole page as text; `still` is a picture for readers without JavaScript."""
+    own = PAGES[run.verb].page
     if isinstance(run, Joint):
-        return joint_page(run, still) if len(run.runs) > 1 else verb_page(run, still)
-    return tune_page(run, still) if isinstance(run, TuneRun) else analysis_page(run, still)
+        return joint_page(run, still) if len(run.runs) > 1 else single_page(run, still)
+    return own(run, still) if own is not None else single_page(Joint.of([run]), still)
 
 
 def _write_one(run: Run, folder: Path) -> Path:
     makers, first = figures_of(run)
-    if run.verb == "analyze" and run.correlations and len(run.correlations.frame):
+    if PAGES[run.verb].correlated and run.correlations and len(run.correlations.frame):
         write_correlations(run.correlations, folder / "correlations.csv")
     return _write_page(run, folder, write_figures(run, folder / "figures", makers).get(first))
 

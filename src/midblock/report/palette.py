@@ -21,3 +21,8 @@ def variables() -> str:
 def on_paper(index: int) -> str:
     """Colour of variant number `index` (0 the base) on white; hues repeat after the sixth tuned model."""
     return INK[0] if index == 0 else TUNED[(index - 1) % len(TUNED)][0]
+
+
+def look(hue: int) -> str:
+    """Class of a model's colour on the page: "m0" the base, then the hues in turn."""
+    return f"m{(hue - 1) % len(TUNED) + 1 if hue else 0}"

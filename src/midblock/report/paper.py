@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from midblock.base import replace_atomically
-from midblock.metrics.catalogue import NULL, PRECISION_FLOOR, SPLIT_FLOOR
+from midblock.metrics.metric import NULL, PRECISION_FLOOR, SPLIT_FLOOR
 from midblock.report import palette
 from midblock.report.chart import Panel
-from midblock.report.reading import BASE, Run, describe
+from midblock.report.reading import Run, describe
+from midblock.runs.finished import BASE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -54,8 +54,7 @@ def unbroken(text: str) -> str:
 
 
 def _swatch(run: Run, name: str) -> str:
-    hue = run.hue(name)
-    return f'<span class="dot m{(hue - 1) % len(palette.TUNED) + 1 if hue else 0}"></span>'
+    return f'<span class="dot {palette.look(run.hue(name))}"></span>'
 
 
 def noscript(still: Path | None, alternative: str) -> str:

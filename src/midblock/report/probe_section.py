@@ -9,9 +9,9 @@ from typing import Any
 from midblock.report import parts
 from midblock.report.chart import Chart, Mark, Panel, Section
 from midblock.report.facts import Fact, Number, number
-from midblock.report.joint_run import Joint, entries_of, prompts_of
-from midblock.report.reading import mapping
-from midblock.report.training_log import as_number
+from midblock.report.joint_run import Joint, prompts_of
+from midblock.runs.lenient import as_number, entries_of, mapping
+from midblock.studies.evidence import emergence_of
 
 INTRO = (
     "Each model is cut off after every block and answers through its own final norm and head. Where the curves rise, "
@@ -61,10 +61,6 @@ def models_of(run: Joint) -> list[Mapping[str, Any]]:
     """What the probes' summaries say of each model, each model once."""
     entries = [entry for member in run.runs for entry in entries_of(member.summary, "models")]
     return list({str(entry.get("name")): entry for entry in reversed(entries)}.values())[::-1]
-
-
-def emergence_of(entry: Mapping[str, Any], measure: str = "accuracy") -> Mapping[str, Any]:
-    return mapping(mapping(entry, "emergence"), measure)
 
 
 def probe_facts(run: Joint) -> list[Fact]:

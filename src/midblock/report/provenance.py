@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from midblock.report.reading import Run, describe, mapping
+from midblock.report.reading import Run, describe
+from midblock.runs.lenient import mapping
 
 DATA_FACTS = {
     "reference": "Reference", "split": "Split", "layout": "Layout", "content_hash": "Content hash",

@@ -13,6 +13,10 @@ from midblock.report.reading import Run, describe
 INFORMATION = (
     "prompt_entropy", "dataset_entropy", "effective_rank", "effective_rank_centered", "curvature", "sparsity",
 )  # fmt: skip
+MOVED = (
+    "change_intensity", "change_intensity_relative", "change_increment", "mean_shift", "mean_shift_relative",
+    "procrustes",
+)  # fmt: skip
 HEAT_METRICS = (
     "delta_rel", "delta_fro", "delta_spectral", "delta_stable_rank", "delta_effective_rank", "block_drift",
     "subspace_rotation_mean", "subspace_rotation_max", "changed_fraction",
@@ -120,7 +124,7 @@ def _predictions(run: Run) -> Section:
 
 def _others(run: Run) -> Section:
     shown = {*INFORMATION, "cka", "cka_debiased", "cosine_similarity", "cosine_centered", "logit_agreement", "logit_kl"}
-    known = [metric for metric in METRICS if metric not in shown]
+    known = [*(metric for metric in METRICS if metric not in {*shown, *MOVED}), *MOVED]
     extra = [metric for metric in run.present if metric not in METRICS and "." not in metric]
     return Section(
         "others", "Other metrics", "Everything else that was measured.", tuple(_plain(run, [*known, *extra])), True

@@ -8,9 +8,9 @@ from typing import Any
 
 from midblock.report.chart import Chart, Panel, Section
 from midblock.report.facts import number
-from midblock.report.joint_run import Joint, entries_of
-from midblock.report.reading import Run, mapping, read_json
-from midblock.report.training_log import as_number
+from midblock.report.joint_run import Joint
+from midblock.report.reading import Run
+from midblock.runs.lenient import as_number, entries_of, mapping, read_json
 
 KINDS = {"mean_shift": "the mean difference of the states", "pca": "the leading directions of the states' difference"}
 OPEN = 3  # texts shown at once, the rest behind a click

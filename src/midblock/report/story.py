@@ -6,15 +6,19 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from midblock.report.joint_run import Joint, bases_of, data_of, entries_of, labels_of
+from midblock.report.evidence_rows import span_text
+from midblock.report.joint_run import Joint, bases_of, data_of, labels_of
 from midblock.report.parts import FALLBACK_HEADLINE, unbroken
-from midblock.report.reading import BASE, Run
-from midblock.report.suggestion import Suggestion
-from midblock.report.verbs import STEPS, Step
+from midblock.report.reading import Run
+from midblock.report.suggestion import agreeing, disagreeing
+from midblock.report.verb_page import Step
+from midblock.report.verbs import PAGES, STEPS
+from midblock.runs.finished import BASE
+from midblock.runs.lenient import entries_of
+from midblock.studies.evidence import Suggestion
 
 MOST = 3  # sentences of a step
-# What a step quotes first: swaps change the model, a probe only reads it.
-TOLD = ("analyze", "flow", "swap", "probe", "steer", "tune", "merge")
+LAST = STEPS[-1].id  # the step that suggests what to do
 
 
 def lead(run: Joint, found: Sequence[Suggestion]) -> str:
@@ -59,12 +63,21 @@ def headline_of(run: Joint) -> str:
 
 
 def told(run: Joint, step: Step) -> list[str]:
-    """The headlines of a step's runs, in the order a story wants them: one of each verb, then second ones."""
-    members = [member for member in run.runs if member.verb in step.verbs and member.summary.get("headline")]
-    members = sorted(members, key=lambda member: TOLD.index(member.verb))
-    places = [sum(other.verb == member.verb for other in members[:at]) for at, member in enumerate(members)]
-    members = [members[at] for at in sorted(range(len(members)), key=lambda at: places[at])]
-    return list(dict.fromkeys(str(member.summary["headline"]) for member in members))
+    """The headlines of a step's runs: the first of every verb, in the order of their rank, then the second ones, …"""
+    rounds: list[list[str]] = []
+    for verb in verbs_of(step):
+        headlines = [
+            str(headline) for member in run.runs if member.verb == verb and (headline := member.summary.get("headline"))
+        ]
+        for place, headline in enumerate(headlines):
+            rounds += [[]] if place == len(rounds) else []
+            rounds[place].append(headline)
+    return list(dict.fromkeys(headline for each in rounds for headline in each))
+
+
+def verbs_of(step: Step) -> list[str]:
+    """The verbs whose runs tell about a step, those that it quotes first in front."""
+    return sorted((verb for verb, page in PAGES.items() if page.step == step.id), key=lambda verb: PAGES[verb].told)
 
 
 def clause(sentence: str) -> str:
@@ -94,16 +107,17 @@ def notes_of(run: Joint) -> str:
 
 
 def _step(place: int, step: Step, run: Joint, found: Sequence[Suggestion]) -> str:
-    said = told(run, step)
-    if step.id == "do":
-        suggested = [
-            (one.disagreeing, f"Half of {one.model}'s change inside blocks sits in {one.blocks}.", one.agreeing)
-            for one in found
-        ]
-        said = [" ".join(filter(None, words)) for words in suggested] + said
-    said = said[:MOST] or ([step.missing] if step.missing else ["See which commands go on from here."])
-    look = "" if told(run, step) or (found and step.id == "do") else ' class="open"'
+    suggested = [in_words(one) for one in found] if step.id == LAST else []
+    headlines = told(run, step)
+    said = [*suggested, *headlines][:MOST] or [step.missing or "See which commands go on from here."]
+    look = "" if suggested or headlines else ' class="open"'
     words = "".join(f"<p>{escape(unbroken(text))}</p>" for text in said)
     return (
         f'<li{look}><a href="#{step.id}"><i aria-hidden="true">{place}</i><h2>{escape(step.title)}</h2></a>{words}</li>'
     )
+
+
+def in_words(found: Suggestion) -> str:
+    """A suggestion as one paragraph, a disagreement first."""
+    said = f"Half of {found.model}'s change inside blocks sits in {span_text(found.window)}."
+    return " ".join(filter(None, (disagreeing(found), said, agreeing(found))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,8 @@ from midblock.report import palette
 from midblock.report.correlation_section import most_telling
 from midblock.report.paper import empty, legend, plain
 from midblock.report.reading import Run
-from midblock.report.swap_section import HEADS, MEASURES, Swaps, swaps_of
+from midblock.report.swap_section import HEADS, MEASURES, title_of
+from midblock.studies.swapped import Swaps, swaps_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ def swap(run: Run) -> Figure | None:
     for place, ax in enumerate(axes):
         host, measure = hosts[place // len(measures)], measures[place % len(measures)]
         _spans(ax, swaps, host, measure)
-        ax.set_title(plain(swaps.title(host)))
+        ax.set_title(plain(title_of(swaps, host)))
         ax.set_ylabel("NLL, nats per token" if measure == "nll" else MEASURES[measure][0])
         ax.set_xlim(min(cell.first for cell in swaps.cells) - 0.7, run.blocks - 0.3)
     for ax in axes[-len(measures) :]:
@@ -44,18 +44,18 @@ def swap(run: Run) -> Figure | None:
 
 
 def _spans(ax: Axes, swaps: Swaps, host: str, measure: str) -> None:
-    for cell in (cell for cell in swaps.cells if cell.host == host and measure in cell.measures):
-        value, low, high = cell.measures[measure][:3]
-        ends = cell.drawn[0] - 0.45, cell.drawn[1] + 0.45
+    for cell in (cell for cell in swaps.cells if cell.host == host and measure in cell.levels):
+        level = cell.levels[measure].value
+        ends = cell.added[0] - 0.45, cell.added[1] + 0.45
         colour = COLOURS[cell.head]
-        ax.fill_between(ends, low, high, color=colour, alpha=0.16, linewidth=0)
-        ax.plot(ends, (value, value), color=colour, label=HEADS[cell.head], solid_capstyle="butt",
+        ax.fill_between(ends, level.low, level.high, color=colour, alpha=0.16, linewidth=0)
+        ax.plot(ends, (level.value, level.value), color=colour, label=HEADS[cell.head], solid_capstyle="butt",
                 linewidth=2.4 if cell.head == "base_head" else 1.2)  # fmt: skip
     for head, colour in COLOURS.items():
         for body, look, name in ((host, "-", "host, nothing swapped"), (swaps.donor(host), "--", "donor itself")):
-            level = swaps.reference(body, head, measure)
-            if np.isfinite(level):
-                ax.axhline(level, color=colour, linestyle=look, linewidth=0.7, alpha=0.8, label=name)
+            known = swaps.reference(body, head, measure)
+            if np.isfinite(known):
+                ax.axhline(known, color=colour, linestyle=look, linewidth=0.7, alpha=0.8, label=name)
 
 
 def correlations(run: Run, found: Correlations | None = None) -> Figure | None:
@@ -112,7 +112,3 @@ def _frames(ax: Axes, clusters: list[int]) -> None:
         if size > 1:
             high = low + size
             ax.plot([low, high, high, low, low], [low, low, high, high, low], color=palette.on_paper(0), linewidth=0.9)
-
-
-SWAP_FIGURES: Mapping[str, Callable[[Run], Figure | None]] = {"swap": swap}
-CORRELATION_FIGURES: Mapping[str, Callable[[Run], Figure | None]] = {"correlations": correlations}

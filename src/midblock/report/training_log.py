@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from midblock.runs.lenient import as_number
+
 LONGEST = 1200  # points of a curve; beyond it each is the mean of several logged steps
 SMOOTHED = 12  # fewer points than this are not smoothed
 WIDTH = 0.02  # of the smoothing kernel, as a share of the points
@@ -68,12 +70,6 @@ class Log:
     def gradient(self, place: str) -> Float[np.ndarray, "steps"]:
         """Norm of the gradient at one place."""
         return np.array([_norms(line).get(place, math.nan) for line in self.lines], dtype=float)
-
-
-def as_number(value: Any) -> float:
-    """A finite number as a float, anything else as NaN."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable else math.nan
 
 
 def groups(count: int, most: int = LONGEST) -> list[slice]:

@@ -9,14 +9,13 @@ from pathlib import Path
 from midblock.report import parts
 from midblock.report.amounts import count, duration, size
 from midblock.report.bars import Bar, bar_list
-from midblock.report.reading import mapping
 from midblock.report.shell import document
-from midblock.report.training_log import as_number
 from midblock.report.tune_charts import plan_chart, speed_chart, step_keys, tune_sections
 from midblock.report.tune_data import tune_data
 from midblock.report.tune_provenance import tune_provenance
 from midblock.report.tune_run import TuneRun
 from midblock.report.tune_tiles import estimated, peak, tune_tiles
+from midblock.runs.lenient import as_number, mapping
 
 COST = ("cost", "Cost")
 

@@ -12,8 +12,8 @@ import numpy as np
 from midblock.report.amounts import count
 from midblock.report.facts import number
 from midblock.report.modules import heat_rows
-from midblock.report.training_log import as_number
 from midblock.report.tune_run import TuneRun
+from midblock.runs.lenient import as_number
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from midblock.report.provenance import facts, grid, provenance_of
-from midblock.report.reading import mapping
 from midblock.report.tune_plan import targets_of
 from midblock.report.tune_run import TuneRun
+from midblock.runs.lenient import mapping
 
 DATA_FACTS = {
     "reference": "Reference", "split": "Split", "layout": "Layout", "content_hash": "Content hash",

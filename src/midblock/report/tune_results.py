@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 
+from midblock.report import palette
 from midblock.report.amounts import count, duration
 from midblock.report.chart import Section
 from midblock.report.depth_strip import StripRow, depth_strip
 from midblock.report.facts import number
 from midblock.report.joint_run import Joint, labels_of
-from midblock.report.reading import mapping
-from midblock.report.training_log import as_number
 from midblock.report.tune_run import TuneRun
+from midblock.runs.lenient import as_number, mapping
 
 INTRO = "Each run's tuned blocks, and its loss per target token over the first and the last tenth of its steps."
 METHODS = {"lora": "LoRA", "full": "full tuning"}
@@ -34,8 +34,7 @@ def row_of(run: TuneRun, label: str, joint: Joint) -> StripRow:
     blocks = run.plan.get("blocks")
     blocks = sorted(block for block in blocks if type(block) is int) if isinstance(blocks, list) else []
     name = next(iter(run.tuned), "")
-    hue = joint.hue(name)
-    return StripRow(label, spans_of(blocks), said_of(run), f"m{(hue - 1) % 6 + 1 if hue else 0}")
+    return StripRow(label, spans_of(blocks), said_of(run), palette.look(joint.hue(name)))
 
 
 def said_of(run: TuneRun) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from midblock.base import LayerRow, LayerTable, MidblockError
-from midblock.report.reading import BASE, Run, read_json, read_text
+from midblock.report.reading import Run, beside_the_table
 from midblock.report.training_log import Log
+from midblock.runs.finished import BASE
+from midblock.runs.lenient import read_json, read_text
 
 
 @dataclass(frozen=True)
@@ -27,36 +28,14 @@ class TuneRun(Run):
     plan: Mapping[str, Any] = field(default_factory=dict)
     log: Log = field(default_factory=lambda: Log(()))
 
-    @classmethod
-    def read(cls, folder: Path | str) -> TuneRun:
-        """Read a run folder; only the folder itself must be there."""
-        folder = Path(folder)
-        plan: dict[str, Any] = read_json(folder / "plan.json", {})
-        log = Log.parse(read_text(folder / "log.jsonl"))
-        return cls(
-            table=_table(folder, plan, log),
-            record=read_json(folder / "run.json", {}),
-            summary=read_json(folder / "summary.json", {}),
-            samples=read_json(folder / "samples.json", []),
-            config=read_text(folder / "config.yaml"),
-            folder=folder,
-            plan=plan,
-            log=log,
-        )
 
-    @cached_property
-    def blocks(self) -> int:
-        return self.table.blocks if (self.table.frame.layer >= 0).any() else depth_of(self.plan, self.log)
-
-
-def read_run(folder: Path | str) -> Run:
-    """Read a run folder of either kind, a `TuneRun` where `run.json` says so.
-
-    Raises:
-        MidblockError: there is no such folder, or it is of an analysis and holds no layer table.
-    """
-    record: dict[str, Any] = read_json(Path(folder) / "run.json", {})
-    return TuneRun.read(folder) if record.get("verb") == "tune" else Run.read(folder)
+def read_tune(folder: Path | str) -> TuneRun:
+    """Read the folder of a tuning run; only the folder itself must be there."""
+    folder = Path(folder)
+    plan: dict[str, Any] = read_json(folder / "plan.json", {})
+    log = Log.parse(read_text(folder / "log.jsonl"))
+    depth = depth_of(plan, log) if plan else None
+    return TuneRun(_table(folder, plan, log), **beside_the_table(folder), depth=depth, plan=plan, log=log)
 
 
 def depth_of(plan: Mapping[str, Any], log: Log) -> int:

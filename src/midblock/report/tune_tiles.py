@@ -10,9 +10,8 @@ import numpy as np
 from midblock.report.amounts import SPACE, count, duration, share, size
 from midblock.report.bars import Bar, bar_list
 from midblock.report.facts import number
-from midblock.report.reading import mapping
-from midblock.report.training_log import as_number
 from midblock.report.tune_run import TuneRun
+from midblock.runs.lenient import as_number, mapping
 
 
 def tune_tiles(run: TuneRun) -> str:

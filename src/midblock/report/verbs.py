@@ -1,82 +1,78 @@
-"""What each verb's runs bring to a page: SECTIONS is the one table of it, STEPS the order of the story."""
+"""PAGES: the one table of what each verb's runs bring to a page, in the order of the page; STEPS: its story.
+
+The other table of verbs, in `midblock.runs.verbs`, says how they are called; a verb that fills run folders has a row in
+both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 
-from midblock.report.chart import Section
-from midblock.report.flow_section import flow_sections
-from midblock.report.joint_run import Joint, labels_of
+from midblock.report.analysis_page import analysis_page
+from midblock.report.analysis_sections import analysis_opening, analysis_sections
+from midblock.report.evidence_rows import exit_row, flow_row, steer_row, swap_row
+from midblock.report.facts import facts_of
+from midblock.report.figures import FIGURES
+from midblock.report.flow_section import flow_data, flow_sections
 from midblock.report.merge_section import merge_sections
 from midblock.report.probe_section import probe_sections
-from midblock.report.sections import sections_of
+from midblock.report.reading import Traits
 from midblock.report.steer_section import steer_sections
-from midblock.report.swap_section import swap_section
+from midblock.report.swap_section import swap_sections
+from midblock.report.tune_figures import TUNE_FIGURES
+from midblock.report.tune_page import tune_page
+from midblock.report.tune_provenance import tune_provenance
 from midblock.report.tune_results import tune_sections
-
-SHOWN = ("similarity", "weights")  # of an analysis; the rest waits behind a click on a page that has more to tell
-
-
-@dataclass(frozen=True)
-class Step:
-    """One of the three steps from what changed to what to do.
-
-    Attributes:
-        verbs: whose runs tell about it.
-        missing: what stands there when none of them is among the runs.
-    """
-
-    id: str
-    title: str
-    verbs: tuple[str, ...]
-    missing: str
-
-
-def analysis_sections(run: Joint) -> list[Section]:
-    """An analysis's own figures, drawn for its own models; the less telling ones folded into one section."""
-    names = tuple(run.table.models)
-    found = sections_of(run) if len(run.table) else []
-    found = [replace(part, charts=tuple(replace(chart, models=names) for chart in part.charts)) for part in found]
-    shown = [part for part in found if part.id in SHOWN]
-    charts = tuple(chart for part in found if part.id not in SHOWN for chart in part.charts)
-    titles = ", ".join(part.title.lower() for part in found if part.id not in SHOWN)
-    rest = Section("more", "More of the analysis", f"Also measured: {titles}.", charts, folded=True)
-    return [*shown, rest] if charts else shown
-
-
-def swap_sections(run: Joint) -> list[Section]:
-    """A section for each swap run; of several, each under its folder's name."""
-    found = []
-    for place, (member, label) in enumerate(zip(run.runs, labels_of(run.runs), strict=True)):
-        section = swap_section(member)
-        if section is None:
-            continue
-        if place:
-            charts = tuple(replace(chart, id=f"{chart.id}-{place + 1}") for chart in section.charts)
-            section = replace(section, id=f"{section.id}-{place + 1}", charts=charts)
-        found.append(replace(section, title=f"{section.title} · {label}") if len(run.runs) > 1 else section)
-    return found
-
-
-SECTIONS: Mapping[str, Callable[[Joint], list[Section]]] = {
-    "analyze": analysis_sections,
-    "flow": flow_sections,
-    "probe": probe_sections,
-    "swap": swap_sections,
-    "steer": steer_sections,
-    "tune": tune_sections,
-    "merge": merge_sections,
-}
+from midblock.report.tune_run import read_tune
+from midblock.report.verb_figures import early_exit, gradient_flow, merge_alphas, steering, swapped
+from midblock.report.verb_page import Step, VerbPage
+from midblock.runs.finished import Finished
 
 STEPS = (
+    Step("changed", "What changed", "No analysis and no gradient flow is among the runs."),
     Step(
-        "changed", "What changed", ("analyze", "flow"),
-        "No analysis and no gradient flow is among the runs.",
-    ),
-    Step(
-        "matters", "Where it matters", ("probe", "swap", "steer"),
+        "matters", "Where it matters",
         "No early exit, swap or steering is among the runs: a change that is seen need not be a change that counts.",
     ),
-    Step("do", "What to do", ("tune", "merge"), ""),
+    Step("do", "What to do", ""),
 )  # fmt: skip
+
+
+def one_block_at_a_time(run: Finished) -> bool:
+    return run.summary.get("mode") == "each"
+
+
+def never(run: Finished) -> bool:
+    return False
+
+
+PAGES: Mapping[str, VerbPage] = {
+    "analyze": VerbPage(
+        analysis_sections, "changed", FIGURES, told=0, traits=Traits(colour=0, describes=True),
+        page=analysis_page, still="change_by_depth", opening=analysis_opening, facts=facts_of, shared=True,
+        correlated=True, command="{base} {tuned} --data {data}",
+    ),
+    "flow": VerbPage(
+        flow_sections, "changed", {"flow": gradient_flow}, told=1, traits=Traits(colour=6), data=flow_data,
+        evidence=flow_row,
+    ),
+    "probe": VerbPage(
+        probe_sections, "matters", {"early_exit": early_exit}, told=1, traits=Traits(colour=1), shared=True,
+        command="{base} {tuned} --data {data}", evidence=exit_row,
+    ),
+    "swap": VerbPage(  # told before a probe: it changes the model, which a probe only reads
+        swap_sections, "matters", {"swap": swapped}, told=0, traits=Traits(colour=2, compared=one_block_at_a_time),
+        paper="each", command="{base} {tuned} --data {data}", evidence=swap_row,
+    ),
+    "steer": VerbPage(
+        steer_sections, "matters", {"steering": steering}, told=2, traits=Traits(colour=3), shared=True,
+        command="{base} --from {tuned} --data {data}", evidence=steer_row,
+    ),
+    "tune": VerbPage(  # its figures for papers stay in its own folder
+        tune_sections, "do", TUNE_FIGURES, told=0, traits=Traits(colour=4), read=read_tune, page=tune_page,
+        still="loss", provenance=tune_provenance, paper="none",
+    ),
+    "merge": VerbPage(  # its alphas were chosen, not measured
+        merge_sections, "do", {"merge": merge_alphas}, told=1, traits=Traits(colour=5, compared=never),
+    ),
+}  # fmt: skip
