@@ -3,32 +3,25 @@
 from importlib import import_module
 from typing import Any
 
+from midblock.runs.verbs import VERBS
+
 __version__ = "0.1.0"
 
 # Heavy imports (torch, transformers) wait until a name is used, so that `midblock --help` stays instant.
-_HOMES = {
+_NOUNS = {
     "LayerPlan": "midblock.base",
     "LayerTable": "midblock.base",
     "MidblockError": "midblock.base",
     "Pair": "midblock.checkpoints",
+    "load_models": "midblock.checkpoints",
     "load_pair": "midblock.checkpoints",
     "load_dataset": "midblock.data",
     "METRICS": "midblock.metrics",
-    "analyze": "midblock.metrics",
     "correlate": "midblock.metrics",
     "INTERVENTIONS": "midblock.interventions",
-    "load_models": "midblock.checkpoints",
-    "probe": "midblock.interventions",
-    "merge": "midblock.interventions",
-    "steer": "midblock.interventions",
-    "swap": "midblock.interventions",
     "LOSSES": "midblock.tuning",
-    "tune": "midblock.tuning",
-    "flow": "midblock.tuning",
-    "export": "midblock.tuning",
-    "write_report": "midblock.report",
-    "demo": "midblock.studies",
 }
+_HOMES = {**_NOUNS, **{verb.function or name: verb.home for name, verb in VERBS.items()}}
 
 __all__ = sorted(_HOMES)
 

@@ -5,13 +5,14 @@ import sys
 import pytest
 
 from midblock import __version__
-from midblock.cli.main import VERBS, main
+from midblock.cli.main import main
+from midblock.runs.verbs import VERBS
 
 
 def test_help_lists_the_verbs(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(verb in out and purpose in out for verb, purpose in VERBS.items())
+    assert all(name in out and verb.purpose in out for name, verb in VERBS.items())
 
 
 def test_no_words_is_help(capsys):

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from midblock.base import watched
 from midblock.checkpoints import LoadSettings, load_pair
-from midblock.cli.output import OutputSettings
-from midblock.cli.table import print_profile
+from midblock.cli.life import Flat, carry_out, tell
+from midblock.cli.table import show_profile
 from midblock.metrics import AnalysisSettings
 from midblock.metrics import analyze as run_analysis
-from midblock.metrics.analysis import DEFAULT_DATA
-from midblock.report import write_report
-
-Flat = Parameter(name="*")
+from midblock.runs.reading import DEFAULT_DATA
+from midblock.runs.where import Where
 
 
 def analyze(
@@ -27,7 +22,8 @@ def analyze(
     data: str = DEFAULT_DATA,
     settings: Annotated[AnalysisSettings | None, Flat] = None,
     loading: Annotated[LoadSettings | None, Flat] = None,
-    output: Annotated[OutputSettings | None, Flat] = None,
+    where: Annotated[Where | None, Flat] = None,
+    json: bool = False,
 ) -> None:
     """Measure, layer by layer, what tuning did to representations and weights, and write a run folder with a report.
 
@@ -35,20 +31,9 @@ def analyze(
         base: model before tuning: `org/name[@rev]`, a folder, a `.gguf` file or `builtin:smollm2-135m-instruct`.
         tuned: one or several models tuned from it: the same, or PEFT adapter folders.
         data: prompts: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+        json: print the summary as JSON on standard output, for programs.
     """
-    settings, loading, output = settings or AnalysisSettings(), loading or LoadSettings(), output or OutputSettings()
-    pair = load_pair(base, *tuned, **asdict(loading))
-    folder = output.folder("analyze", [variant.name for variant in pair.tuned])
-    with watched() as progress:
-        table = run_analysis(
-            pair,
-            data,
-            output_dir=folder,
-            resume=output.resume,
-            overwrite=output.overwrite,
-            progress=progress,
-            command=" ".join(["midblock", *sys.argv[1:]]),
-            **asdict(settings),
-        )
-    page = write_report(folder)
-    print_profile(table, folder, page, as_json=output.json)
+    pair = load_pair(base, *tuned, **asdict(loading or LoadSettings()))
+    act = partial(run_analysis, pair, data, **asdict(settings or AnalysisSettings()))
+    folder, table = carry_out("analyze", [variant.name for variant in pair.tuned], where, act)
+    tell(folder, as_json=json, show=partial(show_profile, table))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from midblock.base import watched
-from midblock.cli.table import print_profile
-from midblock.report import write_report
+from midblock.cli.life import tell
+from midblock.cli.table import show_profile
 from midblock.studies import demo as run_demo
 
 
@@ -37,4 +38,4 @@ def demo(
             command=" ".join(["midblock", *sys.argv[1:]]),
             device=device,
         )
-    print_profile(table, folder, write_report(folder), as_json=json)
+    tell(folder, as_json=json, show=partial(show_profile, table))

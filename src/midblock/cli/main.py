@@ -10,51 +10,54 @@ import cyclopts
 
 from midblock import __version__
 from midblock.base.errors import MidblockError, unknown
+from midblock.runs.verbs import VERBS, Verb
 
 DONE, OUR_BUG, USER_CAN_FIX = 0, 1, 2
 
-app = cyclopts.App(
-    name="midblock",
-    help="See, layer by layer, what supervised fine-tuning does to a language model.",
-    version=__version__,
-    help_format="plaintext",
-    suppress_keyboard_interrupt=False,
-    help_epilogue="Every verb reads options from a file with --config FILE.yaml. In the options' texts P1 is arXiv "
-    "2604.11838 and P2 arXiv 2605.10973.",
+EPILOGUE = (
+    "Every verb reads options from a file with --config FILE.yaml. In the options' texts P1 is arXiv 2604.11838 and P2 "
+    "arXiv 2605.10973."
 )
-# Verbs are imported when called: torch alone takes longer than `--help` should.
-VERBS = {
-    "demo": "Tune the embedded model a little and show what that changed.",
-    "analyze": "Compare a base with models tuned from it, layer by layer.",
-    "probe": "Read models off at every depth.",
-    "swap": "Put blocks of one model into the other.",
-    "steer": "Push a base towards a tuned model by adding directions.",
-    "merge": "Mix a base and a tuned model block by block.",
-    "tune": "Fine-tune chosen blocks of a model.",
-    "flow": "Measure gradients over the first steps of tuning.",
-    "export": "Write a tuned adapter in another form.",
-    "report": "Draw the page of a run again, or one page of several.",
-}
-for verb, purpose in VERBS.items():
-    app.command(f"midblock.cli.{verb}:{verb}", name=verb, help=purpose)
+
+
+def door() -> cyclopts.App:
+    """The command line of every verb in the table.
+
+    A verb's function is imported when it is called: torch alone takes longer than `--help` should.
+    """
+    app = cyclopts.App(
+        name="midblock",
+        help="See, layer by layer, what supervised fine-tuning does to a language model.",
+        version=__version__,
+        help_format="plaintext",
+        suppress_keyboard_interrupt=False,
+        help_epilogue=EPILOGUE,
+    )
+    for name, verb in VERBS.items():
+        app.command(f"midblock.cli.{name}:{name}", name=name, help=verb.purpose)
+    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; return 0 when done, 1 for a bug of ours, 2 for what the user can fix."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    app = door()
+    verb: Verb | None = None
     try:
         arguments, config = _take_config(arguments)
-        if arguments and not arguments[0].startswith("-") and arguments[0] not in VERBS:
-            raise unknown("verb", arguments[0], VERBS)
-        app.config = () if config is None else (_yaml(config),)
+        if arguments and not arguments[0].startswith("-"):
+            if arguments[0] not in VERBS:
+                raise unknown("verb", arguments[0], VERBS)
+            verb = VERBS[arguments[0]]
+        app.config = () if config is None else (_yaml(config, verb.plans if verb else ()),)
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except MidblockError as error:
         return _fail(str(error))
     except cyclopts.CycloptsError as error:
         return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        resumable = arguments[:1] in (["analyze"], ["flow"], ["probe"], ["steer"], ["swap"], ["tune"])
-        return _fail("stopped" + "; the same command with --resume goes on from here" * resumable, code=130)
+        goes_on = "; the same command with --resume goes on from here" if verb and verb.resumable else ""
+        return _fail(f"stopped{goes_on}", code=130)
     return DONE
 
 
@@ -70,7 +73,8 @@ def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
     return arguments, None
 
 
-def _yaml(path: Path) -> cyclopts.config.Yaml:
+def _yaml(path: Path, plans: Sequence[str]) -> cyclopts.config.Yaml:
+    """The file's options, checked as far as the parser does not; `plans` are those that take a plan of layers."""
     import yaml
 
     try:
@@ -84,7 +88,7 @@ def _yaml(path: Path) -> cyclopts.config.Yaml:
     strays = [key for key in loaded if not isinstance(key, str) or isinstance(loaded[key], dict)]
     if strays:
         raise MidblockError(f"{path}: {strays[0]!r} is no option", hint="a line each, like `num_samples: 200`")
-    for key in ("layers", "blocks", "generate_layers"):
+    for key in plans:
         if isinstance(plan := loaded.get(key, ""), int | float):
             # YAML reads 01100 as an octal number and 00010 as 8, which would be a plan too
             raise MidblockError(f"{path}: {key} is the number {plan}", hint=f'put the plan in quotes: {key}: "01100"')

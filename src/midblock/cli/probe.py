@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
-from cyclopts import Parameter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from midblock.base import LayerTable, watched
+from midblock.base import LayerTable
 from midblock.checkpoints import LoadSettings, load_models
-from midblock.cli.output import OutputSettings, print_run
+from midblock.cli.life import Flat, carry_out, tell
 from midblock.interventions import ProbeSettings
 from midblock.interventions import probe as run_probe
-from midblock.interventions.reading import DEFAULT_DATA
+from midblock.runs.reading import DEFAULT_DATA
+from midblock.runs.where import Where
 
-Flat = Parameter(name="*")
 SHOWN = (("accuracy", "exit_accuracy"), ("NLL", "exit_nll"), ("exact match", "exit_exact_match"))
 
 
@@ -29,7 +28,8 @@ def probe(
     data: str = DEFAULT_DATA,
     settings: Annotated[ProbeSettings | None, Flat] = None,
     loading: Annotated[LoadSettings | None, Flat] = None,
-    output: Annotated[OutputSettings | None, Flat] = None,
+    where: Annotated[Where | None, Flat] = None,
+    json: bool = False,
 ) -> None:
     """Read models off behind every block, through their own final norm and head, and write a run folder with a report.
 
@@ -38,22 +38,16 @@ def probe(
             `builtin:smollm2-135m-instruct`.
         tuned: models tuned from it: the same, or PEFT adapter folders.
         data: examples with completions: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+        json: print the summary as JSON on standard output, for programs.
     """
-    settings, loading, output = settings or ProbeSettings(), loading or LoadSettings(), output or OutputSettings()
-    pair = load_models(base, *tuned, **asdict(loading))
-    folder = output.folder("probe", [variant.name for variant in pair.tuned or (pair.base,)])
-    with watched() as progress:
-        table = run_probe(
-            pair,
-            data,
-            output_dir=folder,
-            resume=output.resume,
-            overwrite=output.overwrite,
-            progress=progress,
-            command=" ".join(["midblock", *sys.argv[1:]]),
-            **asdict(settings),
-        )
-    print_run(folder, Console(), as_json=output.json, tables=[_by_depth(table)])
+    pair = load_models(base, *tuned, **asdict(loading or LoadSettings()))
+    act = partial(run_probe, pair, data, **asdict(settings or ProbeSettings()))
+    folder, table = carry_out("probe", [variant.name for variant in pair.tuned or (pair.base,)], where, act)
+    tell(folder, as_json=json, show=partial(_show, table))
+
+
+def _show(table: LayerTable, console: Console) -> None:
+    console.print(_by_depth(table))
 
 
 def _by_depth(table: LayerTable) -> Table:

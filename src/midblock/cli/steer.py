@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
+import json as json_format
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,15 +14,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from midblock.base import MidblockError, read_record, watched
+from midblock.base import MidblockError
 from midblock.checkpoints import LoadSettings
-from midblock.cli.output import OutputSettings, read_summary
-from midblock.interventions.reading import DEFAULT_DATA
+from midblock.cli.life import Flat, carry_out, read_summary, tell
 from midblock.interventions.steer import steer as run_steering
 from midblock.interventions.steer_settings import SteerSettings, alpha_label
-from midblock.report import write_report
+from midblock.runs.reading import DEFAULT_DATA
+from midblock.runs.where import Where
 
-Flat = Parameter(name="*")
 SHOWN_TEXTS, SHOWN_LETTERS = 2, 400
 
 
@@ -33,7 +32,8 @@ def steer(
     data: str = DEFAULT_DATA,
     settings: Annotated[SteerSettings | None, Flat] = None,
     loading: Annotated[LoadSettings | None, Flat] = None,
-    output: Annotated[OutputSettings | None, Flat] = None,
+    where: Annotated[Where | None, Flat] = None,
+    json: bool = False,
 ) -> None:
     """Push a base towards a tuned model by adding directions to its residual stream, and see how far it gets.
 
@@ -42,46 +42,26 @@ def steer(
         source: where to: a tuned model, or a run folder of `midblock analyze`, or of `midblock steer`, whose
             directions are used again.
         data: prompts: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+        json: print the summary as JSON on standard output, for programs.
     """
-    settings, loading, output = settings or SteerSettings(), loading or LoadSettings(), output or OutputSettings()
-    folder = (output.output_dir or Path("runs") / f"steer-{Path(source).name or 'run'}").expanduser()
-    with watched() as progress:
-        run_steering(
-            base,
-            source,
-            data,
-            output_dir=folder,
-            resume=output.resume,
-            overwrite=output.overwrite,
-            progress=progress,
-            command=" ".join(["midblock", *sys.argv[1:]]),
-            **asdict(settings),
-            **asdict(loading),
-        )
-    _print_result(folder, write_report(folder), as_json=output.json)
+    options = {**asdict(settings or SteerSettings()), **asdict(loading or LoadSettings())}
+    act = partial(run_steering, base, source, data, **options)
+    folder, _ = carry_out("steer", [Path(source).name or "run"], where, act)
+    tell(folder, as_json=json, show=partial(_show, folder))
 
 
-def _print_result(folder: Path, page: Path, *, as_json: bool) -> None:
-    summary = read_summary(folder)
-    notes = read_record(folder).get("notes", [])
-    if as_json:
-        print(json.dumps({**summary, "notes": notes, "folder": str(folder), "report": str(page)}, indent=2))
-        return
-    console = Console(file=sys.stdout, markup=False, highlight=False)
+def _show(folder: Path, console: Console) -> None:
+    """The first texts, and the effect of every strength."""
     for text in _read_texts(folder / "texts.json")[:SHOWN_TEXTS]:
         _print_texts(console, text)
-    console.print(_effects(summary))
+    console.print(_effects(read_summary(folder)))
     console.print("NLL of the tuned model's held-out answers, nats per token; random: mean over draws.", style="dim")
     console.print()
-    console.print(summary["headline"], style="bold")
-    for note in notes:
-        console.print(f"Note: {note}")
-    console.print(f"Report: {page}", soft_wrap=True)
 
 
 def _read_texts(file: Path) -> list[dict[str, Any]]:
     try:
-        texts = json.loads(file.read_text(encoding="utf-8"))
+        texts = json_format.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         texts = None
     if not isinstance(texts, list):

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from midblock.base import watched
 from midblock.checkpoints import LoadSettings, load_pair
-from midblock.cli.output import OutputSettings, print_run, read_summary
+from midblock.cli.life import Flat, carry_out, read_summary, tell
 from midblock.interventions import SwapSettings
 from midblock.interventions import swap as run_swap
-from midblock.interventions.reading import DEFAULT_DATA
+from midblock.runs.reading import DEFAULT_DATA
+from midblock.runs.where import Where
 
-Flat = Parameter(name="*")
 QUANTITIES = {"accuracy": "accuracy", "nll": "NLL", "perplexity": "perplexity", "exact_match": "exact match"}
 
 
@@ -32,7 +30,8 @@ def swap(
     data: str = DEFAULT_DATA,
     settings: Annotated[SwapSettings | None, Flat] = None,
     loading: Annotated[LoadSettings | None, Flat] = None,
-    output: Annotated[OutputSettings | None, Flat] = None,
+    where: Annotated[Where | None, Flat] = None,
+    json: bool = False,
 ) -> None:
     """Put blocks of each model into the other, segment by segment, and write a run folder with a report.
 
@@ -40,29 +39,19 @@ def swap(
         base: model before tuning: `org/name[@rev]`, a folder, a `.gguf` file or `builtin:smollm2-135m-instruct`.
         tuned: a model tuned from it: the same, or a PEFT adapter folder.
         data: examples with completions: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+        json: print the summary as JSON on standard output, for programs.
     """
-    settings, loading, output = settings or SwapSettings(), loading or LoadSettings(), output or OutputSettings()
-    pair = load_pair(base, tuned, **asdict(loading))
-    folder = output.folder("swap", [pair.tuned[0].name])
-    with watched() as progress:
-        run_swap(
-            pair,
-            data,
-            output_dir=folder,
-            resume=output.resume,
-            overwrite=output.overwrite,
-            progress=progress,
-            command=" ".join(["midblock", *sys.argv[1:]]),
-            **asdict(settings),
-        )
-    print_run(folder, Console(), as_json=output.json, tables=_tables(folder))
+    pair = load_pair(base, tuned, **asdict(loading or LoadSettings()))
+    act = partial(run_swap, pair, data, **asdict(settings or SwapSettings()))
+    folder, _ = carry_out("swap", [pair.tuned[0].name], where, act)
+    tell(folder, as_json=json, show=partial(_show, folder))
 
 
-def _tables(folder: Path) -> list[Table]:
+def _show(folder: Path, console: Console) -> None:
     """One table for each host: references above, a line a cell and head."""
     summary = read_summary(folder)
-    hosts = dict.fromkeys(cell["host"] for cell in summary["cells"])
-    return [_table(summary, host) for host in hosts]
+    for host in dict.fromkeys(cell["host"] for cell in summary["cells"]):
+        console.print(_table(summary, host))
 
 
 def _table(summary: Mapping[str, Any], host: str) -> Table:

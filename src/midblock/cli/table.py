@@ -1,11 +1,8 @@
-"""The profile on a terminal: one line a layer, the reading above, the report's path below."""
+"""The profile on a terminal: one line a layer."""
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from midblock.base import LayerTable, read_record
-from midblock.metrics import summarize
+from midblock.base import LayerTable
+from midblock.runs.finished import BASE
 
 SHOWN = (
     ("CKA", "cka_debiased", "residual"),
@@ -29,25 +26,16 @@ WITH_INTERVAL = {"cka_debiased", "change_increment", "logit_agreement"}
 WIDTH_WITH_INTERVALS = 104
 
 
-def print_profile(table: LayerTable, folder: Path, page: Path, *, as_json: bool) -> None:
-    """Print the profile of every tuned model, or the summary as JSON."""
-    summary = summarize(table)
-    notes = read_record(folder).get("notes", [])
-    if as_json:
-        print(json.dumps({**summary, "notes": notes, "folder": str(folder), "report": str(page)}, indent=2))
-        return
-    console = Console(file=sys.stdout)
+def show_profile(table: LayerTable, console: Console) -> None:
+    """Print the profile of every tuned model."""
     if not console.is_terminal:
         console.width = WIDTH_WITH_INTERVALS
-    for model in summary["models"]:
-        console.print(_profile(table, model["name"], intervals=console.width >= WIDTH_WITH_INTERVALS))
+    for model in table.models:
+        if model != BASE:
+            console.print(_profile(table, model, intervals=console.width >= WIDTH_WITH_INTERVALS))
     legend = "CKA debiased; change, added here and ΔW relative to the base's norm; ± half of the 95 % interval."
-    console.print(legend, style="dim", markup=False, highlight=False)
+    console.print(legend, style="dim")
     console.print()
-    console.print(summary["headline"], style="bold", markup=False, highlight=False)
-    for note in notes:
-        console.print(f"Note: {note}", markup=False, highlight=False)
-    console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _profile(table: LayerTable, model: str, *, intervals: bool) -> Table:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any
 
-from cyclopts import Parameter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from midblock.base import Silent, watched
 from midblock.checkpoints import LoadSettings, ModelReference
-from midblock.cli.output import OutputSettings
-from midblock.report import write_report
-from midblock.tuning import Artifact, TuneSettings
+from midblock.cli.life import Flat, carry_out, tell
+from midblock.runs.where import Where
+from midblock.tuning import TuneSettings
 from midblock.tuning import tune as run_tuning
-from midblock.tuning.arguments import main_process
 
-Flat = Parameter(name="*")
 PURPOSES = {
     "weights": "weights", "gradients": "gradients", "optimizer": "optimiser", "activations": "activations",
     "logits": "logits", "anchor": "anchor",
@@ -35,34 +30,24 @@ def tune(
     data: str,
     settings: Annotated[TuneSettings | None, Flat] = None,
     loading: Annotated[LoadSettings | None, Flat] = None,
-    output: Annotated[OutputSettings | None, Flat] = None,
+    where: Annotated[Where | None, Flat] = None,
+    json: bool = False,
 ) -> None:
     """Fine-tune chosen blocks of a model and write an adapter or a checkpoint, with its log and a report.
 
     Args:
         base: the model: `org/name[@rev]`, a folder, a `.gguf` file or `builtin:smollm2-135m-instruct`.
         data: examples with completions: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+        json: print the summary as JSON on standard output, for programs.
     """
-    settings, loading, output = settings or TuneSettings(), loading or LoadSettings(), output or OutputSettings()
-    folder = (output.output_dir or Path("runs") / f"tune-{ModelReference.parse(base).label}").expanduser()
-    options = asdict(settings)
-    main = main_process()
-    with watched() as progress:
-        artifact = run_tuning(
-            base,
-            data,
-            options.pop("layers"),
-            output_dir=folder,
-            resume=output.resume,
-            overwrite=output.overwrite,
-            progress=progress if main else Silent(),
-            announce=None if output.json else print_plan,
-            command=" ".join(["midblock", *sys.argv[1:]]),
-            **options,
-            **asdict(loading),
-        )
-    if main:
-        _print_result(artifact, write_report(folder), as_json=output.json)
+    options = {**asdict(settings or TuneSettings()), **asdict(loading or LoadSettings())}
+    act = partial(run_tuning, base, data, announce=None if json else print_plan, **options)
+    folder, artifact = carry_out("tune", [ModelReference.parse(base).label], where, act)
+
+    def told(summary: Mapping[str, Any]) -> list[str]:
+        return [f"{summary['untouched']['checked']} frozen tensors checked: none changed.", f"Result: {artifact.path}"]
+
+    tell(folder, as_json=json, told=told, more={"path": str(artifact.path)})
 
 
 def print_plan(plan: Mapping[str, Any]) -> None:
@@ -124,14 +109,3 @@ def _grouped(targets: list[Mapping[str, Any]]) -> list[tuple[str, str, str, str]
 
 def _values(values: list[Any]) -> str:
     return ", ".join(f"{value:g}" for value in dict.fromkeys(values) if value is not None) or "–"
-
-
-def _print_result(artifact: Artifact, page: Path, *, as_json: bool) -> None:
-    if as_json:
-        found = {"folder": str(artifact.folder), "path": str(artifact.path), "report": str(page)}
-        print(json.dumps({**artifact.summary, **found}, indent=2))
-        return
-    print(artifact.summary["headline"])
-    print(f"{artifact.summary['untouched']['checked']} frozen tensors checked: none changed.")
-    print(f"Result: {artifact.path}")
-    print(f"Report: {page}")

@@ -1,0 +1,104 @@
+"""What every verb that fills a run folder does at the command line: carry it out while watched, then tell of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from midblock.base import MidblockError, Silent, watched
+from midblock.report import write_report
+from midblock.runs.folder import read_record
+from midblock.runs.processes import main_process
+from midblock.runs.where import Where
+
+R = TypeVar("R")
+Flat = Parameter(name="*")
+
+
+def carry_out(verb: str, names: Sequence[str], where: Where | None, act: Callable[..., R]) -> tuple[Path, R]:
+    """Call a verb so that it fills a folder, tells how far it got, and records the command line.
+
+    Args:
+        names: of what it is about; without an `output_dir` the folder is `runs/VERB-NAMES`.
+        act: the verb with all but the fields of `Where`.
+
+    Returns:
+        The folder, and what the verb gave.
+    """
+    where = where or Where()
+    folder = where.folder or Path("runs") / "-".join([verb, *map(_safe, names)])
+    with watched() as progress:
+        filled = replace(
+            where,
+            output_dir=folder,
+            progress=progress if main_process() else Silent(),
+            command=" ".join(["midblock", *sys.argv[1:]]),
+        )
+        return folder, act(**{field.name: getattr(filled, field.name) for field in fields(filled)})
+
+
+def tell(
+    folder: Path,
+    *,
+    as_json: bool,
+    show: Callable[[Console], None] | None = None,
+    told: Callable[[Mapping[str, Any]], Sequence[str]] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Draw the page of a finished run and print what was found, or all of it as JSON; the main process does it.
+
+    Args:
+        show: prints tables, above the headline.
+        told: lines below the headline, from the summary.
+        more: what else the JSON says.
+
+    Raises:
+        MidblockError: the summary is missing or broken.
+    """
+    if not main_process():
+        return
+    summary = read_summary(folder)
+    page = write_report(folder)
+    notes = read_record(folder).get("notes", [])
+    if as_json:
+        print(
+            json.dumps(
+                {**summary, "notes": notes, "folder": str(folder), **(more or {}), "report": str(page)}, indent=2
+            )
+        )
+        return
+    console = Console(file=sys.stdout, markup=False, highlight=False)
+    if show is not None:
+        show(console)
+    console.print(summary["headline"], style="bold", soft_wrap=True)
+    lines = [*(told(summary) if told is not None else ()), *(f"Note: {note}" for note in notes), f"Report: {page}"]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read what a finished run says about itself.
+
+    Raises:
+        MidblockError: it is missing or broken.
+    """
+    file = folder / "summary.json"
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        summary = None
+    if not isinstance(summary, dict) or not isinstance(summary.get("headline"), str):
+        raise MidblockError(f"{file} is missing or broken", hint="--overwrite makes the run anew")
+    return summary
+
+
+def _safe(name: str) -> str:
+    """A name as part of a folder's."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
