@@ -21,11 +21,9 @@ def curve(metric: str, values, model: str = "sft") -> list[LayerRow]:
 
 
 def analysis() -> Finished:
-    """Blocks 4 to 7 hold nearly all of the change; of `other` blocks 0 and 1."""
-    change = np.full(L, 0.01)
-    change[4:8] = 1.0
-    other = np.full(L, 0.01)
-    other[:2] = 1.0
+    """Blocks 4 to 7 hold all of the change; of `other` nearly all is in block 1."""
+    change, other = np.zeros(L), np.full(L, 0.01)
+    change[4:8] = other[1] = 1.0
     return run("analyze", {}, curve("change_increment", change) + curve("change_increment", other, "other"))
 
 
@@ -51,7 +49,7 @@ def test_the_rule_chooses_for_each_tuned_model():
     found = suggestions([analysis(), run("probe", {})])
     assert [(one.model, one.first_of_run) for one in found] == [("sft", True), ("other", False)]
     assert found[0].window == (4, 5)  # half of four equal blocks, the first of equals
-    assert found[1].window == (0, 1)
+    assert found[1].window == (1, 1)
     assert suggestions([run("probe", {})]) == []
 
 
