@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midblock.base import Estimate
 from midblock.metrics.uncertainty import Folds, bootstrap_means, halves, jackknife, permutations
 
 few = settings(deadline=None, max_examples=25)
@@ -224,10 +223,3 @@ def test_permutations_are_permutations_and_differ():
     orders = permutations(12, 0, count=50)
     assert torch.equal(orders.sort(1).values, torch.arange(12).expand(50, -1))
     assert len(orders.unique(dim=0)) == 50
-
-
-def test_an_interval_is_cut_at_the_bounds_and_the_value_stays():
-    estimate = Estimate(0.9, -0.5, 1.5, 7)
-    assert estimate.within((0, 1)) == Estimate(0.9, 0, 1, 7)
-    assert estimate.within((None, 1)) == Estimate(0.9, -0.5, 1, 7)
-    assert estimate.within((0, None)) == Estimate(0.9, 0, 1.5, 7)

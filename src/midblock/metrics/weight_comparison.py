@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from midblock.base import LayerRow, MidblockError
-from midblock.checkpoints import BUFFERS, EffectiveTensors, Piece, Source, TensorReader, Variant
-from midblock.checkpoints.model_tensors import ModelTensors
+from midblock.checkpoints import BUFFERS, EffectiveTensors, Piece, Source, Variant
 from midblock.metrics.top_singular import EXACT_UP_TO
 from midblock.metrics.weight_totals import Compared, WeightTotals
 
@@ -147,10 +146,8 @@ class _Reading:
         return twin is not None and twin.name not in self.theirs.changes.replaced and self._same_tensor(piece, twin)
 
     def _same_tensor(self, piece: Piece, other: Piece) -> bool:
-        files = self.ours.store.file(piece.stored), self.theirs.store.file(other.stored)
-        if files[0] is None or files[1] is None or self.ours.origin(piece) is None:
-            return False
-        return files[0].resolve() == files[1].resolve() and piece.stored == other.stored
+        origin = self.ours.origin(piece)
+        return origin is not None and origin == self.theirs.start(other)
 
     def _note_rounding(self, ours: torch.dtype, theirs: torch.dtype) -> None:
         """Say once that base and tuned are stored in different precision, and what that alone does."""
@@ -209,8 +206,3 @@ def entries_of(variant: Variant) -> int:
     """How many entries a comparison with this base reads."""
     with EffectiveTensors.of(variant) as tensors:
         return sum(math.prod(tensors.shape(piece)) for piece in tensors.stored_pieces)
-
-
-def tensors_of(variant: Variant) -> TensorReader | ModelTensors:
-    """A variant's tensors as they are stored."""
-    return EffectiveTensors.of(variant).store
