@@ -61,6 +61,10 @@ FAMILIES = {
     "falcon_rw": ("FalconConfig", {**FALCON, "multi_query": False, "alibi": True}),
     "mixtral": ("MixtralConfig", {**LLAMA_LIKE, "num_local_experts": 4}),
     "olmoe": ("OlmoeConfig", {**LLAMA_LIKE, "num_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        {**LLAMA_LIKE, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+    ),
     # Not promised, but other decoders work too.
     "bloom": ("BloomConfig", {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "n_layer": BLOCKS, "n_head": 4}),
     "opt": (

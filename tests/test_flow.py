@@ -46,6 +46,8 @@ HIDDEN = {
     ("checkpoints/hub.py", "huggingface_hub"): "only for hub names",
     ("checkpoints/models.py", "peft"): EXTRA,
     ("checkpoints/models.py", "transformers"): WITHOUT_MODELS,
+    ("checkpoints/skeleton.py", "transformers"): HELP,
+    ("checkpoints/stored_names.py", "transformers"): HELP,
     ("cli/main.py", "yaml"): HELP,
     ("data/files.py", "pyarrow"): "only for Parquet",
     ("data/hub.py", "datasets"): EXTRA,
@@ -59,13 +61,11 @@ HIDDEN = {
     ("tuning/arguments.py", "trl"): EXTRA,
     ("tuning/examples.py", "datasets"): EXTRA,
     ("tuning/merged_by_peft.py", "peft"): EXTRA,
-    ("tuning/merged_by_peft.py", "transformers"): WITHOUT_MODELS,
     ("tuning/prepared.py", "bitsandbytes"): EXTRA,
     ("tuning/prepared.py", "peft"): EXTRA,
     ("tuning/prepared.py", "transformers"): "only where weights are loaded in 4 bits",
-    ("tuning/trainer.py", "transformers"): TRAINER,
-    ("tuning/trainer.py", "trl"): EXTRA,
     ("tuning/summary.py", "huggingface_hub"): "only where the result is uploaded",
+    ("tuning/training.py", "midblock"): "the module that imports TRL, an optional extra that takes seconds",
 }
 
 
@@ -134,8 +134,8 @@ def test_a_room_imports_only_rooms_above_it(file):
 
 def test_the_check_sees_an_arrow_against_the_order(tmp_path):
     backward = tmp_path / "backward.py"
-    backward.write_text("def late():\n    from midblock.cli.output import OutputSettings\n")
-    assert targets(backward) == {SOURCE / "cli" / "output.py"}
+    backward.write_text("def late():\n    from midblock.cli.life import carry_out\n")
+    assert targets(backward) == {SOURCE / "cli" / "life.py"}
     assert hidden_imports(backward) == {"midblock"}
 
 

@@ -13,7 +13,8 @@ import yaml
 
 from midblock.base import LayerPlan
 from midblock.checkpoints import ModelReference
-from midblock.cli import main as door
+from midblock.cli import main
+from midblock.runs.verbs import VERBS
 from midblock.tuning import TuneSettings
 from midblock.tuning.budget import BlockCost, alpha_for, block_ranks
 
@@ -33,13 +34,11 @@ BLOCKS = {
 
 def bind(path: Path, *words: str) -> dict[str, Any]:
     """What `midblock tune --config PATH WORDS…` would call `tune` with."""
-    door.app.config = (door._yaml(path),)
-    try:
-        function, bound, left = door.app.parse_args(["tune", *words], exit_on_error=False, print_error=False)
-    finally:
-        door.app.config = ()
+    app = main.door()
+    app.config = (main._yaml(path, VERBS["tune"].plans),)
+    function, bound, left = app.parse_args(["tune", *words], exit_on_error=False, print_error=False)
     assert function.__name__ == "tune"
-    assert not left
+    assert set(left) == {"progress", "command"}  # of `Where`, known to Python only
     return dict(bound.arguments)
 
 
@@ -47,7 +46,7 @@ def flat(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments and the fields of settings objects among them, by name."""
     found = {}
     for name, value in arguments.items():
-        if name in ("settings", "loading", "output"):
+        if name in ("settings", "loading", "where"):
             found |= {each.name: getattr(value, each.name) for each in fields(value)}
         else:
             found[name] = value
@@ -95,7 +94,7 @@ def test_a_flag_overrides_the_file(path):
 @named(RECIPES)
 def test_one_key_too_many_is_refused_with_the_nearest(path, tmp_path, capfd):
     (tmp_path / "recipe.yaml").write_text(path.read_text(encoding="utf-8") + "learning_rat: 1\n", encoding="utf-8")
-    assert door.main(["tune", "--config", str(tmp_path / "recipe.yaml")]) == 2
+    assert main.main(["tune", "--config", str(tmp_path / "recipe.yaml")]) == 2
     said = capfd.readouterr().err
     assert "learning_rat]" in said
     assert "--learning-rate" in said

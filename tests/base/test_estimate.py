@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midblock.base import Estimate, quantiles, resample
+from midblock.base import Estimate
+from midblock.base.bootstrap import estimate_of, quantiles, resample
 
 
 def test_an_interval_is_cut_at_the_bounds_and_the_value_stays():
@@ -25,14 +26,14 @@ def test_a_perplexity_keeps_the_order(a, b, c):
 
 
 def test_draws_give_the_middle_95_percent():
-    found = Estimate.of_draws(0.4, np.linspace(0, 1, 1001), 12)
+    found = estimate_of(0.4, np.linspace(0, 1, 1001), 12)
     assert (found.value, found.n) == (0.4, 12)
     assert (found.low, found.high) == pytest.approx((0.025, 0.975))
     assert (found.low, found.high) == quantiles(np.linspace(0, 1, 1001))
 
 
 def test_a_single_sample_has_no_interval():
-    found = Estimate.of_draws(2.0, np.full(10, 2.0), 1)
+    found = estimate_of(2.0, np.full(10, 2.0), 1)
     assert found.as_record() == {"value": 2.0, "low": None, "high": None}
 
 

@@ -58,7 +58,7 @@ def adapted(saved, pico, tmp_path):
         given = {"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM", "fan_in_fan_out": family == "gpt2", **options}
         tuned = get_peft_model(model, LoraConfig(**given))
         torch.manual_seed(1)
-        for name, value in tuned.named_parameters():
+        for value in tuned.parameters():
             if value.requires_grad:
                 value.data.add_(0.3 * torch.randn_like(value))
         tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
@@ -99,7 +99,7 @@ def test_without_an_adapter_it_is_the_model(family, saved, pico):
 
 @pytest.mark.parametrize("family", MIXTURES)
 def test_each_experts_change_stays_low_rank_in_its_piece(family, adapted):
-    checkpoint, merged = adapted(family, **KINDS["experts"])
+    checkpoint, _ = adapted(family, **KINDS["experts"])
     with EffectiveTensors.of_checkpoint(checkpoint) as found:
         experts = [piece for piece in found.stored_pieces if ".experts." in piece.stored]
         assert len(experts) == 3 * 4 * 3

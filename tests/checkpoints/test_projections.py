@@ -224,7 +224,7 @@ def test_a_familys_fused_gate_and_up_come_apart(family, pico):
 
 @pytest.mark.parametrize(
     ("role", "part"),
-    [("self_attn.gate", "attention"), ("mlp.shared_expert_gate", "router"), ("mamba.in_proj", "other")],
+    [("self_attn.gate", "attention"), ("mlp.shared_expert_gate", "router"), ("ssm.in_proj", "other")],
 )
 def test_parts_of_roles_without_a_name_of_their_own(role, part):
     assert part_of(role) == part

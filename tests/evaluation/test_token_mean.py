@@ -100,12 +100,3 @@ def test_a_single_prompt_has_no_interval():
 def test_means_over_other_prompts_are_not_compared():
     with pytest.raises(MidblockError, match="not about the same prompts"):
         difference(mean_of([1.0, 2.0], [1, 1]), mean_of([1.0, 2.0], [1, 1], index=[0, 2]))
-
-
-@given(st.floats(0, 1000), st.floats(0, 1000), st.floats(0, 1000))
-def test_a_perplexity_keeps_the_order(a, b, c):
-    low, value, high = sorted([a, b, c])
-    found = Estimate(value, low, high, 4).exponential()
-    assert found.low <= found.value <= found.high
-    assert found.n == 4
-    assert found.value == (math.exp(value) if value < 700 else math.inf)

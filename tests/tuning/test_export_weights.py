@@ -201,7 +201,7 @@ def test_a_change_below_the_types_resolution_is_told(make, tmp_path):
 
 
 def test_a_damaged_entry_is_found(make, tmp_path):
-    base, adapter, _ = make("llama")
+    _, adapter, _ = make("llama")
     out, name = export(adapter, tmp_path / "out"), "model.layers.1.mlp.down_proj.weight"
     with EffectiveTensors.of_checkpoint(open_checkpoint(str(adapter))) as folded:
         merge = Merge(folded, None)

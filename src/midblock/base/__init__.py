@@ -5,8 +5,6 @@ from midblock.base.errors import nearest as nearest
 from midblock.base.errors import unknown as unknown
 from midblock.base.estimate import LEVEL as LEVEL
 from midblock.base.estimate import Estimate as Estimate
-from midblock.base.estimate import quantiles as quantiles
-from midblock.base.estimate import resample as resample
 from midblock.base.files import folder_atomically as folder_atomically
 from midblock.base.files import replace_atomically as replace_atomically
 from midblock.base.files import write_json as write_json

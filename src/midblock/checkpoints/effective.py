@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,7 +29,7 @@ from midblock.checkpoints.low_rank import Delta
 from midblock.checkpoints.model_tensors import ModelTensors
 from midblock.checkpoints.pair import Variant
 from midblock.checkpoints.projections import Projection
-from midblock.checkpoints.skeleton import skeleton_of
+from midblock.checkpoints.skeleton import KEPT, skeleton_of
 from midblock.checkpoints.source import Source
 from midblock.checkpoints.stored_names import Piece, box, pieces_of
 from midblock.checkpoints.tensors import TensorReader
@@ -109,7 +109,7 @@ class EffectiveTensors:
         """
         config: Any = checkpoint.config
         skeleton = skeleton_of(config, trust_remote_code=checkpoint.trust_remote_code)
-        store, anatomy = checkpoint.tensors(), Anatomy.of(skeleton)
+        store, anatomy = checkpoint.tensors(), _anatomy_of(skeleton)
         pieces = pieces_of({each: store.shape(each) for each in store.names}, skeleton)
         found = cls(name or checkpoint.name, store, anatomy, pieces)
         if checkpoint.adapter is not None:
@@ -163,7 +163,7 @@ class EffectiveTensors:
 
     def pieces(self, name: str) -> tuple[Piece, ...]:
         """The pieces of a parameter; of a head that the files lack, its start."""
-        return self.by_name[name] if name in self.by_name else (self.head_piece,)
+        return self.by_name.get(name) or (self.head_piece,)
 
     def projection(self, name: str) -> Projection:
         """Where a parameter sits and what it does."""
@@ -173,7 +173,8 @@ class EffectiveTensors:
         """The shape of a piece."""
         if piece.name in self.changes.replaced and not piece.region:
             return tuple(self.changes.replaced[piece.name].shape)
-        return tuple(box(torch.empty(self.store.shape(piece.stored), device="meta"), piece.inside).shape)
+        stored = self.store.shape(piece.stored)
+        return tuple(box(torch.empty(stored, device="meta"), piece.inside).shape) if piece.inside else stored
 
     def source(self, piece: Piece) -> Source:
         """A piece's value; a view of the mapped file, valid while it is referenced."""
@@ -271,9 +272,17 @@ class EffectiveTensors:
 
     def origin(self, piece: Piece) -> tuple[Path, str] | None:
         """File and name of a piece that is just what lies on disk; None where an adapter changed it."""
-        file = self.store.file(piece.stored)
         changed = piece.name in self.changes.names or (piece.region and piece.stored in self.changes.names)
-        return None if file is None or changed else (file.resolve(), piece.stored)
+        return None if changed else self.start(piece)
+
+    def start(self, piece: Piece) -> tuple[Path, str] | None:
+        """File and name of what a piece is read from, whatever an adapter does to it; None in memory."""
+        file = self.store.file(piece.stored)
+        if file is None:
+            return None
+        if file not in self._resolved:
+            self._resolved[file] = file.resolve()
+        return self._resolved[file], piece.stored
 
     def release(self, piece: Piece) -> None:
         """Give the pages that a piece was read from back to the system."""
@@ -297,6 +306,10 @@ class EffectiveTensors:
 
     @cached_property
     def _factors(self) -> dict[str, Float64[Tensor, "*sides"]]:
+        return {}
+
+    @cached_property
+    def _resolved(self) -> dict[Path, Path]:
         return {}
 
     @property
@@ -403,6 +416,11 @@ class _Known:
 def _as_stored(projection: Projection) -> tuple[int, ...]:
     *stack, rows, columns = projection.shape if len(projection.shape) > 1 else (0, 0, 0)
     return (*stack, columns, rows) if projection.transposed else projection.shape
+
+
+@lru_cache(maxsize=KEPT)
+def _anatomy_of(skeleton: nn.Module) -> Anatomy:
+    return Anatomy.of(skeleton)
 
 
 def _joined(shape: tuple[int, ...], parts: Sequence[tuple[Piece, Source]]) -> Source:

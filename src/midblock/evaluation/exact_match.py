@@ -12,7 +12,8 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from midblock.base import LEVEL, Estimate, MidblockError, Progress, generator, unknown
+from midblock.base import LEVEL, MidblockError, Progress, generator, unknown
+from midblock.base.bootstrap import estimate_of
 from midblock.data import ExampleSet
 from midblock.evaluation.answers import ANSWERS, choose_reader, gold_answer
 from midblock.evaluation.generate import check_room, continue_prompts, encode_prompts, stop_tokens
@@ -146,7 +147,7 @@ def compare(a: MatchResult, b: MatchResult, *, seed: int = 0) -> PairedDifferenc
     # A prompt's difference is -1, 0 or 1, so a bootstrap sample is a draw of how often each occurs.
     shares = np.array([only_a, only_b, n - split]) / n
     draws = generator(seed, "bootstrap", "exact_match", n).multinomial(n, shares, DRAWS)
-    found = Estimate.of_draws((only_b - only_a) / n, (draws[:, 1] - draws[:, 0]) / n, n)
+    found = estimate_of((only_b - only_a) / n, (draws[:, 1] - draws[:, 0]) / n, n)
     return PairedDifference(found.value, found.low, found.high, p, only_a, only_b, n)
 
 

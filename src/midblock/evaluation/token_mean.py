@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from midblock.base import Estimate, MidblockError, resample
+from midblock.base import Estimate, MidblockError
+from midblock.base.bootstrap import estimate_of, resample
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ class TokenMean:
         if not len(index):
             raise MidblockError("no token counts", hint="the region is empty in every prompt")
         mean = float(sums.sum() / counts.sum())
-        return cls(Estimate.of_draws(mean, _resampled(sums, counts, seed), len(index)), index, sums, counts)
+        return cls(estimate_of(mean, _resampled(sums, counts, seed), len(index)), index, sums, counts)
 
     @property
     def value(self) -> float:
@@ -79,7 +80,7 @@ def difference(a: TokenMean, b: TokenMean, *, seed: int = 0) -> Estimate:
     """
     if not torch.equal(a.index, b.index):
         raise MidblockError("these means are not about the same prompts", hint="use one dataset, seed and region")
-    return Estimate.of_draws(b.value - a.value, b.draws(seed) - a.draws(seed), a.n)
+    return estimate_of(b.value - a.value, b.draws(seed) - a.draws(seed), a.n)
 
 
 def _resampled(sums: Float[Tensor, "N"], counts: Int[Tensor, "N"], seed: int) -> Float64[np.ndarray, "R"]:

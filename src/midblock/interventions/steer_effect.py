@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from midblock.base import Estimate, Progress, quantiles
+from midblock.base import Estimate, Progress
+from midblock.base.bootstrap import quantiles
 from midblock.checkpoints import Anatomy
 from midblock.data import Batch
 from midblock.evaluation import TokenMean, difference, mean_nll

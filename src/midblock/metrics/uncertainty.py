@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from midblock.base import LEVEL, Estimate, generator, resample
+from midblock.base import LEVEL, Estimate, generator
+from midblock.base.bootstrap import resample
 
 GROUPS = 20
 SPLITS = 5

@@ -21,7 +21,7 @@ class Where:
         MidblockError: `resume` and `overwrite` together.
     """
 
-    output_dir: Annotated[Path | str | None, Parameter(name=("--output-dir", "-o"))] = None
+    output_dir: Annotated[Path | str | None, Parameter(name=("--output-dir", "--output", "-o"))] = None
     """Run folder to write. Left out, the command line writes to `runs/VERB-NAME`; Python writes nothing."""
 
     resume: bool = False

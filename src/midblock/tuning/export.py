@@ -93,8 +93,8 @@ def export(
     """Write a tuned adapter in a form that other programs load, and check it against the adapter.
 
     - `merged`: base plus adapter as a safetensors checkpoint, tensor by tensor. Where the adapter is neither low-rank
-      changes (with DoRA's magnitudes or without, stacked experts too) nor whole tensors (IA3, VeRA, single tokens), PEFT
-      merges it instead, with the whole model in memory.
+      changes (with DoRA's magnitudes or without, stacked experts too) nor whole tensors (IA3, VeRA, single tokens),
+      PEFT merges it instead, with the whole model in memory.
     - `equal-rank`: a PEFT adapter of one rank and one scale, for vLLM and llama.cpp.
     - `lora-config`: PEFT's adapter_config.json, for training anew.
     - `axolotl`: an Axolotl recipe.

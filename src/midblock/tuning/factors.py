@@ -18,7 +18,7 @@ class Factors:
     """Top-k singular spaces of W⁰ (m × n), or of each of E experts' weights.
 
     The penalty compares U_kᵀ W V_k with `core`, which is what this very product gave for W⁰ with the factors as they
-    are kept: rounded, perhaps to bfloat16, or found only nearly by a random sketch. So it is zero at the start by
+    are kept: rounded, perhaps to bfloat16, or found to a small residual only. So it is zero at the start by
     construction, up to the rounding of a matrix product, instead of up to the factors' own error. With exact factors
     `core` is diagonal and its diagonal the singular values.
 

@@ -1,8 +1,8 @@
 """Base plus adapter as one checkpoint, tensor by tensor: no model is built, memory holds a few tensors.
 
 Each file of the base becomes one file, under the base's names on disk: an expert that lies there by itself gets its own
-slice of a stacked change. What the adapter does not touch is written as it was, bit for bit; what it touches is computed
-in float64 and rounded once. Cost: one pass over the base, and one over what was written to compare it.
+slice of a stacked change. What the adapter does not touch is written as it was, bit for bit; what it touches is
+computed in float64 and rounded once. Cost: one pass over the base, and one over what was written to compare it.
 """
 
 from __future__ import annotations
