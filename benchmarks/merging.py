@@ -17,18 +17,18 @@ import torch
 
 from benchmarks.partner import BASE, make_partner
 from midblock import load_pair
-from midblock.base import read_record
 from midblock.checkpoints import open_checkpoint
 from midblock.interventions import merge
 from midblock.interventions.merge_settings import MergeSettings
 from midblock.interventions.merge_weights import Weights
 from midblock.interventions.parents import open_parent
+from midblock.runs.folder import read_record
 
 REPEATS = 7
 ALPHAS = (0.1, 0.5, 0.9, 0.5, 0.1)  # nothing to copy: every tensor is computed
 ALONE = """
 import sys
-from midblock.base import peak_memory
+from midblock.runs.folder import peak_memory
 from midblock.interventions import merge
 merge(sys.argv[1], sys.argv[2], sys.argv[3], output_dir=sys.argv[4])
 print(peak_memory())

@@ -19,9 +19,10 @@ from typing import Any
 
 from benchmarks.partner import BASE
 from midblock import tune
-from midblock.base import MidblockError, peak_memory
+from midblock.base import MidblockError
 from midblock.checkpoints import LoadSettings, load_model, open_checkpoint
 from midblock.data import ExampleSet, load_dataset
+from midblock.runs.folder import peak_memory
 
 TOKENS, BATCH, WARM_UP = 128, 4, 3
 LORA = {"match_parameters": "all:16", "target_modules": "attention", "learning_rate": 1e-4}

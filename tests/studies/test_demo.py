@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from midblock.base import read_record
+from midblock.runs.folder import read_record
 from midblock.studies import demo
 from midblock.studies.demo import TUNING as FULL
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 import transformers
 
-from midblock.base import LayerPlan, LayerRow, MidblockError, read_record
+from midblock.base import LayerPlan, LayerRow, MidblockError
 from midblock.checkpoints import LoadSettings, open_checkpoint
+from midblock.runs.folder import read_record
 from midblock.tuning import training, tune
 from midblock.tuning.examples import Collator
 from midblock.tuning.flow import flow

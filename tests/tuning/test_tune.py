@@ -8,10 +8,10 @@ import torch
 import transformers
 from peft import PeftModel
 
-from midblock.base import MidblockError, read_record
+from midblock.base import MidblockError
 from midblock.checkpoints import load_pair, open_checkpoint
 from midblock.metrics import analyze
-from midblock.runs.folder import standing
+from midblock.runs.folder import read_record, standing
 from midblock.tuning import tune
 from midblock.tuning.prepared import prepare
 from midblock.tuning.tune import tune_draft

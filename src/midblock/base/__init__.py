@@ -1,4 +1,4 @@
-"""The shared nouns: errors, seeds, the LayerTable, the LayerPlan and the run folder."""
+"""The shared nouns: errors, seeds, estimates, the LayerTable and the LayerPlan."""
 
 from midblock.base.errors import MidblockError as MidblockError
 from midblock.base.errors import nearest as nearest
@@ -16,8 +16,5 @@ from midblock.base.options import from_options as from_options
 from midblock.base.progress import Progress as Progress
 from midblock.base.progress import Silent as Silent
 from midblock.base.progress import watched as watched
-from midblock.base.run_folder import RunFolder as RunFolder
-from midblock.base.run_folder import peak_memory as peak_memory
-from midblock.base.run_folder import read_record as read_record
 from midblock.base.seeds import derive as derive
 from midblock.base.seeds import generator as generator
