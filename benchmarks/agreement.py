@@ -21,10 +21,10 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.partner import BASE
 from midblock import METRICS, LayerTable, analyze, load_pair
+from midblock.analysis.prompts import prepare_prompts
+from midblock.analysis.settings import AnalysisSettings
 from midblock.checkpoints import Pair, open_checkpoint
 from midblock.data import Batch
-from midblock.metrics.prompts import prepare_prompts
-from midblock.metrics.settings import AnalysisSettings
 
 Array = np.ndarray
 PROMPTS = 48

@@ -17,10 +17,10 @@ import torch
 
 from benchmarks.partner import BASE, make_partner
 from midblock import analyze, load_pair
+from midblock.analysis.prompts import prepare_prompts
+from midblock.analysis.settings import AnalysisSettings
 from midblock.checkpoints import Anatomy, Pair
 from midblock.data import Batch
-from midblock.metrics.prompts import prepare_prompts
-from midblock.metrics.settings import AnalysisSettings
 from midblock.report import write_report
 from midblock.runs.folder import peak_memory
 from midblock.trace import run_backbone

@@ -19,7 +19,7 @@ import torch
 from benchmarks.partner import BASE, make_partner
 from midblock import load_dataset, load_models, load_pair, probe, swap
 from midblock.checkpoints import Anatomy
-from midblock.interventions.reading import Answers, ReadingSettings, read_answers
+from midblock.interventions.answering import Answers, ReadingSettings, read_answers
 
 DATA = "builtin:gsm_symbolic"
 SEGMENTS = 5

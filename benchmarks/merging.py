@@ -19,9 +19,9 @@ from benchmarks.partner import BASE, make_partner
 from midblock import load_pair
 from midblock.checkpoints import open_checkpoint
 from midblock.interventions import merge
-from midblock.interventions.merge_settings import MergeSettings
-from midblock.interventions.merge_weights import Weights
-from midblock.interventions.parents import open_parent
+from midblock.interventions.merge.parents import open_parent
+from midblock.interventions.merge.settings import MergeSettings
+from midblock.interventions.merge.weights import Weights
 from midblock.runs.folder import read_record
 
 REPEATS = 7

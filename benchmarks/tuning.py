@@ -105,7 +105,7 @@ def run_arm(name: str, steps: int, targets: str) -> dict[str, float]:
 
 def watch_anchor() -> list[float]:
     """Time the anchor inside its step too: from one process to the next a step varies by more than the anchor takes."""
-    from midblock.tuning.anchor import Anchor
+    from midblock.tuning.anchor.anchor import Anchor
 
     seconds: list[float] = []
     original = Anchor.add_gradient
@@ -146,8 +146,8 @@ def plain_trl(clock: Clock, count: int, targets: str) -> None:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from midblock.tuning.examples import load_examples
-    from midblock.tuning.tune_settings import TuneSettings
+    from midblock.tuning.loop.examples import load_examples
+    from midblock.tuning.loop.tune_settings import TuneSettings
 
     checkpoint = open_checkpoint(BASE)
     tokenizer = checkpoint.tokenizer()
@@ -189,9 +189,9 @@ def published_penalty(k: str) -> Any:
     """P2's way: the penalty joins the loss of every micro-batch and goes through autograd."""
     from unittest.mock import patch
 
-    from midblock.tuning.anchor import autograd_penalty
-    from midblock.tuning.factor_cache import load_factors
-    from midblock.tuning.trainer import DepthTrainer
+    from midblock.tuning.anchor.anchor import autograd_penalty
+    from midblock.tuning.anchor.factor_cache import load_factors
+    from midblock.tuning.loop.trainer import DepthTrainer
 
     class Published(DepthTrainer):
         def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
@@ -204,14 +204,14 @@ def published_penalty(k: str) -> Any:
             penalty = autograd_penalty(self.held, self.factors)
             return super().compute_loss(*args, **kwargs) + penalty / self.args.gradient_accumulation_steps
 
-    return patch("midblock.tuning.trainer.DepthTrainer", Published)
+    return patch("midblock.tuning.loop.trainer.DepthTrainer", Published)
 
 
 def set_up(k: str) -> dict[str, float]:
     """Seconds to factorise every 2-D weight, against a full SVD of each."""
     import torch
 
-    from midblock.tuning.factor_cache import load_factors
+    from midblock.tuning.anchor.factor_cache import load_factors
 
     model = load_model(open_checkpoint(BASE), LoadSettings(dtype="float32", device="cpu"))
     weights = {name: value.detach() for name, value in model.named_parameters() if value.ndim == 2}

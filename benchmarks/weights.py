@@ -13,8 +13,8 @@ from pathlib import Path
 
 from benchmarks.partner import BASE, make_partner
 from midblock import load_pair
+from midblock.analysis.weight_comparison import WeightComparison
 from midblock.checkpoints import open_checkpoint
-from midblock.metrics.weight_comparison import WeightComparison
 
 NORMS = frozenset({"delta_fro", "delta_rel"})
 REPEATS = 7

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 from beartype import BeartypeConf, beartype
@@ -125,6 +125,15 @@ def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
         bos_token="<bos>",
         eos_token="<eos>",
     )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Matrices this small gain nothing from threads, and lose seconds to them where other work shares the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,13 @@ ORDER = (
 )
 LINE = {room: line for line, rooms in enumerate(ORDER) for room in rooms}
 
+# Inside a room a folder imports folders on earlier places of its line; "." is what lies in the room itself.
+INSIDE = {
+    "interventions": (".", "probe", "swap", "merge", "steer"),
+    "tuning": (".", "anchor", "place", "prefix", "loop", "flow", "export"),
+    "report": ("read", "page", "tune", "sections", "figures", "."),
+}
+
 # What the package's face may load at once: strings, and nothing of midblock besides.
 LIGHT = ("runs/__init__.py", "runs/verbs.py")
 
@@ -55,19 +62,19 @@ HIDDEN = {
     ("data/hub.py", "datasets"): EXTRA,
     ("data/procedural.py", "reasoning_gym"): EXTRA,
     ("runs/folder.py", "resource"): "not on Windows",
-    ("report/figures.py", "matplotlib"): "only where figures are drawn",
-    ("report/paper.py", "matplotlib"): "only where figures are drawn",
-    ("report/swap_figures.py", "matplotlib"): "only where figures are drawn",
-    ("tuning/adapters.py", "peft"): EXTRA,
-    ("tuning/arguments.py", "transformers"): TRAINER,
-    ("tuning/arguments.py", "trl"): EXTRA,
-    ("tuning/examples.py", "datasets"): EXTRA,
-    ("tuning/merged_by_peft.py", "peft"): EXTRA,
-    ("tuning/prepared.py", "bitsandbytes"): EXTRA,
-    ("tuning/prepared.py", "peft"): EXTRA,
-    ("tuning/prepared.py", "transformers"): "only where weights are loaded in 4 bits",
-    ("tuning/summary.py", "huggingface_hub"): "only where the result is uploaded",
-    ("tuning/training.py", "midblock"): "the module that imports TRL, an optional extra that takes seconds",
+    ("report/figures/analysis.py", "matplotlib"): "only where figures are drawn",
+    ("report/figures/paper.py", "matplotlib"): "only where figures are drawn",
+    ("report/figures/swap.py", "matplotlib"): "only where figures are drawn",
+    ("tuning/place/adapters.py", "peft"): EXTRA,
+    ("tuning/loop/arguments.py", "transformers"): TRAINER,
+    ("tuning/loop/arguments.py", "trl"): EXTRA,
+    ("tuning/loop/examples.py", "datasets"): EXTRA,
+    ("tuning/export/merged_by_peft.py", "peft"): EXTRA,
+    ("tuning/place/prepared.py", "bitsandbytes"): EXTRA,
+    ("tuning/place/prepared.py", "peft"): EXTRA,
+    ("tuning/place/prepared.py", "transformers"): "only where weights are loaded in 4 bits",
+    ("tuning/loop/summary.py", "huggingface_hub"): "only where the result is uploaded",
+    ("tuning/loop/training.py", "midblock"): "the module that imports TRL, an optional extra that takes seconds",
 }
 
 
@@ -111,6 +118,12 @@ def room_of(file: Path) -> str | None:
     return parts[0] if len(parts) > 1 else None
 
 
+def folder_of(file: Path) -> str:
+    """The folder of its room that a file lies in, "." for the room itself."""
+    parts = file.relative_to(SOURCE).parts
+    return parts[1] if len(parts) > 2 else "."
+
+
 def hidden_imports(file: Path) -> set[str]:
     """Packages imported inside functions (an `if TYPE_CHECKING` at the top is no function)."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -133,6 +146,29 @@ def test_a_room_imports_only_rooms_above_it(file):
             assert other is None or light, f"the package's face imports {name_of(target)} before it is asked for"
         elif room is not None and other not in (room, None):
             assert LINE[other] < LINE[room], f"{name_of(file)} imports {name_of(target)}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_a_folder_imports_only_folders_before_it(file):
+    room, own = room_of(file), folder_of(file)
+    if room is None or (own == "." and file.name == "__init__.py"):  # the room's face
+        return
+    order = INSIDE.get(room, (".",))
+    for target in targets(file):
+        if room_of(target) == room and target.name != "__init__.py":
+            other = folder_of(target)
+            assert order.index(other) <= order.index(own), f"{name_of(file)} imports {name_of(target)}"
+
+
+def test_every_folder_of_a_room_has_its_place():
+    found = {(room_of(file), folder_of(file)) for file in FILES if room_of(file)}
+    assert {(room, folder) for room, folder in found if folder != "."} == {
+        (room, folder) for room, folders in INSIDE.items() for folder in folders if folder != "."
+    }
+
+
+def test_nothing_lies_deeper_than_a_folder_of_a_room():
+    assert max(len(file.relative_to(SOURCE).parts) for file in FILES) <= 3
 
 
 def test_the_check_sees_an_arrow_against_the_order(tmp_path):

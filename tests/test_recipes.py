@@ -16,7 +16,7 @@ from midblock.checkpoints import ModelReference
 from midblock.cli import main
 from midblock.runs.verbs import VERBS
 from midblock.tuning import TuneSettings
-from midblock.tuning.budget import BlockCost, alpha_for, block_ranks
+from midblock.tuning.place.budget import BlockCost, alpha_for, block_ranks
 
 ROOT = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(ROOT.glob("*.yaml"))

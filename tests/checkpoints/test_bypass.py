@@ -7,9 +7,9 @@ import torch
 
 from midblock.base import LayerPlan, MidblockError
 from midblock.checkpoints import without_adapters
-from midblock.tuning.adapters import attach
+from midblock.tuning.place.adapter_plan import place_adapters
+from midblock.tuning.place.adapters import attach
 from midblock.tuning.settings import Placement
-from midblock.tuning.where import place_adapters
 
 IDS = torch.tensor([[5, 9, 120, 33, 7, 250, 41, 8, 99, 17]])
 ENDS = LayerPlan.parse("4,0,3", 3)

@@ -1,7 +1,7 @@
 """A base and a tuned model that know some answers, so that what is exchanged or cut off shows in the accuracy."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,6 @@ import torch
 from torch import nn
 
 from midblock.data import ExampleSet, encode, load_dataset, make_batches
-
-
-@pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
-    """Matrices this small gain nothing from threads, and lose seconds to them where other work shares the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

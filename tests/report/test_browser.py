@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from midblock.report.gather import read_joint, read_one
-from midblock.report.page import page_of
+from midblock.report.write import page_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]

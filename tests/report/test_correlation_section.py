@@ -9,13 +9,13 @@ import pytest
 
 from midblock.base import LayerRow, LayerTable
 from midblock.metrics.correlation import correlate
-from midblock.report import parts
-from midblock.report.correlation_section import DATA, FEW, correlation_section, most_telling, strongest
-from midblock.report.island import page_data
-from midblock.report.paper import write_figures
-from midblock.report.reading import Run
-from midblock.report.shell import document
-from midblock.report.swap_figures import correlations
+from midblock.report.figures.paper import write_figures
+from midblock.report.figures.swap import correlations
+from midblock.report.page import parts
+from midblock.report.page.island import page_data
+from midblock.report.page.shell import document
+from midblock.report.read.reading import Run
+from midblock.report.sections.correlation import DATA, FEW, correlation_section, most_telling, strongest
 
 tab = importlib.util.spec_from_file_location("browser_tab", Path(__file__).with_name("test_browser.py"))
 in_browser = importlib.util.module_from_spec(tab)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from midblock.base import LayerRow
-from midblock.report.facts import Number, Thirds, facts_of, number
-from midblock.report.figures import FIGURES
-from midblock.report.modules import heat_rows
-from midblock.report.paper import write_figures
-from midblock.report.reading import Run
-from midblock.report.tune_figures import TUNE_FIGURES
-from midblock.report.tune_run import read_tune
+from midblock.report.figures.analysis import FIGURES
+from midblock.report.figures.paper import write_figures
+from midblock.report.figures.tune import TUNE_FIGURES
+from midblock.report.page.facts import Number, Thirds, facts_of, number
+from midblock.report.page.modules import heat_rows
+from midblock.report.read.reading import Run
+from midblock.report.read.tuning import read_tune
 
 
 def test_each_figure_as_png_and_pdf(make_run):

@@ -12,15 +12,15 @@ import pytest
 from midblock.base import LayerPlan, LayerTable, MidblockError
 from midblock.report import write_report
 from midblock.report.figure_files import write_joint_figures
-from midblock.report.flow_section import flow_facts
 from midblock.report.gather import read_joint, read_one
-from midblock.report.joint_run import Joint, labels_of
-from midblock.report.page import page_of
+from midblock.report.read.joint import Joint, labels_of
+from midblock.report.sections.flow import flow_facts
 from midblock.report.story import clause, headline_of, told
 from midblock.report.suggestion import agreeing, finding_rows
 from midblock.report.verbs import PAGES, STEPS
+from midblock.report.write import page_of
 from midblock.studies.evidence import Suggestion, suggestions
-from midblock.tuning.auto import plan_from_run, window_of
+from midblock.tuning.place.auto import plan_from_run, window_of
 
 
 class Page(HTMLParser):

@@ -10,9 +10,9 @@ import pytest
 
 from midblock.base import MidblockError
 from midblock.report import write_report
-from midblock.report.island import island
-from midblock.report.page import page_of
-from midblock.report.reading import Run
+from midblock.report.page.island import island
+from midblock.report.read.reading import Run
+from midblock.report.write import page_of
 
 LOADING = ("src", "srcset", "href", "action", "poster", "data", "background")
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from midblock.base import LayerRow
-from midblock.report import parts
-from midblock.report.island import page_data
-from midblock.report.paper import write_figures
-from midblock.report.reading import Run
-from midblock.report.shell import document
-from midblock.report.swap_figures import swap
-from midblock.report.swap_section import swap_section, verdicts
+from midblock.report.figures.paper import write_figures
+from midblock.report.figures.swap import swap
+from midblock.report.page import parts
+from midblock.report.page.island import page_data
+from midblock.report.page.shell import document
+from midblock.report.read.reading import Run
+from midblock.report.sections.swap import swap_section, verdicts
 from midblock.studies.swapped import swaps_of
 
 tab = importlib.util.spec_from_file_location("browser_tab", Path(__file__).with_name("test_browser.py"))

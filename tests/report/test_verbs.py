@@ -9,10 +9,10 @@ import midblock.cli
 from midblock.base import LayerTable
 from midblock.cli.main import main
 from midblock.report.gather import read_joint, read_one
-from midblock.report.page import page_of
-from midblock.report.reading import Traits
+from midblock.report.read.reading import Traits
 from midblock.report.verb_page import VerbPage
 from midblock.report.verbs import PAGES, STEPS
+from midblock.report.write import page_of
 from midblock.runs.verbs import VERBS, Verb
 from midblock.studies.evidence import WITNESSES
 
@@ -48,8 +48,8 @@ def ruler(length: int, *, where: Annotated[Where | None, Flat] = None, json: boo
     tell(folder, as_json=json)
 '''
 SECTION = """
-from midblock.report.chart import Chart, Panel, Section
-from midblock.report.verb_figures import stacked
+from midblock.report.page.chart import Chart, Panel, Section
+from midblock.report.figures.verbs import stacked
 
 PANELS = (Panel("ruler_height"),)
 

@@ -5,8 +5,8 @@ from dataclasses import fields
 import pytest
 
 from midblock.base import MidblockError, from_options
+from midblock.tuning.loop.tune_settings import TuneSettings
 from midblock.tuning.losses import LOSSES
-from midblock.tuning.tune_settings import TuneSettings
 
 MUST_BE_POSITIVE = (
     "lora_r", "lora_scale", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps",

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
+from midblock.analysis import AnalysisSettings
+from midblock.analysis import analyze as run_analysis
 from midblock.checkpoints import LoadSettings, load_pair
 from midblock.cli.life import Flat, carry_out, tell
 from midblock.cli.table import show_profile
-from midblock.metrics import AnalysisSettings
-from midblock.metrics import analyze as run_analysis
 from midblock.runs.reading import DEFAULT_DATA
 from midblock.runs.where import Where
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from midblock.tuning.export import run_export
+from midblock.tuning.export.export import run_export
 
 
 def export(

@@ -17,8 +17,8 @@ from rich.table import Table
 from midblock.base import MidblockError
 from midblock.checkpoints import LoadSettings
 from midblock.cli.life import Flat, carry_out, read_summary, tell
-from midblock.interventions.steer import steer as run_steering
-from midblock.interventions.steer_settings import SteerSettings, alpha_label
+from midblock.interventions.steer.settings import SteerSettings, alpha_label
+from midblock.interventions.steer.steer import steer as run_steering
 from midblock.runs.reading import DEFAULT_DATA
 from midblock.runs.where import Where
 

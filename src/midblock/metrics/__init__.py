@@ -1,6 +1,5 @@
-"""Pure functions of finished statistics; `analyze` is the one function that takes models."""
+"""Pure functions of finished statistics: METRICS is the one table of what they are called and computed from."""
 
-from midblock.metrics.analysis import analyze as analyze
 from midblock.metrics.catalogue import METRICS as METRICS
 from midblock.metrics.correlation import Correlations as Correlations
 from midblock.metrics.correlation import correlate as correlate
@@ -9,5 +8,3 @@ from midblock.metrics.metric import NULL as NULL
 from midblock.metrics.metric import PRECISION_FLOOR as PRECISION_FLOOR
 from midblock.metrics.metric import SPLIT_FLOOR as SPLIT_FLOOR
 from midblock.metrics.metric import Metric as Metric
-from midblock.metrics.settings import AnalysisSettings as AnalysisSettings
-from midblock.metrics.summary import summarize as summarize

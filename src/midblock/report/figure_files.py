@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from midblock.report.joint_run import Joint
-from midblock.report.paper import write_figures
-from midblock.report.reading import Run
-from midblock.report.verb_figures import related
+from midblock.report.figures.paper import write_figures
+from midblock.report.figures.verbs import related
+from midblock.report.read.joint import Joint
+from midblock.report.read.reading import Run
 from midblock.report.verb_page import Makers
 from midblock.report.verbs import PAGES
 

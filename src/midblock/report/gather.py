@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import LayerTable, MidblockError
-from midblock.report.joint_run import Joint, check_depths, told_apart
-from midblock.report.reading import Run, beside_the_table
+from midblock.report.read.joint import Joint, check_depths, told_apart
+from midblock.report.read.reading import Run, beside_the_table
 from midblock.report.verbs import PAGES
 from midblock.runs.finished import verb_of
 from midblock.runs.lenient import read_json

@@ -6,15 +6,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from midblock.report import parts
-from midblock.report.chart import Chart, Section
-from midblock.report.correlation_section import DATA as CORRELATIONS
-from midblock.report.correlation_section import correlation_section
-from midblock.report.island import page_data
 from midblock.report.joint_provenance import joint_provenance
-from midblock.report.joint_run import Joint
 from midblock.report.next_section import next_section
-from midblock.report.shell import document
+from midblock.report.page import parts
+from midblock.report.page.chart import Chart, Section
+from midblock.report.page.island import page_data
+from midblock.report.page.shell import document
+from midblock.report.read.joint import Joint
+from midblock.report.sections.correlation import DATA as CORRELATIONS
+from midblock.report.sections.correlation import correlation_section
 from midblock.report.story import lead, subject_of, verb_lead
 from midblock.report.verb_page import Step
 from midblock.report.verbs import PAGES, STEPS

@@ -6,10 +6,10 @@ from html import escape
 
 import numpy as np
 
-from midblock.report.amounts import duration
-from midblock.report.joint_run import Joint, labels_of
-from midblock.report.provenance import grid
-from midblock.report.reading import Run
+from midblock.report.page.amounts import duration
+from midblock.report.page.provenance import grid
+from midblock.report.read.joint import Joint, labels_of
+from midblock.report.read.reading import Run
 from midblock.report.verbs import PAGES
 from midblock.runs.lenient import as_number, mapping
 

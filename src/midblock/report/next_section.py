@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from html import escape
 from itertools import count
 
-from midblock.report import palette
-from midblock.report.chart import Section
-from midblock.report.evidence_rows import span_text
-from midblock.report.joint_run import Joint, data_of
+from midblock.report.page import palette
+from midblock.report.page.chart import Section
+from midblock.report.read.joint import Joint, data_of
+from midblock.report.read.tuning import TuneRun
+from midblock.report.sections.evidence_rows import span_text
 from midblock.report.suggestion import agreeing, disagreeing, suggestion_strip
-from midblock.report.tune_run import TuneRun
 from midblock.report.verbs import PAGES
 from midblock.runs.finished import BASE, Finished
 from midblock.runs.lenient import entries_of

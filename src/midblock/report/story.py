@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from midblock.report.evidence_rows import span_text
-from midblock.report.joint_run import Joint, bases_of, data_of, labels_of
-from midblock.report.parts import FALLBACK_HEADLINE, unbroken
-from midblock.report.reading import Run
+from midblock.report.page.parts import FALLBACK_HEADLINE, unbroken
+from midblock.report.read.joint import Joint, bases_of, data_of, labels_of
+from midblock.report.read.reading import Run
+from midblock.report.sections.evidence_rows import span_text
 from midblock.report.suggestion import agreeing, disagreeing
 from midblock.report.verb_page import Step
 from midblock.report.verbs import PAGES, STEPS

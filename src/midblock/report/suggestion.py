@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from midblock.report import palette
-from midblock.report.depth_strip import StripRow, depth_strip
-from midblock.report.evidence_rows import span_text
-from midblock.report.joint_run import Joint
+from midblock.report.page import palette
+from midblock.report.page.depth_strip import StripRow, depth_strip
+from midblock.report.read.joint import Joint
+from midblock.report.sections.evidence_rows import span_text
 from midblock.report.verbs import PAGES
 from midblock.studies.evidence import Finding, Suggestion, width
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from midblock.report.chart import Chart, Section
-from midblock.report.depth_strip import StripRow
-from midblock.report.facts import Fact
-from midblock.report.provenance import provenance_of
-from midblock.report.reading import PLAIN, Run, Traits
+from midblock.report.page.chart import Chart, Section
+from midblock.report.page.depth_strip import StripRow
+from midblock.report.page.facts import Fact
+from midblock.report.page.provenance import provenance_of
+from midblock.report.read.reading import PLAIN, Run, Traits
 from midblock.studies.evidence import Finding
 
 if TYPE_CHECKING:

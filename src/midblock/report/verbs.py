@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from midblock.report.analysis_page import analysis_page
-from midblock.report.analysis_sections import analysis_opening, analysis_sections
-from midblock.report.evidence_rows import exit_row, flow_row, steer_row, swap_row
-from midblock.report.facts import facts_of
-from midblock.report.figures import FIGURES
-from midblock.report.flow_section import flow_data, flow_sections
-from midblock.report.merge_section import merge_sections
-from midblock.report.probe_section import probe_sections
-from midblock.report.reading import Traits
-from midblock.report.steer_section import steer_sections
-from midblock.report.swap_section import swap_sections
-from midblock.report.tune_figures import TUNE_FIGURES
-from midblock.report.tune_page import tune_page
-from midblock.report.tune_provenance import tune_provenance
-from midblock.report.tune_results import tune_sections
-from midblock.report.tune_run import read_tune
-from midblock.report.verb_figures import early_exit, gradient_flow, merge_alphas, steering, swapped
+from midblock.report.figures.analysis import FIGURES
+from midblock.report.figures.tune import TUNE_FIGURES
+from midblock.report.figures.verbs import early_exit, gradient_flow, merge_alphas, steering, swapped
+from midblock.report.page.facts import facts_of
+from midblock.report.read.reading import Traits
+from midblock.report.read.tuning import read_tune
+from midblock.report.sections.analysis import analysis_opening, analysis_sections
+from midblock.report.sections.analysis_page import analysis_page
+from midblock.report.sections.evidence_rows import exit_row, flow_row, steer_row, swap_row
+from midblock.report.sections.flow import flow_data, flow_sections
+from midblock.report.sections.merge import merge_sections
+from midblock.report.sections.probe import probe_sections
+from midblock.report.sections.steer import steer_sections
+from midblock.report.sections.swap import swap_sections
+from midblock.report.tune.page import tune_page
+from midblock.report.tune.provenance import tune_provenance
+from midblock.report.tune.results import tune_sections
 from midblock.report.verb_page import Step, VerbPage
 from midblock.runs.finished import Finished
 

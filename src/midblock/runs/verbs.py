@@ -38,7 +38,9 @@ VERBS: Mapping[str, Verb] = {
         fills=False,
         resumable=False,
     ),
-    "analyze": Verb("Compare a base with models tuned from it, layer by layer.", "midblock.metrics", plans=("layers",)),
+    "analyze": Verb(
+        "Compare a base with models tuned from it, layer by layer.", "midblock.analysis", plans=("layers",)
+    ),
     "probe": Verb("Read models off at every depth.", "midblock.interventions", plans=("generate_layers",)),
     "swap": Verb("Put blocks of one model into the other.", "midblock.interventions"),
     "steer": Verb(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from midblock.analysis import AnalysisSettings, analyze
+from midblock.analysis.analyze import analysis_draft
 from midblock.base import LayerTable, Progress
 from midblock.checkpoints import load_pair
-from midblock.metrics import AnalysisSettings, analyze
-from midblock.metrics.analysis import analysis_draft
 from midblock.runs.folder import discard, standing
 from midblock.tuning import TuneSettings, tune
-from midblock.tuning.tune import tune_draft
+from midblock.tuning.loop.tune import tune_draft
 
 BASE = "builtin:smollm2-135m-instruct"
 DATA = "builtin:gsm_symbolic"

@@ -18,7 +18,7 @@ from midblock.base import Estimate
 from midblock.runs.finished import BASE, Finished
 from midblock.runs.lenient import as_number, mapping
 from midblock.studies.swapped import SEPARATE, Swapped, swaps_of
-from midblock.tuning.auto import window_of
+from midblock.tuning.place.auto import window_of
 
 Span = tuple[int, int]  # first and last block
 

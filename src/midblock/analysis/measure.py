@@ -1,0 +1,157 @@
+"""The measuring pass: batches through all models, layer by layer, to one row per prompt; it survives being killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from midblock.analysis.lens import gather_positions, lens_positions, log_probabilities
+from midblock.analysis.prompts import Prompts
+from midblock.analysis.rounding import rounded
+from midblock.analysis.settings import AnalysisSettings
+from midblock.checkpoints import Anatomy, Pair
+from midblock.data import Batch
+from midblock.metrics.catalogue import choose, columns, computed_from
+from midblock.metrics.predictions import Predictions
+from midblock.metrics.tokens import Tokens, pooled_mean
+from midblock.runs.steps import run_steps
+from midblock.trace import RowStatistic, RowStore, reduce_batch
+from midblock.trace.pieces import SAVE_SECONDS
+
+ROUNDED = "base, rounded"  # the base in the other precision, for the precision floor
+
+Advance = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Finished rows by model, kind ("pooled", "tokens", "lens", "view0", …) and layer."""
+
+    rows: Mapping[str, RowStatistic]
+
+    def get(self, model: str, kind: str, layer: int) -> RowStatistic | None:
+        return self.rows.get(_key(model, kind, layer))
+
+
+def _key(model: str, kind: str, layer: int) -> str:
+    return f"{kind}|{layer}|{model}"
+
+
+@dataclass
+class Measurement:
+    """One pass over all prompts.
+
+    Attributes:
+        kinds: what is wanted: any of "pooled", "tokens", "lens", "views", "floor".
+        layers: the layers to measure.
+        partial: folder for pieces of an unfinished pass, None to keep them in memory only.
+        save_seconds: least time between two pieces.
+    """
+
+    pair: Pair
+    prompts: Prompts
+    settings: AnalysisSettings
+    kinds: frozenset[str]
+    layers: tuple[int, ...]
+    partial: Path | None = None
+    save_seconds: float = SAVE_SECONDS
+    store: RowStore = field(default_factory=RowStore)
+
+    def run(self, advance: Advance = lambda tokens: None) -> Measured:
+        """Run what is left to run; `advance` hears how many tokens each batch held.
+
+        Raises:
+            MidblockError: activations that are not finite, or a piece of an earlier pass that cannot be read.
+        """
+        anatomies = {variant.name: Anatomy.of(variant.model) for variant in self.pair}
+        steps = [
+            (batch.input_ids.numel(), partial(self._step, kind, batch, anatomies)) for kind, batch in self._batches()
+        ]
+        run_steps(steps, self.store, self.partial, advance, save_seconds=self.save_seconds)
+        return Measured(self.store.finish())
+
+    def _batches(self) -> Iterator[tuple[str, Batch]]:
+        yield from (("deep", batch) for batch in self.prompts.deep)
+        yield from (("pooled", batch) for batch in self.prompts.pooled)
+        for view, batches in enumerate(self.prompts.views):
+            yield from ((f"view{view}", batch) for batch in batches)
+
+    def _step(self, kind: str, batch: Batch, anatomies: Mapping[str, Anatomy]) -> None:
+        mask = batch.region(self.settings.region)
+        reductions = {"pooled": pooled_mean}
+        deep = kind == "deep"
+        if deep and "tokens" in self.kinds:
+            names = self._names("tokens")
+            reductions["tokens"] = lambda states, mask: columns(names, Tokens(states, mask))
+        if deep and "lens" in self.kinds:
+            positions = lens_positions(mask, self.settings.lens_positions)
+            reductions["lens"] = lambda states, mask: gather_positions(states, positions)
+        reduced = {}
+        for name, anatomy in anatomies.items():
+            reduced[name] = reduce_batch(name, anatomy, batch, mask, self.layers, reductions).rows
+        if deep and "floor" in self.kinds:
+            reductions.pop("tokens", None)
+            with rounded(anatomies["base"]):
+                rows = reduce_batch(ROUNDED, anatomies["base"], batch, mask, self.layers, reductions).rows
+            reduced[ROUNDED] = rows
+        states = {name: self._keep(name, kind, batch, rows) for name, rows in reduced.items()}
+        if "lens" in reductions:
+            self._compare_predictions(batch, states, anatomies)
+
+    def _names(self, source: str) -> tuple[str, ...]:
+        """The metrics that this pass computes from one source: the columns of its rows."""
+        return computed_from(source, choose(self.settings.metrics))
+
+    def _keep(self, name: str, kind: str, batch: Batch, rows: Mapping[tuple[str, int], Tensor]) -> dict[int, Tensor]:
+        """Put rows into the store; the lens's states are only handed back, they are compared and forgotten."""
+        states = {}
+        for (reduction, layer), values in rows.items():
+            if reduction == "lens":
+                states[layer] = values
+            else:
+                label = kind if kind.startswith("view") else reduction
+                self.store.update(_key(name, label, layer), batch.index, values)
+        return states
+
+    def _compare_predictions(
+        self, batch: Batch, states: Mapping[str, Mapping[int, Tensor]], anatomies: Mapping[str, Anatomy]
+    ) -> None:
+        top = self.pair.blocks
+        compared: dict[str, Tensor] = {}
+        for layer in self.layers:
+            # The final norm's output is what the last block's state becomes: the same prediction, computed once.
+            if layer < top or top - 1 not in self.layers:
+                compared = self._compare_layer(
+                    {name: by[layer] for name, by in states.items()}, anatomies, layer == top
+                )
+            for name, values in compared.items():
+                self.store.update(_key(name, "lens", layer), batch.index, values)
+
+    def _compare_layer(
+        self, states: Mapping[str, Tensor], anatomies: Mapping[str, Anatomy], normed: bool
+    ) -> dict[str, Tensor]:
+        read = partial(log_probabilities, normed=normed, vocabulary=self.pair.vocabulary)
+        base = read(anatomies["base"], states["base"])
+        found = {}
+        for name, at in states.items():
+            if name != "base":
+                # The rounded base is read with the base's own head: only its states are rounded.
+                tuned = read(anatomies.get(name, anatomies["base"]), at).to(base.device)
+                found[name] = columns(self._names("lens"), Predictions(base, tuned))
+        return found
+
+
+def is_dispatched(model: nn.Module) -> bool:
+    """Whether accelerate has spread the model, so that its parameters cannot simply be exchanged."""
+    places = getattr(model, "hf_device_map", None) or {}
+    return len(set(places.values())) > 1 or any(value.is_meta for value in model.parameters())
+
+
+def total_tokens(prompts: Prompts) -> int:
+    """Padded tokens of all batches, for a progress bar."""
+    groups: Iterable[list[Batch]] = (prompts.deep, prompts.pooled, *prompts.views)
+    return sum(batch.input_ids.numel() for batches in groups for batch in batches)

@@ -1,0 +1,80 @@
+"""From a dataset to the batches an analysis runs over, and the facts about them that a run records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from midblock.analysis.settings import LEAST_PROMPTS, AnalysisSettings
+from midblock.base import MidblockError, generator
+from midblock.checkpoints import Pair
+from midblock.data import Batch, ExampleSet, TokenizedSet, make_batches
+from midblock.metrics.views import VIEWS, drop_tokens
+from midblock.runs.reading import Reading, read
+
+SHOWN = 3  # texts
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts ready to be run.
+
+    Attributes:
+        reference: the dataset, as tables name it.
+        deep: batches of the prompts that also get token-level metrics and the logit lens.
+        pooled: batches of the others.
+        views: for each augmented view, batches of all prompts; empty unless wanted.
+        facts: what `run.json` records about the data.
+        samples: the first few texts, to be shown.
+    """
+
+    reference: str
+    deep: list[Batch]
+    pooled: list[Batch]
+    views: tuple[list[Batch], ...]
+    facts: Mapping[str, Any]
+    samples: list[str]
+
+    def notes(self) -> list[str]:
+        """What a reader must know: how many prompts were left out or cut, and why."""
+        facts = self.facts
+        told = {
+            "too_short": "too short to be measured: left out.",
+            "without_region": f"without a token in the region {facts.get('region')!r}: left out.",
+            "completion_lost": f"cut at {facts.get('max_length')} tokens, before the completion begins.",
+        }
+        return [f"{facts[name]} prompt(s) {note}" for name, note in told.items() if facts.get(name)]
+
+
+def prepare_prompts(pair: Pair, data: str | ExampleSet, settings: AnalysisSettings, *, views: bool) -> Prompts:
+    """Draw, tokenise and batch the prompts; every model will see these ids.
+
+    Raises:
+        MidblockError: tokenizers that disagree, too few prompts, or whatever is wrong with the data.
+    """
+    found = read(pair, data, settings)
+    if (count := len(found.tokens.prompts)) < LEAST_PROMPTS:
+        what = f"only {count} of {len(found.examples)} prompts of {found.reference} can be measured"
+        raise MidblockError(what, hint=f"{LEAST_PROMPTS} are needed; see --num-samples, --region and --max-length")
+    order = generator(settings.seed, "token-level", count).permutation(count).tolist()
+    chosen = set(order[: settings.num_token_samples])
+    deep, pooled = (_batches(found, settings, chosen, inside) for inside in (True, False))
+    return Prompts(
+        reference=found.reference,
+        deep=deep,
+        pooled=pooled,
+        views=_views(found.tokens, settings) if views else (),
+        facts={**found.facts, "num_token_samples": len(chosen), "asked": len(found.examples)},
+        samples=[example.text for example in found.examples.examples[:SHOWN]],
+    )
+
+
+def _batches(found: Reading, settings: AnalysisSettings, chosen: set[int], inside: bool) -> list[Batch]:
+    kept = [prompt for place, prompt in enumerate(found.tokens.prompts) if (place in chosen) == inside]
+    return make_batches(kept, batch_tokens=settings.batch_tokens)
+
+
+def _views(tokens: TokenizedSet, settings: AnalysisSettings) -> tuple[list[Batch], ...]:
+    made = (drop_tokens(tokens.prompts, settings.token_dropout, view, settings.seed) for view in range(VIEWS))
+    return tuple(make_batches(prompts, batch_tokens=settings.batch_tokens) for prompts in made)

@@ -1,0 +1,208 @@
+"""Two models compared tensor by tensor: what changed, in which block, in which projection; no model is built.
+
+Tensors come in the order they lie on disk, one at a time, each by its name in memory with any adapter folded in
+(`checkpoints.effective`). A tensor that both read from the same place is unchanged without a look; the change of one
+that only has an adapter's factors on top is read off the factors (norms and spectra from r × r matrices), and only
+rotations need the dense sum. Everything else is W' − W, entry by entry: two passes over both files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from midblock.analysis.weight_totals import Compared, WeightTotals
+from midblock.base import LayerRow, MidblockError
+from midblock.checkpoints import BUFFERS, EffectiveTensors, Piece, Source, Variant
+from midblock.metrics.top_singular import EXACT_UP_TO
+
+
+@dataclass(frozen=True)
+class WeightComparison:
+    """Comparison of one tuned model's weights with the base's.
+
+    Attributes:
+        base, tuned: the models.
+        blocks: L.
+        wanted: names of metrics.
+        layers: -1…L, of which rows are wanted.
+        rank: k of the singular spaces that are followed.
+        exact: compute whole spectra of any width.
+        notes: what a reader must know: tensors in one checkpoint only, vocabularies resized, metrics left out.
+    """
+
+    base: Variant
+    tuned: Variant
+    blocks: int
+    wanted: frozenset[str]
+    layers: frozenset[int]
+    rank: int
+    exact: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def rows(self, advance: Callable[[float], None] = lambda entries: None) -> Iterator[LayerRow]:
+        """Read every tensor once and yield the table's rows.
+
+        Args:
+            advance: hears how many entries each tensor held.
+
+        Raises:
+            MidblockError: tensors of different shape, NaN or Inf (the tensor is named), or nothing in common.
+        """
+        totals = WeightTotals(self.tuned.name, self.blocks, self.wanted, self.rank, self.exact)
+        with EffectiveTensors.of(self.base) as ours, EffectiveTensors.of(self.tuned) as theirs:
+            _Reading(ours, theirs, self.layers, totals, self.notes).read(advance)
+        yield from totals.rows()
+        if totals.too_wide:
+            self.notes.append(
+                f"delta_effective_rank is left out for {len(totals.too_wide)} tensors whose smaller side is above "
+                f"{EXACT_UP_TO}, and their leading singular vectors are iterated until they stand; --exact-spectra "
+                "computes them in full."
+            )
+        if unsettled := totals.unsettled:
+            self.notes.append(
+                f"The leading singular values or spaces of {len(unsettled)} tensors did not come to stand: errors of "
+                f"up to {unsettled[0]:.1e} remain; --exact-spectra computes them in full."
+            )
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One walk over both models' tensors, which fills the totals."""
+
+    ours: EffectiveTensors
+    theirs: EffectiveTensors
+    layers: frozenset[int]
+    totals: WeightTotals
+    notes: list[str]
+
+    def read(self, advance: Callable[[float], None]) -> None:
+        """Take every tensor that both have, in the base's order."""
+        ours, theirs = self.ours, self.theirs
+        shared = set(in_both(ours, theirs, self.notes))
+        unties = ours.tied and not theirs.tied and theirs.has_head
+        for piece in ours.stored_pieces:
+            if piece.name == ours.embedding and unties and ours.blocks in self.layers:
+                self._head()
+            if self._wanted(piece) and piece.name in shared:
+                self._take(piece)
+            advance(math.prod(ours.shape(piece)))
+        if theirs.tied and not ours.tied and ours.has_head:
+            self.notes.append(f"{theirs.name} has no head of its own, it is tied: the base's is not compared.")
+
+    def _wanted(self, piece: Piece) -> bool:
+        is_head = piece.name == self.ours.head
+        layer = self.ours.projection(piece.name).layer
+        return layer in self.layers and not piece.stored.endswith(BUFFERS) and not (is_head and self._tied)
+
+    @property
+    def _tied(self) -> bool:
+        return self.ours.tied or self.theirs.tied
+
+    def _take(self, piece: Piece) -> None:
+        what = Compared(piece.stored, self.ours.projection(piece.name), piece.region)
+        before, origin = self.ours.source(piece), self.ours.origin(piece)
+        if not before.stored.is_floating_point():
+            kind = before.stored.dtype
+            self.notes.append(f"{piece.stored} holds {kind}, not floating-point weights, and is left out.")
+        elif origin is not None and origin == self._their_origin(piece):
+            self.totals.add_unchanged(what, before.stored)
+        else:
+            self._compare(what, before, self.theirs.like(self.ours, piece), same_start=self._starts_alike(piece))
+
+    def _head(self) -> None:
+        """The head of a model that tuning untied: it began as the base's embedding."""
+        ours, theirs = self.ours, self.theirs
+        (start,), end = ours.pieces(ours.embedding), theirs.head_piece
+        what = Compared(theirs.head, theirs.projection(theirs.head))
+        alike = theirs.head not in theirs.changes.replaced and self._same_tensor(start, end)
+        self._compare(what, ours.source(start), theirs.source(end), same_start=alike)
+
+    def _compare(self, what: Compared, before: Source, after: Source, *, same_start: bool) -> None:
+        if after.changed and after.stored.ndim > 2:
+            for one, other in zip(before.matrices(), after.matrices(), strict=True):
+                self._compare(what, one, other, same_start=same_start)
+            return
+        delta, start = after.low_rank, before.stored
+        if delta is not None and same_start and not self.totals.reads("spaces") and len(what.parts(start)) == 1:
+            self.totals.add_low_rank(what, start, delta)
+        elif same_start and not after.changed:
+            self.totals.add_unchanged(what, start)
+        else:
+            self._note_rounding(start.dtype, after.stored.dtype)
+            self.totals.add(what, *self._shared(what, before.value(), after.value()))
+
+    def _their_origin(self, piece: Piece) -> object:
+        twin = self.theirs.twin(self.ours, piece)
+        return None if twin is None else self.theirs.origin(twin)
+
+    def _starts_alike(self, piece: Piece) -> bool:
+        """Whether the tuned model's change is on top of this very tensor of the base."""
+        twin = self.theirs.twin(self.ours, piece)
+        return twin is not None and twin.name not in self.theirs.changes.replaced and self._same_tensor(piece, twin)
+
+    def _same_tensor(self, piece: Piece, other: Piece) -> bool:
+        origin = self.ours.origin(piece)
+        return origin is not None and origin == self.theirs.start(other)
+
+    def _note_rounding(self, ours: torch.dtype, theirs: torch.dtype) -> None:
+        """Say once that base and tuned are stored in different precision, and what that alone does."""
+        plain = not self.ours.changes.names and not self.theirs.changes.names
+        if ours == theirs or not plain or not (ours.is_floating_point and theirs.is_floating_point):
+            return
+        digits = 1 - round(math.log2(max(torch.finfo(ours).eps, torch.finfo(theirs).eps)))
+        base, tuned = (str(dtype).removeprefix("torch.") for dtype in (ours, theirs))
+        note = (
+            f"The base is {base}, {self.theirs.name} {tuned}: "
+            f"rounding alone changes weights by up to 2^-{digits} relative."
+        )
+        if not any(each.startswith("The base is ") and f", {self.theirs.name} " in each for each in self.notes):
+            self.notes.append(note)
+
+    def _shared(self, what: Compared, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows that both have, where a vocabulary was resized."""
+        if before.shape == after.shape:
+            return before, after
+        if what.projection.role in ("embedding", "head") and before.shape[1:] == after.shape[1:]:
+            rows = min(len(before), len(after))
+            self.notes.append(
+                f"{what.name} has {len(before)} rows in the base, {len(after)} in {self.theirs.name}: "
+                f"the first {rows} are compared."
+            )
+            return before[:rows], after[:rows]
+        what_differs = f"{what.name} is {list(before.shape)} in the base and {list(after.shape)} in {self.theirs.name}"
+        raise MidblockError(what_differs, hint="compare models of the same architecture")
+
+
+def in_both(ours: EffectiveTensors, theirs: EffectiveTensors, notes: list[str]) -> list[str]:
+    """Names of the parameters that both models have; what only one has is noted, heads apart.
+
+    Raises:
+        MidblockError: there is none.
+    """
+    heads = {ours.head, theirs.head}
+    found = [name for name in ours.by_name if name in theirs.by_name and name not in heads]
+    if not found:
+        hint = f"e.g. {next(iter(ours.by_name), 'none')}, {next(iter(theirs.by_name), 'none')}"
+        raise MidblockError(f"{theirs.name} and the base have no tensor name in common", hint=hint)
+    for owner, names in (("the base", _lonely(ours, found)), (theirs.name, _lonely(theirs, found))):
+        if names:
+            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            notes.append(f"Only {owner} has {listed}: not compared.")
+    return [*found, *([ours.head] if ours.has_head and theirs.has_head else [])]
+
+
+def _lonely(owner: EffectiveTensors, shared: Sequence[str]) -> list[str]:
+    """What one model has and the other has not; a tied head is written by some programs and not by others."""
+    there = set(shared)
+    return [name for name in owner.by_name if name not in there and name != owner.head]
+
+
+def entries_of(variant: Variant) -> int:
+    """How many entries a comparison with this base reads."""
+    with EffectiveTensors.of(variant) as tensors:
+        return sum(math.prod(tensors.shape(piece)) for piece in tensors.stored_pieces)

@@ -1,0 +1,143 @@
+"""The work of an analysis: states of every sample of prompts, then weights; finished to rows of the LayerTable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from midblock.analysis.estimates import Estimates
+from midblock.analysis.measure import Measured, Measurement, total_tokens
+from midblock.analysis.prompts import Prompts
+from midblock.analysis.samples import sample_rows, spread_rows
+from midblock.analysis.settings import AnalysisSettings
+from midblock.analysis.summary import summarize
+from midblock.analysis.weight_comparison import WeightComparison, entries_of
+from midblock.base import LayerPlan, LayerRow, LayerTable, MidblockError, write_json
+from midblock.checkpoints import Pair, quiet_transformers
+from midblock.metrics.catalogue import METRICS, choose
+from midblock.runs.request import models_of
+from midblock.runs.run import Bench, Outcome
+
+Advance = Callable[[float], None]
+
+
+def kinds_of(settings: AnalysisSettings) -> frozenset[str]:
+    """What the measuring pass must collect for the metrics asked for."""
+    wanted = choose(settings.metrics)
+    kinds = {"pooled", "tokens", "lens", "views"} & {METRICS[name].source for name in wanted}
+    if settings.num_token_samples == 0:
+        kinds -= {"tokens", "lens"}
+    paired = any(METRICS[name].paired and METRICS[name].source in kinds for name in wanted)
+    if paired and settings.precision_floor and settings.num_token_samples >= 4:
+        kinds.add("floor")
+    return frozenset(kinds)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that is read; `run` does the rest.
+
+    Attributes:
+        plan: the blocks to measure; with all of them, embedding and final norm are measured too.
+        kinds: what the measuring pass collects, as of `Measurement`.
+        samples: the samples of prompts; () where no state is measured.
+    """
+
+    pair: Pair
+    settings: AnalysisSettings
+    plan: LayerPlan
+    kinds: frozenset[str]
+    samples: tuple[Prompts, ...]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers to measure: -1 the embedding, 0…L-1 the blocks, L the final norm."""
+        blocks = self.pair.blocks
+        return tuple(range(-1, blocks + 1)) if len(self.plan.blocks) == blocks else self.plan.blocks
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """Names of the metrics."""
+        return frozenset(choose(self.settings.metrics))
+
+    def run(self, bench: Bench) -> Outcome:
+        """Measure states and weights as asked.
+
+        Raises:
+            MidblockError: nothing is left to measure, or a number that cannot be computed.
+        """
+        rows = self._states(bench)
+        if self.settings.weights_only or self.settings.weights:
+            rows += self._weights(bench)
+        if not rows:
+            raise MidblockError("nothing to measure", hint="the metrics asked for need what was switched off")
+        return Outcome(
+            rows,
+            summarize(LayerTable.from_rows(rows)),
+            {"models": models_of(self.pair)} if bench.run else {},  # hashes whole files
+            {"samples.json": self._write_samples} if self.samples else {},
+        )
+
+    def _states(self, bench: Bench) -> list[LayerRow]:
+        samples = list(self._by_sample(bench))
+        if len(samples) < 2:
+            return list(chain.from_iterable(samples))
+        others = [sample_rows(each, number) for number, each in enumerate(samples[1:], start=1)]
+        return [*samples[0], *chain.from_iterable(others), *spread_rows(samples)]
+
+    def _by_sample(self, bench: Bench) -> Iterator[list[LayerRow]]:
+        if not self.samples:
+            return
+        measuring = bench.progress.phase("measuring", sum(total_tokens(prompts) for prompts in self.samples))
+        judging: Advance | None = None
+        for number in range(len(self.samples)):
+            with bench.phase("measure"), quiet_transformers():
+                measured = self._measurement(number, bench.partial).run(measuring)
+            judging = judging or bench.progress.phase("intervals and nulls", len(self.layers) * len(self.samples))
+            with bench.phase("evaluate"):
+                rows = list(self._estimates(number, measured).rows(judging))
+            yield rows
+
+    def _measurement(self, number: int, partial: Path | None) -> Measurement:
+        # Sample 0 alone has references; its pieces lie where those of a single sample would.
+        kinds = self.kinds if number == 0 else self.kinds - {"floor"}
+        folder = partial / f"seed{number}" if partial and number else partial
+        return Measurement(self.pair, self.samples[number], self.settings, kinds, self.layers, partial=folder)
+
+    def _estimates(self, number: int, measured: Measured) -> Estimates:
+        return Estimates(
+            measured,
+            models=[variant.name for variant in self.pair.tuned],
+            wanted=self.wanted,
+            layers=self.layers,
+            blocks=self.pair.blocks,
+            reference=self.samples[number].reference,
+            seed=self.settings.seed,
+            references=number == 0,
+        )
+
+    def _weights(self, bench: Bench) -> list[LayerRow]:
+        wanted = frozenset(name for name in self.wanted if METRICS[name].of_weights)
+        if not wanted:
+            return []
+        rows: list[LayerRow] = []
+        with bench.phase("weights"):
+            advance = bench.progress.phase("comparing weights", entries_of(self.pair.base) * len(self.pair.tuned))
+            for variant in self.pair.tuned:
+                comparison = WeightComparison(
+                    self.pair.base,
+                    variant,
+                    self.pair.blocks,
+                    wanted,
+                    frozenset(self.layers),
+                    self.settings.subspace_rank,
+                    self.settings.exact_spectra,
+                    bench.notes,
+                )
+                rows += comparison.rows(advance)
+        return rows
+
+    def _write_samples(self, path: Path) -> None:
+        write_json(path, [{"prompt": text} for text in self.samples[0].samples])

@@ -1,0 +1,1 @@
+"""Two models mixed block by block into a checkpoint, tensor by tensor."""

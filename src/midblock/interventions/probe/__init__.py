@@ -1,0 +1,1 @@
+"""Early exit: a model read off, or cut off, at every depth."""

@@ -1,0 +1,1 @@
+"""Directions added to the residual stream: does one of them do what tuning did?"""

@@ -1,0 +1,1 @@
+"""Blocks of two models exchanged by reference: where in depth does tuning matter?"""

@@ -1,0 +1,32 @@
+"""What a swap found, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from midblock.base import Estimate
+from midblock.interventions.swap.cells import Cell
+
+
+def headline(host: str, donor: str, changes: Mapping[Cell, Estimate], gap: float) -> str:
+    """Name the cell that moves the host furthest towards the donor, or say that none clearly does.
+
+    Args:
+        changes: of the host's NLL, by what was put in.
+        gap: the donor's NLL minus the host's.
+    """
+    best = max(changes, key=lambda cell: changes[cell].value * gap)
+    change, many = changes[best], f"of {len(changes)} swaps into {host}"
+    if not (change.low > 0 or change.high < 0):
+        return f"None {many} clearly moves the answers' NLL; the models differ by {gap:+.3f} nats per token"
+    return (
+        f"{_moves(best, donor)} the answers' NLL most {many}: by {change.value:+.3f} nats "
+        f"per token (95 % interval {change.low:+.3f} to {change.high:+.3f}); the models differ by {gap:+.3f}"
+    )
+
+
+def _moves(cell: Cell, donor: str) -> str:
+    """Subject and verb: "Blocks 1-2 of sft move"."""
+    if len(cell.blocks) > 1:
+        return f"Blocks {cell} of {donor} move"
+    return f"Block {cell} of {donor} moves" if cell.blocks else f"The embedding of {donor} moves"

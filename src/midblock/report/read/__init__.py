@@ -1,0 +1,1 @@
+"""What run folders hold, as the report sees it."""

@@ -1,0 +1,1 @@
+"""What each verb's runs bring to a page."""

@@ -1,0 +1,143 @@
+"""LoraAnchor: RPSFT's penalty on adapters, from their factors: W, W⁰ and BA are never touched or built.
+
+A weight costs about 4kr(m + n) operations, where training W itself would cost 4kmn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from midblock.base import MidblockError, unknown
+from midblock.tuning.anchor.anchor import Anchor, Hold, Projected, check_shape, share_of
+from midblock.tuning.anchor.factors import Factors, working_dtype
+from midblock.tuning.anchor.rows import RowShare, add_product, local, rows_of
+
+LoraItem = tuple[nn.Parameter, nn.Parameter, float, Factors]
+
+
+class LoraAnchor(Anchor):
+    """λ Σ ‖U_kᵀ Δ V_k‖_F², or with scope `subspace` ‖U_kᵀΔ‖² + ‖ΔV_k‖² − ‖U_kᵀΔV_k‖², where Δ = sBA.
+
+    The frozen weight must be W⁰: an initialisation that takes BA out of it at the start (PiSSA, OLoRA, LoftQ) would
+    be held to the wrong place, and DoRA's change is not sBA.
+    """
+
+    def __init__(
+        self,
+        items: Mapping[str, LoraItem],
+        strength: float,
+        scope: str = "block",
+        normalize: bool = False,
+    ) -> None:
+        """Hold on to the weights that the adapters change.
+
+        Args:
+            items: name to (A: (r, n), B: (m, r), s, factors of the pretrained (m, n) weight). The factors are oriented
+                (out, in) as BA is; of a weight stored (in, out) give `Factors.transposed`. A and B may both be sharded
+                by rows with `fully_shard`.
+            strength: λ.
+            scope: `block` or `subspace`.
+            normalize: divide each weight's term by ‖Σ_k‖_F².
+
+        Raises:
+            MidblockError: no items, an unknown scope, factors of another weight, or another way of sharding.
+        """
+        if scope not in HOLDS:
+            raise unknown("anchor scope", scope, HOLDS)
+        super().__init__([HOLDS[scope](_adapter(name, item, normalize)) for name, item in items.items()], strength)
+
+
+@dataclass(frozen=True, eq=False)
+class _Adapter:
+    """One weight's adapter and factors.
+
+    Attributes:
+        U: the rows of U_k that go with the rows of B held here.
+        share: what the weight's term is multiplied by.
+        group: the processes that share out the rows of A and of B; None where they are whole.
+    """
+
+    A: nn.Parameter
+    B: nn.Parameter
+    scale: float
+    U: Float[Tensor, "m k"]
+    V: Float[Tensor, "n k"]
+    share: Float[Tensor, "1 1"]
+    rows_of_a: RowShare
+    group: dist.ProcessGroup | None
+
+    def local(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(A, B, U, V): the rows that lie here, all in float32 or wider."""
+        dtype = working_dtype(self.B)
+        return local(self.A).to(dtype), local(self.B).to(dtype), self.U.to(dtype), self.V.to(dtype)
+
+
+def _adapter(name: str, item: LoraItem, normalize: bool) -> _Adapter:
+    A, B, scale, factors = item
+    check_shape(name, factors, (B.shape[0], A.shape[1]))
+    rows_of_a, rows_of_b = rows_of(A, f"{name}'s A"), rows_of(B, f"{name}'s B")
+    if rows_of_a.group is not rows_of_b.group:
+        raise MidblockError(f"{name}: A and B are shared out over different processes")
+    if rows_of_b.group is not None:
+        factors = replace(factors, U=factors.U[rows_of_b.slice].clone())
+    factors = factors.to(local(B).device)
+    share = share_of(factors, normalize, working_dtype(B))
+    return _Adapter(
+        A=A, B=B, scale=scale, U=factors.U, V=factors.V, share=share, rows_of_a=rows_of_a, group=rows_of_a.group
+    )
+
+
+class BlockHold:
+    """‖M‖_F², M = s(U_kᵀB)(AV_k), of one weight."""
+
+    def __init__(self, adapter: _Adapter) -> None:
+        self.adapter, self.group = adapter, adapter.group
+
+    def project(self) -> Projected:
+        A, B, U, V = self.adapter.local()
+        return Projected([U.mT @ B, self.adapter.rows_of_a.padded(A @ V)])
+
+    def finish(self, sums: list[Tensor], kept: Any, factor: float | None) -> Float[Tensor, ""]:
+        (P, Q), own = sums, self.adapter
+        M = own.scale * (P @ Q)
+        if factor is not None:
+            scaled = 2 * factor * own.scale * own.share * M
+            add_product(own.B, own.U, scaled @ Q.mT)
+            add_product(own.A, P[:, own.rows_of_a.slice].mT @ scaled, own.V.mT)
+        return (own.share * M.square()).sum()
+
+
+class SubspaceHold:
+    """The same with the first-order rotation out of the top spaces, from r × r Gram matrices.
+
+    With P = U_kᵀB and Q = AV_k: s²(⟨PᵀP, AAᵀ − QQᵀ⟩ + ⟨BᵀB, QQᵀ⟩). A sharded A is put together (r × n) for AAᵀ.
+    """
+
+    def __init__(self, adapter: _Adapter) -> None:
+        self.adapter, self.group = adapter, adapter.group
+
+    def project(self) -> Projected:
+        A, B, U, _ = self.adapter.local()
+        return Projected([U.mT @ B, B.mT @ B, self.adapter.rows_of_a.padded(A)])
+
+    def finish(self, sums: list[Tensor], kept: Any, factor: float | None) -> Float[Tensor, ""]:
+        (P, BB, A), own = sums, self.adapter
+        Q = A @ own.V.to(A.dtype)
+        PP, QQ = P.mT @ P, Q @ Q.mT
+        outside = A @ A.mT - QQ
+        if factor is not None:
+            scale, rows = 2 * factor * own.scale**2 * own.share, own.rows_of_a.slice
+            add_product(own.B, own.U, scale * (P @ outside))
+            add_product(own.B, local(own.B), scale * QQ)
+            add_product(own.A, (scale * PP)[rows], A)
+            add_product(own.A, (scale * (BB - PP) @ Q)[rows], own.V.mT)
+        return own.scale**2 * (own.share * (PP * outside + BB * QQ)).sum()
+
+
+HOLDS: Mapping[str, Callable[[_Adapter], Hold]] = {"block": BlockHold, "subspace": SubspaceHold}

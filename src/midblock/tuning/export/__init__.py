@@ -1,0 +1,1 @@
+"""A tuned adapter in the forms that other programs load."""

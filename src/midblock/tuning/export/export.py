@@ -1,0 +1,245 @@
+"""`export`: a tuned adapter as what other programs load: a checkpoint, an equal-rank adapter, or their settings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from midblock import __version__
+from midblock.base import MidblockError, unknown, write_json
+from midblock.base.files import replace_atomically, size_text, write_failure
+from midblock.checkpoints import Checkpoint, open_checkpoint
+from midblock.checkpoints.adapter import CONFIG
+from midblock.checkpoints.checkpoint_files import copy_small_files
+from midblock.checkpoints.settings import DTYPES
+from midblock.tuning.export.adapter_source import AdapterSource
+from midblock.tuning.export.axolotl import write_axolotl
+from midblock.tuning.export.equal_rank import write_equal_rank
+from midblock.tuning.export.merged import write_merged
+from midblock.tuning.export.merged_by_peft import write_merged_by_peft
+from midblock.tuning.export.snippets import write_lora_config
+from midblock.tuning.export.trl_script import write_trl
+
+RECORD = "export.json"
+NOTED_LOSS = 0.1  # of a change
+CHANGE = "largest error of a tensor's change, relative to the change"
+LOGITS = "largest error of a logit, relative to the largest logit"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a form says about what it wrote; `measured` is what `error` is, None where nothing is a number."""
+
+    notes: list[str]
+    error: float | None = None
+    measured: str = ""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the folder or file.
+        to: the form.
+        error: how far what was written is from what it should be, as `measured` says; None where nothing is a number.
+        measured: what `error` is.
+        notes: what to know before using it.
+    """
+
+    path: Path
+    to: str
+    error: float | None
+    measured: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: the source, the base given instead of the one it names, the type of the weights."""
+
+    source: AdapterSource
+    base: str | None
+    dtype: torch.dtype | None
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form to export to.
+
+    Attributes:
+        write: writes into an empty folder, or to the file.
+        file: the file's name when a folder is asked for; None when the whole folder is the result.
+    """
+
+    write: Callable[[Request, Path], Made]
+    file: str | None = None
+
+
+def export(
+    source: str | Path,
+    output: str | Path,
+    to: str = "merged",
+    base: str | None = None,
+    overwrite: bool = False,
+    dtype: str = "auto",
+) -> Path:
+    """Write a tuned adapter in a form that other programs load, and check it against the adapter.
+
+    - `merged`: base plus adapter as a safetensors checkpoint, tensor by tensor. Where the adapter is neither low-rank
+      changes (with DoRA's magnitudes or without, stacked experts too) nor whole tensors (IA3, VeRA, single tokens),
+      PEFT merges it instead, with the whole model in memory.
+    - `equal-rank`: a PEFT adapter of one rank and one scale, for vLLM and llama.cpp.
+    - `lora-config`: PEFT's adapter_config.json, for training anew.
+    - `axolotl`: an Axolotl recipe.
+    - `trl`: a Python script with TRL's SFTTrainer.
+
+    Args:
+        source: a PEFT adapter folder, a run folder of `tune`, or an adapter's name on the hub.
+        output: folder to write; for the last three a name with a suffix is the file itself.
+        to: the form.
+        base: a model reference to use instead of the base that the adapter names.
+        overwrite: replace what an earlier export left there.
+        dtype: of merged weights: `float32`, `bfloat16`, …; `auto` keeps the base's.
+
+    Returns:
+        The folder or file.
+
+    Raises:
+        MidblockError: anything the user can mend; nothing is left at `output` then.
+    """
+    return run_export(source, output, to, base, overwrite, dtype).path
+
+
+def run_export(
+    source: str | Path,
+    output: str | Path,
+    to: str = "merged",
+    base: str | None = None,
+    overwrite: bool = False,
+    dtype: str = "auto",
+) -> Exported:
+    """Do what `export` does, and say also how exact it came out.
+
+    Raises:
+        MidblockError: as `export`.
+    """
+    if to not in FORMS:
+        raise unknown("form to export to", to, FORMS)
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    if dtype != "auto" and to != "merged":
+        raise MidblockError(f"--dtype is about merged weights, not about --to {to}")
+    form, output = FORMS[to], Path(output).expanduser()
+    is_file = form.file is not None and output.suffix != ""
+    _check_free(output, is_file, overwrite)
+    found = AdapterSource.find(str(source))
+    _check_apart(output, found.folder)
+    request = Request(found, base, None if dtype == "auto" else getattr(torch, dtype))
+    if is_file:
+        with replace_atomically(output) as temporary:
+            made = form.write(request, temporary)
+    else:
+        made = _write_folder(form, to, request, output)
+    return Exported(output, to, made.error, made.measured, tuple(made.notes))
+
+
+def _write_folder(form: Form, to: str, request: Request, output: Path) -> Made:
+    """Fill a folder under another name and rename it when it is whole."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
+            folder = Path(scratch) / "made"
+            folder.mkdir()
+            made = form.write(request, folder / form.file if form.file else folder)
+            origin = {"source": str(request.source.folder), "base": request.base or request.source.settings.base}
+            write_json(folder / RECORD, {"to": to, **origin, **asdict(made), "midblock": __version__})
+            _exchange(folder, output, Path(scratch) / "before")
+    except OSError as error:
+        raise write_failure(output, error) from error
+    return made
+
+
+def _exchange(folder: Path, output: Path, before: Path) -> None:
+    """Give `folder` the name `output`; what stood there goes to `before`, or stays if that fails."""
+    if output.exists():
+        output.rename(before)
+    try:
+        folder.rename(output)
+    except OSError:
+        if before.exists():
+            before.rename(output)
+        raise
+
+
+def _check_free(output: Path, is_file: bool, overwrite: bool) -> None:
+    if not output.exists() or (output.is_dir() and not is_file and not any(output.iterdir())):
+        return
+    if output.is_dir() == is_file:
+        raise MidblockError(f"{output} is a {'folder' if is_file else 'file'}", hint="choose another name")
+    if not overwrite:
+        raise MidblockError(f"{output} exists already", hint="--overwrite replaces it, or choose another name")
+    if not is_file and not (output / RECORD).exists():
+        hint = f"it holds no {RECORD}; remove it yourself or choose another name"
+        raise MidblockError(f"{output} was not written by `midblock export`, so it is not overwritten", hint=hint)
+
+
+def _check_apart(output: Path, adapter: Path) -> None:
+    where, source = output.resolve(), adapter.resolve()
+    if where == source or where in source.parents:
+        raise MidblockError(f"{output} holds the adapter itself", hint="choose another name")
+
+
+def _merged(request: Request, folder: Path) -> Made:
+    checkpoint = open_checkpoint(str(request.source.folder), base=request.base)
+    _check_base(checkpoint, folder)
+    reason = request.source.settings.inexpressible
+    if reason is None:
+        lost = write_merged(checkpoint, folder, request.dtype)
+        return Made(_loss_note(lost), lost, CHANGE)
+    error = write_merged_by_peft(checkpoint, folder, request.dtype)
+    return Made([f"merged by PEFT, with the whole model in memory: {reason}"], error, LOGITS)
+
+
+def _loss_note(lost: float) -> list[str]:
+    if lost < NOTED_LOSS:
+        return []
+    return [f"rounding takes away up to {lost:.0%} of a tensor's change; --dtype float32 keeps it"]
+
+
+def _check_base(checkpoint: Checkpoint, folder: Path) -> None:
+    config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("quantization_config"):
+        hint = "give its full-precision original with --base"
+        raise MidblockError(f"the base {checkpoint.folder} is stored quantised: nothing can be added to it", hint=hint)
+    size = sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors"))
+    if shutil.disk_usage(folder).free < size:
+        raise MidblockError(f"no space left beside {folder.parent}: {size_text(size)} are needed")
+
+
+def _equal_rank(request: Request, folder: Path) -> Made:
+    error, notes = write_equal_rank(request.source, folder)
+    copy_small_files(request.source.folder, folder, readme=True)
+    if request.base:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        write_json(folder / CONFIG, {**config, "base_model_name_or_path": request.base})
+    return Made(notes, error, CHANGE)
+
+
+def _plan(write: Callable[[AdapterSource, Path, str | None], list[str]]) -> Callable[[Request, Path], Made]:
+    return lambda request, file: Made(write(request.source, file, request.base))
+
+
+FORMS: Mapping[str, Form] = {
+    "merged": Form(_merged),
+    "equal-rank": Form(_equal_rank),
+    "lora-config": Form(_plan(write_lora_config), CONFIG),
+    "axolotl": Form(_plan(write_axolotl), "axolotl.yaml"),
+    "trl": Form(_plan(write_trl), "train.py"),
+}

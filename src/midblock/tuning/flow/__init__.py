@@ -1,0 +1,1 @@
+"""The verb `flow`: gradients over the first steps, compared with one another."""

@@ -1,0 +1,101 @@
+"""The model card beside what a run wrote: how it was made, in the hub's format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from midblock.checkpoints import Checkpoint
+from midblock.runs.folder import RECORDED_PACKAGES
+from midblock.tuning.place.methods import METHODS
+from midblock.tuning.settings import CourseSettings
+
+PAPERS = {
+    "layers": ("A Layer-wise Analysis of Supervised Fine-Tuning", "2604.11838"),
+    "rpsft": ("Rotation-Preserving Supervised Fine-Tuning", "2605.10973"),
+    "dft": (
+        "On the Generalization of SFT: A Reinforcement Learning Perspective with Reward Rectification",
+        "2508.05629",
+    ),
+    "lora": ("LoRA: Low-Rank Adaptation of Large Language Models", "2106.09685"),
+}
+
+
+def model_card(
+    settings: CourseSettings,
+    base: Checkpoint,
+    record: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    command: str | None,
+) -> str:
+    """Write the card.
+
+    Args:
+        record: `run.json`: versions, data, models.
+        plan: `plan.json`.
+    """
+    data, method = record["data"], METHODS[settings.method]
+    # the hub refuses a card whose base is not one of its own models
+    header: dict[str, Any] = {"base_model": base.reference.location} if base.reference.kind == "hub" else {}
+    header |= {
+        "library_name": method.library,
+        "pipeline_tag": "text-generation",
+        "tags": ["midblock", "sft", *method.tags],
+    }
+    facts = {
+        "Blocks tuned": f"{plan['layers']} of {plan['total_blocks']}",
+        "Method": _method(settings, plan),
+        "Trained parameters": f"{plan['trained_parameters']:,} of {plan['total_parameters']:,}",
+        "By part": ", ".join(f"{part} {count:,}" for part, count in plan["by_part"].items()),
+        "Loss": settings.loss + (" over prompt and completion" if settings.train_on_prompt else " over completions"),
+        "Held on to": _anchor(settings),
+        "Data": f"{data['reference']}, split {data['split'] or '–'}, {data['num_samples']} examples, "
+        f"{data['target_tokens']:,} target tokens (SHA-256 {data['content_hash'][:16]}…)",
+        "Seed": str(settings.seed),
+        "Base": f"{base.reference.text}, weights SHA-256 {record['models'][0]['weight_hash'][:16]}…",
+        "Versions": ", ".join(f"{name} {record['versions'].get(name)}" for name in RECORDED_PACKAGES),
+    }
+    lines = ["---", yaml.safe_dump(header, sort_keys=False).strip(), "---", "", f"# {_title(base, plan)}", ""]
+    lines += ["| | |", "| --- | --- |", *(f"| {key} | {_cell(value)} |" for key, value in facts.items()), ""]
+    if command:
+        lines += ["```", command, "```", ""]
+    lines += ["## Sources", ""]
+    lines += [f"- {title}, [arXiv {number}](https://arxiv.org/abs/{number})" for title, number in _papers(settings)]
+    return "\n".join(lines) + "\n"
+
+
+def _title(base: Checkpoint, plan: Mapping[str, Any]) -> str:
+    return f"{base.name}, blocks {plan['layers']} tuned with midblock"
+
+
+def _method(settings: CourseSettings, plan: Mapping[str, Any]) -> str:
+    ranked = [target for target in plan["targets"] if target["rank"] is not None]
+    if not ranked:
+        return f"{settings.method}: the weights themselves"
+    ranks = sorted({target["rank"] for target in ranked})
+    scales = sorted({round(target["scale"], 6) for target in ranked})
+    kind = "DoRA" if settings.use_dora else METHODS[settings.method].title
+    return f"{kind}, rank {_span(ranks)}, scale {_span(scales)}"
+
+
+def _span(values: list[Any]) -> str:
+    return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+
+def _anchor(settings: CourseSettings) -> str:
+    if settings.anchor == "none":
+        return "nothing"
+    return f"{settings.anchor}: k {settings.anchor_k}, λ {settings.anchor_lambda:g}, scope {settings.anchor_scope}"
+
+
+def _papers(settings: CourseSettings) -> list[tuple[str, str]]:
+    names = ["layers", *METHODS[settings.method].papers]
+    names += [name for name in ("rpsft",) if settings.anchor == name]
+    names += [name for name in ("dft",) if settings.loss == name]
+    return [PAPERS[name] for name in names]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

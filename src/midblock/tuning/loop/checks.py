@@ -1,0 +1,117 @@
+"""What cannot be asked for: unknown names, numbers out of range, options that exclude each other; one line for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from midblock.base import MidblockError, unknown
+from midblock.tuning.anchor.factors import resolve_k
+from midblock.tuning.losses import LOSSES
+from midblock.tuning.place.methods import METHODS
+from midblock.tuning.settings import ANCHORS, OUTSIDE, PREFIX_CACHE, SCOPES, CourseSettings, Loop
+
+SEEDS = 2**32  # NumPy takes no larger ones, and transformers seeds it
+LARGEST = 2**31
+POSITIVE = (
+    "lora_r", "lora_scale", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "max_length", "anchor_lambda", "iw_temperature", "kl_beta", "adam_epsilon",
+)  # fmt: skip
+NOT_NEGATIVE = ("weight_decay", "max_grad_norm", "warmup_steps", "seed")
+FINITE = (*POSITIVE, "weight_decay", "warmup_steps", "lora_alpha")
+WHOLE = ("lora_r", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "max_steps")
+
+
+def check_course(settings: CourseSettings) -> None:
+    """Check what every verb that trains can be asked for.
+
+    Raises:
+        MidblockError: an unknown name, a value out of range, or options that exclude each other.
+    """
+    for kind, value, options in (
+        ("method", settings.method, METHODS),
+        ("loss", settings.loss, LOSSES),
+        ("anchor", settings.anchor, ANCHORS),
+        ("anchor scope", settings.anchor_scope, SCOPES),
+        ("anchor dtype", settings.anchor_dtype, ("float32", "bfloat16")),
+        *(("part for `also`", part, OUTSIDE) for part in settings.also),
+    ):
+        _check_name(kind, value, options)
+    _check_numbers(settings, positive=POSITIVE, not_negative=NOT_NEGATIVE, finite=FINITE, whole=WHOLE)
+    _check_ranges(settings)
+    _check_together(settings)
+
+
+def check_loop(loop: Loop) -> None:
+    """Check how long the loop shall go on and what it shall keep.
+
+    Raises:
+        MidblockError: an unknown name, or a value out of range.
+    """
+    _check_name("prefix cache", loop.prefix_cache, PREFIX_CACHE)
+    _check_numbers(
+        loop,
+        positive=("num_train_epochs", "logging_steps"),
+        not_negative=("save_steps",),
+        finite=("num_train_epochs",),
+        whole=("logging_steps", "save_steps"),
+    )
+
+
+def _check_name(kind: str, value: str, options: Iterable[str]) -> None:
+    if value not in options:
+        raise unknown(kind, value, tuple(options))
+
+
+def _check_numbers(
+    settings: Any,
+    *,
+    positive: Iterable[str],
+    not_negative: Iterable[str],
+    finite: Iterable[str],
+    whole: Iterable[str],
+) -> None:
+    for name in positive:
+        if not getattr(settings, name) > 0:
+            raise MidblockError(f"{name} is {getattr(settings, name)}; it must be above 0")
+    for name in not_negative:
+        if not getattr(settings, name) >= 0:
+            raise MidblockError(f"{name} is {getattr(settings, name)}; it must not be negative")
+    for name in finite:
+        if getattr(settings, name) == float("inf"):
+            raise MidblockError(f"{name} is inf; it must be finite")
+    for name in whole:
+        if getattr(settings, name) > LARGEST:
+            raise MidblockError(f"{name} is {getattr(settings, name)}; it must be at most 2^31")
+
+
+def _check_ranges(settings: CourseSettings) -> None:
+    if settings.seed >= SEEDS:
+        raise MidblockError(f"seed is {settings.seed}; it must be below 2^32")
+    for name in ("adam_beta1", "adam_beta2", "lora_dropout"):
+        if not 0 <= getattr(settings, name) < 1:
+            raise MidblockError(f"{name} is {getattr(settings, name)}; it must lie in [0, 1)")
+    if settings.lora_alpha is not None and not settings.lora_alpha > 0:
+        raise MidblockError(f"lora_alpha is {settings.lora_alpha}; it must be above 0")
+    resolve_k(settings.anchor_k, 1, 1)
+
+
+def _check_together(settings: CourseSettings) -> None:
+    if settings.rank_budget is not None and settings.match_parameters is not None:
+        raise MidblockError("rank_budget and match_parameters exclude each other")
+    for given in _given(settings):
+        if given.startswith("anchor_") and settings.anchor == "none":
+            raise MidblockError(f"{given} is about an anchor, and there is none", hint="--anchor rpsft")
+        if given == "kl_beta" and settings.loss != "kl":
+            raise MidblockError(f"the loss {settings.loss} uses no kl_beta", hint="leave it out, or --loss kl")
+        if given == "iw_temperature" and not settings.loss.startswith("iw"):
+            raise MidblockError(f"the loss {settings.loss} uses no iw_temperature", hint="leave it out, or --loss iw")
+        for name, method in METHODS.items():
+            if given in method.options and name != settings.method:
+                raise MidblockError(f"{given} is about {method.changes}", hint=f"leave it out, or --method {name}")
+
+
+def _given(settings: CourseSettings) -> list[str]:
+    """Options that differ from what is taken without them."""
+    return [each.name for each in fields(settings) if getattr(settings, each.name) != each.default]

@@ -1,0 +1,155 @@
+"""Score the target tokens inside the model's own forward pass: the head runs on them alone, in chunks.
+
+Wrappers for many devices (DDP, FSDP, DeepSpeed) prepare their communication when the model's `forward` is called, so
+what training needs is computed there, not on logits afterwards. The head is the dearest layer of a small model, and
+logits its largest tensor: prompt and padding never reach it, and no more than `LOGIT_BYTES` of logits live at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import wraps
+from types import MethodType
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from midblock.checkpoints import Anatomy, without_adapters
+from midblock.data.batches import IGNORED
+from midblock.runs.lending import evaluating
+from midblock.tuning.prefix.prefix import FrozenPrefix
+
+LOGIT_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where p_ref comes from: the model itself with its adapters bypassed, or a second, frozen one.
+
+    Attributes:
+        anatomy: of the reference.
+        adapted: the model whose adapters are bypassed while it answers; None for a second model.
+        divergence: the whole distribution is wanted, not the targets' probabilities alone.
+    """
+
+    anatomy: Anatomy
+    adapted: nn.Module | None
+    divergence: bool
+
+
+@contextmanager
+def scoring(
+    model: nn.Module, anatomy: Anatomy, prefix: FrozenPrefix, reference: Reference | None = None
+) -> Iterator[None]:
+    """Teach `model.forward` to answer `model(…, labels=…, index=…, score=True)` with the fields of `Scored`.
+
+    Without `score` it answers as always. The answer is a plain dict: wrappers look for tensors in those.
+
+    Args:
+        model: the causal language model itself, below PEFT's wrapper.
+        prefix: the frozen blocks, already installed.
+        reference: None where the loss needs none.
+    """
+    original, before = model.forward, vars(model).get("forward")
+
+    @wraps(type(model).forward)
+    def forward(self: nn.Module, *args: Any, score: bool = False, **kwargs: Any) -> Any:
+        if not score:
+            return original(*args, **kwargs)
+        return _scored(anatomy, prefix, reference, **kwargs)
+
+    model.forward = MethodType(forward, model)
+    try:
+        yield
+    finally:
+        if before is None:
+            del model.forward
+        else:
+            model.forward = before
+
+
+def _scored(
+    anatomy: Anatomy,
+    prefix: FrozenPrefix,
+    reference: Reference | None,
+    input_ids: Int[Tensor, "B T"],
+    attention_mask: Int[Tensor, "B T"],
+    labels: Int[Tensor, "B T"],
+    index: Int[Tensor, "B"],
+    **ignored: Any,
+) -> dict[str, Tensor]:
+    targets = labels[:, 1:]
+    mask = targets != IGNORED
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+    with prefix.serving(index, attention_mask):
+        known = None
+        if reference is not None:
+            bypass = nullcontext() if reference.adapted is None else without_adapters(reference.adapted)
+            # without dropout: the reference is one distribution, not a new one each time it is asked
+            with bypass, evaluating(reference.anatomy.backbone):
+                known = reference.anatomy.backbone(**inputs).last_hidden_state[:, :-1][mask]
+        hidden = anatomy.backbone(**inputs).last_hidden_state[:, :-1][mask]
+    scores = score_targets(anatomy, hidden, targets[mask], reference, known)
+    return {**scores, "row": mask.nonzero()[:, 0]}
+
+
+def score_targets(
+    anatomy: Anatomy,
+    hidden: Float[Tensor, "N D"],
+    targets: Int[Tensor, "N"],
+    reference: Reference | None = None,
+    known: Float[Tensor, "N D"] | None = None,
+    logit_bytes: int = LOGIT_BYTES,
+) -> dict[str, Float[Tensor, "N"]]:
+    """Log-probabilities of the targets, and where there is a reference, its own or the divergence from it.
+
+    Args:
+        hidden: final-norm outputs at the positions before the targets.
+        targets: token ids.
+        known: the reference's final-norm outputs at the same positions.
+        logit_bytes: most memory for float32 logits at a time; more tokens are recomputed in the backward pass.
+
+    Returns:
+        `log_probs`, and `reference` (ln p_ref of the targets) or `divergence` (KL(p‖p_ref)), in nats, float32.
+    """
+    step = max(1, logit_bytes // (4 * anatomy.config.vocab_size))
+    if len(hidden) <= step:
+        return _score(anatomy, reference, hidden, targets, known)
+    parts = []
+    for start in range(0, len(hidden), step):
+        chunk = slice(start, start + step)
+        states = None if known is None else known[chunk]
+        parts.append(checkpoint(_score, anatomy, reference, hidden[chunk], targets[chunk], states, use_reentrant=False))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _score(
+    anatomy: Anatomy,
+    reference: Reference | None,
+    hidden: Float[Tensor, "n D"],
+    targets: Int[Tensor, "n"],
+    known: Float[Tensor, "n D"] | None,
+) -> dict[str, Float[Tensor, "n"]]:
+    logits = anatomy.logits(hidden).float()
+    if reference is None or known is None:
+        return {"log_probs": -functional.cross_entropy(logits, targets, reduction="none")}
+    with torch.no_grad():
+        expected = reference.anatomy.logits(known).float()
+        if reference.divergence:
+            expected = expected.log_softmax(-1)
+        else:
+            expected = -functional.cross_entropy(expected, targets, reduction="none")
+    if not reference.divergence:
+        return {
+            "log_probs": -functional.cross_entropy(logits, targets, reduction="none"),
+            "reference": expected,
+        }
+    ours = logits.log_softmax(-1)
+    divergence = (ours.exp() * (ours - expected)).sum(-1)
+    return {"log_probs": ours.gather(-1, targets[:, None])[:, 0], "divergence": divergence}

@@ -1,0 +1,162 @@
+"""The one training loop: TRL's SFTTrainer with our losses, the anchor's gradient, and checks that it does what it says.
+
+TRL, accelerate and transformers keep what they do well: devices, precision, schedules, checkpoints, trackers. Ours are
+the loss (on target tokens only, divided once over the whole effective batch) and what happens between the last
+backward pass of a step and the optimiser: the anchor's closed-form gradient, and looking at the gradients.
+
+TRL is an extra and takes seconds to import, so this module is loaded only where training begins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import SFTTrainer
+
+from midblock.base import MidblockError
+from midblock.tuning.anchor.anchor import Anchor
+from midblock.tuning.loop.fingerprints import Untouched
+from midblock.tuning.loop.tally import Tally
+from midblock.tuning.loop.watch import Watch
+from midblock.tuning.losses import LOSSES, Scored
+from midblock.tuning.place.gradients import Gradients
+
+SCORES = ("log_probs", "row", "reference", "divergence")
+
+
+class DepthTrainer(SFTTrainer):
+    """TRL's trainer under a watch.
+
+    Attributes:
+        anchor: what holds on to the pretrained weights; None until `hold_on`, and where nothing does.
+        untouched: fingerprints of the frozen tensors; None until `hold_on`.
+    """
+
+    def __init__(self, model: nn.Module, arguments: Any, watch: Watch, **parts: Any) -> None:
+        """Build the trainer.
+
+        Args:
+            model: prepared for training, inside `scoring`.
+            arguments: an `SFTConfig`.
+            **parts: `train_dataset`, `data_collator`, `processing_class`.
+        """
+        super().__init__(cast(Any, model), arguments, **parts)
+        self.watch = watch
+        self.tally = Tally(
+            self.args.device, anchored=watch.anchor is not None, tokens=watch.tokens, seconds=watch.seconds
+        )
+        self.anchor: Anchor | None = None
+        self.untouched: Untouched | None = None
+        self.looked = False
+        # the loss is divided by all target tokens of a step, so the loop must count them first
+        self.model_accepts_loss_kwargs = True
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(Observer(watch.gradients, watch.advance))
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Our loss, from scores that the model's forward pass gives."""
+        answer = model(**inputs, score=True)
+        scored = Scored(**{name: answer.get(name) for name in SCORES})
+        objective = self.watch.objective
+        total, count = LOSSES[objective.loss].function(scored, objective)
+        self.tally.add(scored, inputs["attention_mask"])
+        if num_items_in_batch is None:
+            return total / count
+        # over the tokens of all devices; whatever averages gradients over devices divides by their number
+        return total / num_items_in_batch * self.accelerator.num_processes
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """A forward and backward pass; after the last one of a step, what comes before the optimiser."""
+        loss = super().training_step(*args, **kwargs)
+        self.tally.loss = self.tally.loss + loss
+        if self.accelerator.sync_gradients:
+            self.before_optimizer()
+        return loss
+
+    def hold_on(self) -> None:
+        """Take the frozen tensors' fingerprints and make the anchor, once the parameters are where they stay."""
+        if self.untouched is None:
+            gradients, anchor = self.watch.gradients, self.watch.anchor
+            self.untouched = Untouched.of(gradients.model, set(gradients.trained))
+            self.anchor = anchor() if anchor is not None else None
+
+    def before_optimizer(self) -> None:
+        """Between the last backward pass of a step and the optimiser.
+
+        Raises:
+            MidblockError: a loss or a gradient that is no number, a planned module without a gradient.
+        """
+        self.hold_on()
+        gradients = self.watch.gradients
+        self.watch.on_gradients(gradients)
+        if self.anchor is not None:
+            self.tally.penalty = self.anchor.add_gradient()
+        squares = gradients.squares()
+        self._check_finite(float(self.tally.loss), sum(squares.values()) ** 0.5)
+        if not self.looked:
+            gradients.check_first(squares)
+            self.looked = True
+        self.tally.loss = 0.0
+        self.tally.norms = gradients.by_place(squares)
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise MidblockError(
+                f"step {self.state.global_step + 1} was not taken: its loss is {loss:.4g}, its gradient's norm "
+                f"{norm:.4g}",
+                hint="lower --learning-rate or raise --warmup-steps; checkpoints until here are kept",
+            )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Tell the line of a logged step, and trackers what they take of it."""
+        if "loss" in logs:
+            sums = self.accelerator.reduce(self.tally.sums, "sum").tolist()
+            line = {"step": self.state.global_step, "epoch": self.state.epoch, **self.tally.line(sums, logs)}
+            logs |= {key: line[key] for key in ("nll", "penalty", "divergence") if key in line}
+            self.watch.on_line(line)
+        super().log(logs, start_time)
+
+
+class Observer(TrainerCallback):
+    """Moves the progress on, and looks at the adapters after the first step at a rate above zero."""
+
+    def __init__(self, gradients: Gradients, advance: Callable[[float], None]) -> None:
+        self.gradients = gradients
+        self.advance = advance
+        self.waiting = True
+        self.taken = 0
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Look at the adapters.
+
+        Raises:
+            MidblockError: one of them did not move.
+        """
+        self.taken += 1
+        if self.waiting and given["optimizer"].param_groups[0]["lr"] > 0:
+            self.waiting = False
+            self.gradients.check_moved()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Say that a step is behind, and have the last one logged."""
+        self.advance(1)
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # else the log would end before the run does
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Refuse a run at a rate of zero.
+
+        Raises:
+            MidblockError: nothing was trained.
+        """
+        if self.waiting and self.taken == state.global_step > 0:
+            what = f"the learning rate was zero in each of {self.taken} steps: nothing was trained"
+            raise MidblockError(what, hint="fewer --warmup-steps, or more steps")

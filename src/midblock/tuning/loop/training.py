@@ -1,0 +1,196 @@
+"""From a prepared model to a trained one: the frozen prefix, the loss in the forward pass, the loop, the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from midblock.base import MidblockError, Progress
+from midblock.base.files import write_failure
+from midblock.checkpoints import LoadSettings
+from midblock.runs.lending import memory_told
+from midblock.runs.processes import barrier, main_process
+from midblock.tuning.loop.examples import Collator, TrainingExamples
+from midblock.tuning.loop.held_weights import HeldWeights
+from midblock.tuning.loop.log_file import LogFile
+from midblock.tuning.loop.references import find_reference
+from midblock.tuning.loop.resume import check_whole, last_checkpoint
+from midblock.tuning.loop.schedule import epochs_of, schedule_of
+from midblock.tuning.loop.scoring import scoring
+from midblock.tuning.loop.watch import Watch
+from midblock.tuning.place.gradients import Gradients
+from midblock.tuning.place.methods import METHODS
+from midblock.tuning.place.prepared import Prepared
+from midblock.tuning.prefix.prefix import FrozenPrefix, reason_not_exact
+from midblock.tuning.prefix.store import PrefixStore
+from midblock.tuning.settings import CourseSettings, Loop
+
+LESS_MEMORY = "lower --per-device-train-batch-size, or --gradient-checkpointing"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training left behind besides the weights.
+
+    Attributes:
+        log: its lines.
+        prefix: the frozen blocks, with their counts.
+        compared: how many frozen tensors were found unchanged to the bit.
+    """
+
+    log: LogFile
+    prefix: FrozenPrefix
+    compared: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Everything the loop needs.
+
+    Attributes:
+        folder: the run folder; checkpoints and `log.jsonl` go there.
+        loop: how long it goes on.
+        held: pretrained weights to hold on to.
+        store: where the frozen prefix's output is kept, or None.
+        arguments: an SFTConfig.
+        on_gradients: looks at the gradients before each step of the optimiser.
+    """
+
+    folder: Path
+    prepared: Prepared
+    examples: TrainingExamples
+    settings: CourseSettings
+    loop: Loop
+    loading: LoadSettings
+    held: HeldWeights
+    store: PrefixStore | None
+    arguments: Any
+    tokenizer: Any
+    progress: Progress
+    on_gradients: Callable[[Gradients], None] = lambda gradients: None
+
+    def run(self) -> Trained:
+        """Train, from the last whole checkpoint if there is one, and check that frozen tensors stayed what they were.
+
+        Raises:
+            MidblockError: a loss that is no number, a planned module without a gradient, no memory, no disk space.
+        """
+        found = last_checkpoint(self.checkpoints) if self.checkpoints.is_dir() else None
+        barrier()
+        log = LogFile(self.folder / "log.jsonl")
+        self._check_log(log, found[1] if found else 0)
+        earlier = log.cut(found[1] if found else 0) if main_process() else ()
+        prepared = self.prepared
+        reference = find_reference(prepared, self.settings, self.loading, self.arguments.device)
+        prefix = FrozenPrefix(prepared.anatomy, prepared.first, self.store)
+        with ExitStack() as surgery:
+            surgery.enter_context(prefix.installed())
+            surgery.enter_context(scoring(prepared.causal, prepared.anatomy, prefix, reference))
+            trainer = self._trainer(log, earlier)
+            if found is not None and not trainer.is_fsdp_enabled:
+                check_whole(found[0])
+            self._hold_on(trainer, resumed=found is not None)
+            trainer.watch.advance(found[1] if found else 0)
+            self._loop(trainer, str(found[0]) if found else None)
+            compared = trainer.untouched.check(self.prepared.model)
+        return Trained(log, prefix, compared)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def _check_log(self, log: LogFile, step: int) -> None:
+        """Refuse a log that ends before the checkpoint: what the run was like until there would be missing.
+
+        Raises:
+            MidblockError: naming both steps.
+        """
+        last = max((line["step"] for line in log.read() if line["step"] <= step), default=0)
+        each = self.loop.logging_steps
+        if main_process() and last < max(step // each * each, min(step, 1)):
+            what = f"{log.path} is broken: it can be read until step {last}, the checkpoint is of step {step}"
+            raise MidblockError(what, hint="mend it, or --overwrite begins again")
+
+    def _trainer(self, log: LogFile, earlier: tuple[Mapping[str, Any], ...]) -> Any:
+        from midblock.tuning.loop.trainer import DepthTrainer
+
+        steps = schedule_of(self.settings, self.loop, self.examples)["steps"]
+        watch = Watch(
+            objective=self.settings,
+            gradients=Gradients(self.prepared.model, self.prepared.anatomy.projection_of),
+            anchor=self.held.anchor(self.prepared),
+            on_line=log.append if main_process() else lambda line: None,
+            on_gradients=self.on_gradients,
+            advance=self.progress.phase("tuning", steps),
+            tokens=earlier[-1]["tokens"] if earlier else 0,
+            seconds=earlier[-1]["seconds"] if earlier else 0.0,
+        )
+        return DepthTrainer(
+            self.prepared.model,
+            self.arguments,
+            watch,
+            train_dataset=self.examples.dataset(),
+            data_collator=Collator(self.tokenizer.pad_token_id or 0),
+            processing_class=_with_padding(self.tokenizer),
+        )
+
+    def _hold_on(self, trainer: Any, *, resumed: bool) -> None:
+        """Make anchor and fingerprints while the weights are the base's; FSDP, which moves them, makes that wait."""
+        if not trainer.is_fsdp_enabled:
+            trainer.hold_on()
+        elif resumed and self.settings.anchor_scope == "subspace" and not METHODS[self.settings.method].base_stays:
+            hint = "--overwrite begins again; --anchor-scope block can be resumed"
+            raise MidblockError("under accelerate's FSDP the subspace anchor cannot be resumed", hint=hint)
+
+    def _loop(self, trainer: Any, checkpoint: str | None) -> None:
+        try:
+            with memory_told(LESS_MEMORY):
+                trainer.train(resume_from_checkpoint=checkpoint)
+        except (OSError, SafetensorError) as error:
+            raise write_failure(self.checkpoints, error) from error
+
+
+def open_store(
+    prepared: Prepared,
+    examples: TrainingExamples,
+    settings: CourseSettings,
+    loop: Loop,
+    *,
+    folder: Path,
+    key: str,
+    notes: list[str],
+) -> PrefixStore | None:
+    """The cache of the frozen prefix, where it is wanted and exact.
+
+    Args:
+        folder: where it would lie.
+        key: names the weights and the data.
+        notes: gets the reason where there is none.
+
+    Raises:
+        MidblockError: it is asked for and would not be exact, or the disk is full.
+    """
+    asked = loop.prefix_cache
+    if asked == "off" or prepared.first == 0 or (asked == "auto" and epochs_of(settings, loop, len(examples)) <= 1):
+        return None
+    reason = reason_not_exact(prepared.anatomy, prepared.first, longest=max(examples.lengths))
+    if reason is not None:
+        if asked == "on":
+            raise MidblockError(f"the frozen prefix cannot be cached: {reason}", hint="--prefix-cache off")
+        notes.append(f"The frozen prefix is not cached: {reason}.")
+        return None
+    whole = repr((key, settings.max_length, settings.template, prepared.first))
+    dtype = next(prepared.anatomy.embedding.parameters()).dtype
+    return PrefixStore.open(folder, examples.lengths, prepared.anatomy.width, dtype, whole)
+
+
+def _with_padding(tokenizer: Any) -> Any:
+    """The Trainer wants a padding token to be named, though our batches are padded already."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer

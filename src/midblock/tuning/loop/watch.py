@@ -1,0 +1,35 @@
+"""What the training loop computes with beside the model, and whom it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from midblock.tuning.anchor.anchor import Anchor
+from midblock.tuning.losses import Objective
+from midblock.tuning.place.gradients import Gradients
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What the loop computes with, and whom it tells.
+
+    Attributes:
+        objective: loss and its constants.
+        gradients: of the trained parameters.
+        anchor: makes the anchor; None where nothing is held on to.
+        on_line: told the line of each logged step, on every process.
+        on_gradients: called before each step of the optimiser, on every process, before the anchor adds its gradient.
+        advance: told that a step is behind.
+        tokens, seconds: what a resumed run had used before.
+    """
+
+    objective: Objective
+    gradients: Gradients
+    anchor: Callable[[], Anchor] | None = None
+    on_line: Callable[[dict[str, Any]], None] = lambda line: None
+    on_gradients: Callable[[Gradients], None] = lambda gradients: None
+    advance: Callable[[float], None] = lambda steps: None
+    tokens: int = 0
+    seconds: float = 0.0

@@ -1,0 +1,166 @@
+"""AdapterPlan: from a layer plan to the exact weights that get an adapter, each with its rank and alpha."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from midblock.base import LayerPlan, MidblockError
+from midblock.checkpoints import Anatomy, Projection
+from midblock.tuning.place.budget import BlockCost, alpha_for, block_ranks
+from midblock.tuning.place.parts import select_roles
+from midblock.tuning.settings import Placement
+
+
+@dataclass(frozen=True)
+class Target:
+    """A projection that gets an adapter.
+
+    Attributes:
+        projection: the weight that it sits on.
+        rank: r, for experts of each expert.
+        alpha: what PEFT divides by r (or √r) to get the scale.
+        dora: it also has a magnitude for each output.
+    """
+
+    projection: Projection
+    rank: int
+    alpha: float
+    dora: bool = False
+
+    @property
+    def name(self) -> str:
+        """As PEFT is told: the path of the module, or for experts fused in 3-D of the parameter."""
+        return self.projection.name if self.kind == "experts" else self.projection.name.removesuffix(".weight")
+
+    @property
+    def kind(self) -> str:
+        """`linear` or `experts`."""
+        return "experts" if len(self.shape) == 3 else "linear"
+
+    @property
+    def block(self) -> int:
+        return self.projection.layer
+
+    @property
+    def role(self) -> str:
+        return self.projection.role
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.projection.shape
+
+    @property
+    def transposed(self) -> bool:
+        return self.projection.transposed
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters: r·(m + n), times the experts; m more with DoRA."""
+        return self.rank * self.projection.per_rank + self.dora * self.shape[-2]
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """All adapters of a run.
+
+    Attributes:
+        plan: the chosen blocks, with the rank decided for each.
+        targets: bottom block first, in the order in which the model names them.
+    """
+
+    plan: LayerPlan
+    targets: tuple[Target, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters in all."""
+        return sum(target.parameters for target in self.targets)
+
+    def by_part(self) -> dict[str, int]:
+        """Trainable parameters of `attention`, `mlp`, … (see `checkpoints.part_of`)."""
+        counts: Counter[str] = Counter()
+        for target in self.targets:
+            counts[target.projection.part] += target.parameters
+        return dict(counts)
+
+    def scale(self, target: Target, use_rslora: bool) -> float:
+        """What B A is multiplied by: alpha/r, or alpha/√r."""
+        return target.alpha / (math.sqrt(target.rank) if use_rslora else target.rank)
+
+
+def place_adapters(model: nn.Module, plan: LayerPlan, settings: Placement) -> AdapterPlan:
+    """Decide where adapters go: every weight of a chosen block whose role is asked for.
+
+    Args:
+        model: a causal language model, not yet wrapped by PEFT.
+        plan: blocks, parsed for this model.
+        settings: target modules (left out: attention), ranks, budgets, alphas.
+
+    Raises:
+        MidblockError: the plan is for another depth, a role is unknown or fused into another weight, a chosen block has
+            nothing of what is asked, a budget is too small, or a rank is larger than min(m, n) of a weight.
+    """
+    found = find_projections(model)
+    depth = len(Anatomy.of(model))
+    if plan.total != depth:
+        raise MidblockError(f"the layer plan is for {plan.total} blocks, the model has {depth}")
+    asked = settings.target_modules or "attention"
+    roles = select_roles(asked, {projection.role: projection.part for projection in found})
+    wanted = [projection for projection in found if projection.role in roles]
+    _check_every_block(wanted, plan, asked)
+    ranks = block_ranks(plan, settings, _costs(wanted, depth, settings.use_dora))
+    rank_of = dict(zip(plan.blocks, ranks, strict=True))
+    targets = tuple(
+        _target(projection, rank_of[projection.layer], settings) for projection in wanted if projection.layer in rank_of
+    )
+    return AdapterPlan(replace(plan, ranks=ranks), targets)
+
+
+def find_projections(model: nn.Module) -> tuple[Projection, ...]:
+    """Every Linear, Conv1D and 3-D expert weight in the decoder blocks of `model`, bottom block first."""
+    return tuple(
+        projection
+        for projection in Anatomy.of(model).projections.values()
+        if projection.block is not None and _adaptable(projection, model)
+    )
+
+
+def _adaptable(projection: Projection, model: nn.Module) -> bool:
+    """Whether PEFT can adapt it: the weight of a linear layer, or a stack of matrices."""
+    path, _, own = projection.name.rpartition(".")
+    module = model.get_submodule(path)
+    if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
+        # transformers' Conv1D is told by name: importing its module takes seconds
+        return own == "weight"
+    return len(projection.shape) == 3 and projection.part != "bias" and not isinstance(module, _ConvNd)
+
+
+def _check_every_block(wanted: Sequence[Projection], plan: LayerPlan, asked: str) -> None:
+    empty = sorted(set(plan.blocks) - {projection.layer for projection in wanted})
+    if empty:
+        names = LayerPlan(plan.total, tuple(empty))
+        hint = "leave those blocks out of the plan, or ask for other target_modules"
+        raise MidblockError(f"target_modules {asked!r} matches nothing in the blocks {names}", hint=hint)
+
+
+def _costs(wanted: Sequence[Projection], depth: int, dora: bool) -> tuple[BlockCost, ...]:
+    per_rank, fixed = [0] * depth, [0] * depth
+    for projection in wanted:
+        per_rank[projection.layer] += projection.per_rank
+        fixed[projection.layer] += dora * projection.shape[-2]
+    return tuple(BlockCost(*cost) for cost in zip(per_rank, fixed, strict=True))
+
+
+def _target(projection: Projection, rank: int, settings: Placement) -> Target:
+    target = Target(projection, rank, alpha_for(rank, settings), dora=settings.use_dora)
+    if rank > min(projection.shape[-2:]):
+        what = f"rank {rank} is larger than {target.name} allows, which is {list(projection.shape)}"
+        hint = "a lower rank, more blocks to share the budget, or target_modules without it"
+        raise MidblockError(what, hint=hint)
+    return target

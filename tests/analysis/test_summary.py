@@ -1,0 +1,143 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from midblock.analysis.summary import Spread, summarize
+from midblock.base import LayerRow, LayerTable
+from midblock.metrics.metric import PRECISION_FLOOR
+
+few = settings(deadline=None, max_examples=25)
+L = 6
+
+
+def rows_of(metric, values, model="sft", module="residual", start=0):
+    return [LayerRow(model, start + i, L, metric, float(v), 10, module=module) for i, v in enumerate(values)]
+
+
+def table_of(added=None, weights=None, change=None, model="sft"):
+    rows = []
+    if added is not None:
+        rows += rows_of("change_increment", added, model)
+    if weights is not None:
+        rows += rows_of("delta_rel", weights, model, "block")
+    if change is not None:
+        rows += rows_of("change_intensity_relative", change, model)
+    return rows
+
+
+def spread(amount, layers=None):
+    layers = np.arange(len(amount)) if layers is None else layers
+    return Spread.of(pd.DataFrame({"layer": layers}), np.array(amount, dtype=float), L)
+
+
+def test_an_even_spread_is_centred():
+    found = spread([1] * L)
+    assert found.center == pytest.approx(0.5)
+    assert found.thirds == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+
+
+@pytest.mark.parametrize("block", range(L))
+def test_all_in_one_block(block):
+    amount = [0.0] * L
+    amount[block] = 3
+    found = spread(amount)
+    assert found.peak_block == block
+    assert found.center == pytest.approx((block + 0.5) / L)
+    assert found.thirds[block // 2] == 1
+
+
+def test_only_decoder_blocks_count():
+    assert spread([9, 1, 0, 0, 0, 0, 1, 9], layers=np.arange(-1, L + 1)).thirds == (0.5, 0, 0.5)
+
+
+@pytest.mark.parametrize("amount", [[0] * L, [1, np.nan, 1, 1, 1, 1], []])
+def test_nothing_to_spread(amount):
+    assert spread(amount) is None
+
+
+@few
+@given(st.lists(st.floats(0.01, 100), min_size=L, max_size=L), st.floats(0.01, 100))
+def test_spread_is_numpys_average_and_ignores_scale(amount, scale):
+    found, scaled = spread(amount), spread([scale * each for each in amount])
+    assert found.center == pytest.approx(np.average((np.arange(L) + 0.5) / L, weights=amount))
+    assert sum(found.thirds) == pytest.approx(1)
+    assert scaled.thirds == pytest.approx(found.thirds)
+    assert amount[found.peak_block] == max(amount)
+
+
+@few
+@given(st.lists(st.floats(0.01, 100), min_size=L, max_size=L))
+def test_spread_upside_down(amount):
+    found, flipped = spread(amount), spread(amount[::-1])
+    assert flipped.center == pytest.approx(1 - found.center)
+    assert flipped.thirds == pytest.approx(found.thirds[::-1])
+
+
+def test_the_reading_names_the_third_its_share_and_the_block():
+    summary = summarize(LayerTable.from_rows(table_of(added=[1, 1, 1, 1, 2, 4], weights=[1, 6, 1, 1, 1, 0])))
+    facts = summary["models"][0]
+    assert facts["representation_depth"]["thirds"] == pytest.approx((0.2, 0.2, 0.6))
+    assert facts["peak_block"] == 5
+    assert "most in the upper third (60 %)" in facts["reading"]
+    assert "most of all across block 5" in facts["reading"]
+    assert "most in the lower third (70 %), most in block 1" in facts["reading"]
+    assert summary["headline"] == facts["reading"]
+
+
+def test_an_even_change_of_weights_is_called_even():
+    reading = summarize(LayerTable.from_rows(table_of(weights=[1] * L)))["headline"]
+    assert "sft's weights moved evenly over depth" in reading
+
+
+def test_equal_models_do_not_differ():
+    summary = summarize(LayerTable.from_rows(table_of(added=[0] * L, weights=[0] * L, change=[0] * L)))
+    assert summary["headline"] == "sft does not differ from the base."
+    assert summary["models"][0]["half_depth"] is None
+
+
+def test_half_depth_is_where_half_of_the_last_change_is_reached():
+    facts = summarize(LayerTable.from_rows(table_of(change=[0.1, 0.2, 0.3, 0.5, 0.6, 0.9])))["models"][0]
+    assert facts["half_depth"] == pytest.approx(4 / L)
+    assert facts["last_block"] == {"change_intensity_relative": 0.9}
+
+
+def test_the_final_norm_is_no_last_block():
+    rows = rows_of("cka_debiased", [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.1])
+    assert summarize(LayerTable.from_rows(rows))["models"][0]["last_block"] == {"cka_debiased": 0.4}
+
+
+@pytest.mark.parametrize(("floor", "said"), [(0.5, True), (0.3, False)])
+def test_a_change_below_the_precision_floor_is_called_rounding(floor, said):
+    rows = table_of(added=[1] * L, change=[0.4] * L)
+    rows += rows_of("change_intensity_relative" + PRECISION_FLOOR, [floor] * L, model="base")
+    assert ("no more than rounding" in summarize(LayerTable.from_rows(rows))["headline"]) == said
+
+
+def test_several_models_share_a_headline():
+    rows = table_of(added=[5, 1, 1, 1, 1, 1], model="sft") + table_of(added=[0, 0, 0, 0, 1, 1], model="dpo")
+    summary = summarize(LayerTable.from_rows([*rows, *table_of(added=[0] * L, model="same")]))
+    assert [facts["name"] for facts in summary["models"]] == ["sft", "dpo", "same"]
+    assert summary["headline"].endswith(
+        "sft most in the lower third (60 %); dpo most in the upper third (100 %); same nowhere."
+    )
+
+
+def test_a_table_of_the_base_alone():
+    table = LayerTable.from_rows(rows_of("curvature", [0.5] * L, model="base"))
+    assert summarize(table) == {"headline": "Nothing was compared.", "models": []}
+
+
+def test_what_was_not_measured_is_not_called_unchanged():
+    rows = [LayerRow("sft", layer, L, "cka_debiased", 0.9, 10) for layer in range(L)]
+    reading = summarize(LayerTable.from_rows(rows))["headline"]
+    assert "not measured" in reading
+    assert "does not differ" not in reading
+
+
+def test_some_blocks_only_have_no_thirds_of_the_model():
+    rows = [LayerRow("sft", layer, L, "change_increment", 0.1 * layer, 10) for layer in (2, 3)]
+    summary = summarize(LayerTable.from_rows(rows))
+    assert summary["models"][0]["representation_depth"] == {"center": None, "thirds": None, "peak_block": 3}
+    assert "among the blocks that were measured, most of all across block 3" in summary["headline"]
