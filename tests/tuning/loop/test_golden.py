@@ -1,6 +1,6 @@
 """Ten deterministic CPU losses for every method, loss and anchor; a refactor leaves them as they are.
 
-After a change that is meant to move them: `MIDBLOCK_GOLDEN=write pytest tests/tuning/test_golden.py`, and say why.
+After a change that is meant to move them: `MIDBLOCK_GOLDEN=write pytest tests/tuning/loop/test_golden.py`, and say why.
 """
 
 import itertools
