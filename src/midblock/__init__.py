@@ -20,6 +20,7 @@ _NOUNS = {
     "correlate": "midblock.metrics",
     "INTERVENTIONS": "midblock.interventions",
     "LOSSES": "midblock.tuning",
+    "METHODS": "midblock.tuning",
 }
 _HOMES = {**_NOUNS, **{verb.function or name: verb.home for name, verb in VERBS.items()}}
 

@@ -7,3 +7,4 @@ from midblock.tuning.loop.outputs import Artifact as Artifact
 from midblock.tuning.loop.tune import tune as tune
 from midblock.tuning.loop.tune_settings import TuneSettings as TuneSettings
 from midblock.tuning.losses import LOSSES as LOSSES
+from midblock.tuning.place.methods import METHODS as METHODS
