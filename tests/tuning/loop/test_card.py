@@ -8,7 +8,7 @@ from midblock.base import LayerPlan
 from midblock.checkpoints import LoadSettings, open_checkpoint
 from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.reference import ModelReference
-from midblock.runs.folder import RECORDED_PACKAGES
+from midblock.runs.surroundings import RECORDED_PACKAGES
 from midblock.tuning.loop.card import PAPERS, model_card
 from midblock.tuning.loop.tune_settings import TuneSettings
 from midblock.tuning.place.prepared import prepare

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from midblock.base import LayerPlan, MidblockError
-from midblock.checkpoints import LoadSettings, open_checkpoint
+from midblock.checkpoints import LoadSettings, ModelReference, open_checkpoint
 from midblock.tuning.anchor.factors import factorize
 from midblock.tuning.loop.sharding import gathered
 from midblock.tuning.loop.tune_settings import TuneSettings
@@ -71,5 +71,9 @@ def test_options_of_one_method_are_refused_by_the_others(name):
         TuneSettings(method=name, **given)
 
 
-def test_results_have_names_of_their_own():
-    assert len({method.folder for method in METHODS.values()}) == len(METHODS)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_folder_leads_to_its_result(name, tmp_path):
+    (tmp_path / METHODS[name].folder).mkdir()
+    (tmp_path / "run.json").write_text("{}")
+    assert METHODS[name].folder == ("adapter" if METHODS[name].base_stays else "model")
+    assert ModelReference.parse(str(tmp_path)).path == tmp_path / METHODS[name].folder

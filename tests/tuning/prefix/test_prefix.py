@@ -20,7 +20,7 @@ NO_DROPOUT = {
     "opt": {"dropout": 0.0, "attention_dropout": 0.0},
 }
 # Experts get padding's tokens too, so junk instead of zeros there changes how real tokens are grouped in a product.
-MOE = ("mixtral", "olmoe")
+MOE = ("mixtral", "olmoe", "qwen3_moe")
 
 generator = torch.Generator().manual_seed(3)
 EXAMPLES = [torch.randint(3, 300, (length,), generator=generator) for length in LENGTHS]

@@ -20,7 +20,7 @@ STARTS = ("lora_A.weight", "lora_embedding_A")
 
 
 @dataclass(frozen=True)
-class Factors:
+class FactorNames:
     """Where an adapted module's two factors are.
 
     Attributes:
@@ -69,7 +69,7 @@ class AdapterSource:
         """The adapter's tensors, under PEFT's names."""
         return TensorReader.open(self.folder / WEIGHTS)
 
-    def factors(self, own: TensorReader) -> Iterator[Factors]:
+    def factors(self, own: TensorReader) -> Iterator[FactorNames]:
         """Every adapted module, with the names of its factors.
 
         Raises:
@@ -83,7 +83,7 @@ class AdapterSource:
             if partner not in own:
                 raise MidblockError(f"{self.folder / WEIGHTS} has {name} without {partner}")
             module = head.removeprefix(PREFIX).rstrip(".")
-            yield Factors(module.replace(".base_layer", ""), name, partner)
+            yield FactorNames(module.replace(".base_layer", ""), name, partner)
 
 
 def _adapter_folder(place: str) -> Path:

@@ -23,7 +23,7 @@ from midblock.checkpoints import LowRankDelta, TensorReader
 from midblock.checkpoints.adapter import CONFIG, WEIGHTS
 from midblock.checkpoints.lora_config import NOT_LOW_RANK
 from midblock.checkpoints.tensor_writer import write_tensors
-from midblock.tuning.export.adapter_source import AdapterSource, Factors
+from midblock.tuning.export.adapter_source import AdapterSource, FactorNames
 
 SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-rank takes
 STACKED = "target_parameters"
@@ -34,7 +34,7 @@ TOLERANCE = 1e-6  # relative, of a change; B is rounded once, to float32
 class _Module:
     """One adapted module; `experts` is 1 but for stacked experts, whose A is (e r) × n and whose B is m × (r e)."""
 
-    factors: Factors
+    factors: FactorNames
     rank: int
     experts: int
     scale: float
@@ -102,13 +102,13 @@ def equal_config(config: Mapping[str, Any], rank: int, alpha: int) -> dict[str, 
 
 
 def _check_expressible(source: AdapterSource) -> None:
+    others = [title for name, title in NOT_LOW_RANK.items() if name != STACKED and source.config.get(name)]
     reason = source.settings.inexpressible
     if reason is not None and reason != NOT_LOW_RANK[STACKED]:
-        hint = "--to merged takes it"
-        raise MidblockError(f"{source.folder}: {reason} cannot be given one rank and scale", hint=hint)
-    others = [name for name in NOT_LOW_RANK if name != STACKED and source.config.get(name)]
+        others.insert(0, reason)
     if others:
-        raise MidblockError(f"{source.folder}: {NOT_LOW_RANK[others[0]]} cannot be given one rank and scale")
+        what = f"{source.folder}: {others[0]} cannot be given one rank and scale"
+        raise MidblockError(what, hint="--to merged takes it")
 
 
 def _modules(source: AdapterSource, own: TensorReader) -> Iterator[_Module]:

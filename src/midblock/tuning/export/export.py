@@ -1,4 +1,7 @@
-"""`export`: a tuned adapter as what other programs load: a checkpoint, an equal-rank adapter, or their settings."""
+"""`export`: a tuned adapter as what other programs load: a checkpoint, an equal-rank adapter, or their settings.
+
+Described in docs/tuning/export.md.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class Request:
+class Asked:
     """What is asked for: the source, the base given instead of the one it names, the type of the weights."""
 
     source: AdapterSource
@@ -78,7 +81,7 @@ class Form:
         file: the file's name when a folder is asked for; None when the whole folder is the result.
     """
 
-    write: Callable[[Request, Path], Made]
+    write: Callable[[Asked, Path], Made]
     file: str | None = None
 
 
@@ -141,24 +144,24 @@ def run_export(
     _check_free(output, is_file, overwrite)
     found = AdapterSource.find(str(source))
     _check_apart(output, found.folder)
-    request = Request(found, base, None if dtype == "auto" else getattr(torch, dtype))
+    asked = Asked(found, base, None if dtype == "auto" else getattr(torch, dtype))
     if is_file:
         with replace_atomically(output) as temporary:
-            made = form.write(request, temporary)
+            made = form.write(asked, temporary)
     else:
-        made = _write_folder(form, to, request, output)
+        made = _write_folder(form, to, asked, output)
     return Exported(output, to, made.error, made.measured, tuple(made.notes))
 
 
-def _write_folder(form: Form, to: str, request: Request, output: Path) -> Made:
+def _write_folder(form: Form, to: str, asked: Asked, output: Path) -> Made:
     """Fill a folder under another name and rename it when it is whole."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
             folder = Path(scratch) / "made"
             folder.mkdir()
-            made = form.write(request, folder / form.file if form.file else folder)
-            origin = {"source": str(request.source.folder), "base": request.base or request.source.settings.base}
+            made = form.write(asked, folder / form.file if form.file else folder)
+            origin = {"source": str(asked.source.folder), "base": asked.base or asked.source.settings.base}
             write_json(folder / RECORD, {"to": to, **origin, **asdict(made), "midblock": __version__})
             _exchange(folder, output, Path(scratch) / "before")
     except OSError as error:
@@ -196,14 +199,14 @@ def _check_apart(output: Path, adapter: Path) -> None:
         raise MidblockError(f"{output} holds the adapter itself", hint="choose another name")
 
 
-def _merged(request: Request, folder: Path) -> Made:
-    checkpoint = open_checkpoint(str(request.source.folder), base=request.base)
+def _merged(asked: Asked, folder: Path) -> Made:
+    checkpoint = open_checkpoint(str(asked.source.folder), base=asked.base)
     _check_base(checkpoint, folder)
-    reason = request.source.settings.inexpressible
+    reason = asked.source.settings.inexpressible
     if reason is None:
-        lost = write_merged(checkpoint, folder, request.dtype)
+        lost = write_merged(checkpoint, folder, asked.dtype)
         return Made(_loss_note(lost), lost, CHANGE)
-    error = write_merged_by_peft(checkpoint, folder, request.dtype)
+    error = write_merged_by_peft(checkpoint, folder, asked.dtype)
     return Made([f"merged by PEFT, with the whole model in memory: {reason}"], error, LOGITS)
 
 
@@ -223,17 +226,17 @@ def _check_base(checkpoint: Checkpoint, folder: Path) -> None:
         raise MidblockError(f"no space left beside {folder.parent}: {size_text(size)} are needed")
 
 
-def _equal_rank(request: Request, folder: Path) -> Made:
-    error, notes = write_equal_rank(request.source, folder)
-    copy_small_files(request.source.folder, folder, readme=True)
-    if request.base:
+def _equal_rank(asked: Asked, folder: Path) -> Made:
+    error, notes = write_equal_rank(asked.source, folder)
+    copy_small_files(asked.source.folder, folder, readme=True)
+    if asked.base:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        write_json(folder / CONFIG, {**config, "base_model_name_or_path": request.base})
+        write_json(folder / CONFIG, {**config, "base_model_name_or_path": asked.base})
     return Made(notes, error, CHANGE)
 
 
-def _plan(write: Callable[[AdapterSource, Path, str | None], list[str]]) -> Callable[[Request, Path], Made]:
-    return lambda request, file: Made(write(request.source, file, request.base))
+def _plan(write: Callable[[AdapterSource, Path, str | None], list[str]]) -> Callable[[Asked, Path], Made]:
+    return lambda asked, file: Made(write(asked.source, file, asked.base))
 
 
 FORMS: Mapping[str, Form] = {

@@ -1,8 +1,9 @@
 """Base plus adapter as one checkpoint, tensor by tensor: no model is built, memory holds a few tensors.
 
-Each file of the base becomes one file, under the base's names on disk: an expert that lies there by itself gets its own
-slice of a stacked change. What the adapter does not touch is written as it was, bit for bit; what it touches is
-computed in float64 and rounded once. Cost: one pass over the base, and one over what was written to compare it.
+W' = f ⊙ (W + s·B·A), f DoRA's factor or 1. Each file of the base becomes one file, under the base's names on disk: an
+expert that lies there by itself gets its own slice of a stacked change. What the adapter does not touch is written as
+it was, bit for bit; what it touches is computed in float64 and rounded once. Cost: one pass over the base, and one over
+what was written to compare it. Described in docs/tuning/export.md.
 """
 
 from __future__ import annotations
@@ -18,10 +19,17 @@ from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from midblock.base import MidblockError, write_json
-from midblock.checkpoints import Checkpoint, EffectiveTensors, LowRankDelta, Source, TensorReader
+from midblock.checkpoints import (
+    Checkpoint,
+    EffectiveTensors,
+    LowRankDelta,
+    Source,
+    TensorReader,
+    exact_rows,
+    value_on_disk,
+)
 from midblock.checkpoints.adapter import Adapter
 from midblock.checkpoints.checkpoint_files import copy_small_files, copy_tokenizer_of_adapter, write_config
-from midblock.checkpoints.effective import exact_rows
 from midblock.checkpoints.tensor_writer import write_tensors
 from midblock.checkpoints.weight_files import INDEX, SINGLE
 
@@ -62,7 +70,7 @@ class Merge:
     def entry(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
         """Type and shape that a tensor is written in."""
         own = self.tensors
-        source = own.written(name)
+        source = value_on_disk(own, name)
         stored = name if name in own.store else own.head_piece.stored
         kind = own.store.dtype(stored) if stored in own.store else source.stored.dtype
         return (self.dtype if self.dtype and kind.is_floating_point else kind), tuple(source.stored.shape)
@@ -73,7 +81,7 @@ class Merge:
         Raises:
             MidblockError: it does not fit into the type.
         """
-        source, (dtype, shape) = self.tensors.written(name), self.entry(name)
+        source, (dtype, shape) = value_on_disk(self.tensors, name), self.entry(name)
         if not source.changed:
             made = source.stored.to(dtype)
         else:
@@ -86,7 +94,7 @@ class Merge:
 
     def exact(self, name: str) -> Iterator[tuple[slice, Float64[Tensor, "rows *rest"]]]:
         """What a touched tensor should be, some rows at a time."""
-        return exact_rows(self.tensors.written(name), CHUNK)
+        return exact_rows(value_on_disk(self.tensors, name), CHUNK)
 
 
 def write_merged(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None) -> float:
@@ -180,7 +188,7 @@ def rounding_loss(merge: Merge, name: str, written: TensorReader) -> float:
     found = written.read(name)
     grain = torch.finfo(found.dtype).eps if found.is_floating_point() else 0.0
     wrong = size = 0.0
-    source = merge.tensors.written(name)
+    source = value_on_disk(merge.tensors, name)
     for rows, exact in merge.exact(name):
         error = (found[rows].double() - exact).abs()
         bound = 0.51 * grain * exact.abs() + torch.finfo(found.dtype).tiny * grain

@@ -1,4 +1,8 @@
-"""Base plus adapter by PEFT itself, for what is no low-rank change of the tensors on disk; the whole model is built."""
+"""Base plus adapter by PEFT itself, for what is no change of the base's tensors; the whole model is built.
+
+Cost: the model in float32, and two forward passes of a few tokens to compare logits. Described in
+docs/tuning/export.md.
+"""
 
 from __future__ import annotations
 
