@@ -116,3 +116,12 @@ def test_every_option_is_declared_once():
 def test_numbers_that_no_machine_counts_to(name):
     assert getattr(from_options(TuneSettings, {name: 2**31}), name) == 2**31
     assert complaint(**{name: 10**30}) == f"{name} is {10**30}; it must be at most 2^31"
+
+
+@pytest.mark.parametrize(
+    ("loss", "option"), [(name, option) for name, loss in LOSSES.items() for option in loss.options]
+)
+def test_an_option_of_a_loss_is_taken_by_every_loss_that_names_it(loss, option):
+    assert getattr(TuneSettings(loss=loss, **{option: 2.0}), option) == 2.0
+    with pytest.raises(MidblockError, match=f"the loss nll uses no {option}"):
+        TuneSettings(loss="nll", **{option: 2.0})

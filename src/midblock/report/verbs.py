@@ -1,7 +1,7 @@
 """PAGES: the one table of what each verb's runs bring to a page, in the order of the page; STEPS: its story.
 
 The other table of verbs, in `midblock.runs.verbs`, says how they are called; a verb that fills run folders has a row in
-both.
+both. How the page is read: docs/causes/report.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Losses of supervised fine-tuning: scored target tokens → (sum, count).
 
 The division happens once, in the trainer, over the whole effective batch on all devices; so gradient accumulation,
-sharding and unequal lengths leave the result what it would have been in one piece.
+sharding and unequal lengths leave the result what it would have been in one piece. Formulas, costs, sources and when
+each loses: docs/tuning/losses.md.
 """
 
 from __future__ import annotations
@@ -114,17 +115,21 @@ class Loss:
         function: (scored, objective) → (sum over tokens, how many).
         reference: it needs ln p_ref of the target tokens.
         divergence: it needs the whole distribution of the reference.
+        options: options that are about it, or about it and others that name them too.
+        papers: that the model card names, by their keys there.
     """
 
     function: Callable[[Scored, Objective], Summed]
     reference: bool = False
     divergence: bool = False
+    options: tuple[str, ...] = ()
+    papers: tuple[str, ...] = ()
 
 
 LOSSES: Mapping[str, Loss] = {
     "nll": Loss(nll),
-    "dft": Loss(dft),
-    "iw": Loss(iw, reference=True),
-    "kl": Loss(kl, divergence=True),
-    "iw_published": Loss(iw_published, reference=True),
+    "dft": Loss(dft, papers=("dft",)),
+    "iw": Loss(iw, reference=True, options=("iw_temperature",)),
+    "kl": Loss(kl, divergence=True, options=("kl_beta",)),
+    "iw_published": Loss(iw_published, reference=True, options=("iw_temperature",)),
 }

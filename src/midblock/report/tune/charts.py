@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from midblock.report.page.chart import Chart, Panel, Section, StepLine, StepPanel
@@ -16,10 +18,11 @@ HEAT = ("delta_rel", "gradient_norm", "gradient_norm_first")
 
 def plan_chart(run: TuneRun) -> Chart | None:
     """The first figure: the model as a strip of blocks, the trained parts filled."""
-    if not places_of(run):
+    places = places_of(run)
+    if not places:
         return None
     caption = "Every block from the embedding (left) to the output (right); filled is trained, pale is frozen."
-    if run.plan.get("method") == "lora":
+    if any(math.isfinite(place.rank) for place in places):
         caption += " Bars show the rank of the adapters."
     return Chart("plan", "What was trained", caption, "plan", wide=True)
 

@@ -14,6 +14,7 @@ from midblock.report.read.tuning import TuneRun
 from midblock.report.tune.charts import plan_chart, speed_chart, step_keys, tune_sections
 from midblock.report.tune.data import tune_data
 from midblock.report.tune.provenance import tune_provenance
+from midblock.report.tune.results import method_of
 from midblock.report.tune.tiles import estimated, peak, tune_tiles
 from midblock.runs.lenient import as_number, mapping
 
@@ -39,7 +40,7 @@ def headline_of(run: TuneRun) -> str:
     """The summary's; before it is written, what the plan says."""
     if run.summary.get("headline"):
         return str(run.summary["headline"])
-    method = {"lora": "LoRA", "full": "full tuning"}.get(str(run.plan.get("method")))
+    method = method_of(run)
     if method and run.plan.get("layers"):
         return f"Blocks {run.plan['layers']} of {run.blocks} by {method}".replace("-", "–")
     return "A tuning run"

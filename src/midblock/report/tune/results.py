@@ -14,9 +14,9 @@ from midblock.report.page.facts import number
 from midblock.report.read.joint import Joint, labels_of
 from midblock.report.read.tuning import TuneRun
 from midblock.runs.lenient import as_number, mapping
+from midblock.tuning.place.methods import METHODS
 
 INTRO = "Each run's tuned blocks, and its loss per target token over the first and the last tenth of its steps."
-METHODS = {"lora": "LoRA", "full": "full tuning"}
 
 
 def tune_sections(run: Joint) -> list[Section]:
@@ -41,7 +41,7 @@ def said_of(run: TuneRun) -> str:
     """Method, loss, size and time, as far as the files tell."""
     nll = mapping(run.summary, "nll") or mapping(run.summary, "loss")
     first, last = as_number(nll.get("first")), as_number(nll.get("last"))
-    words = [METHODS.get(str(run.plan.get("method")), "")]
+    words = [method_of(run)]
     words += [f"NLL {number(first)} → {number(last)}"] if math.isfinite(first) and math.isfinite(last) else []
     if math.isfinite(as_number(run.plan.get("trained_parameters"))):
         words.append(f"{count(run.plan['trained_parameters'])} parameters")
@@ -49,6 +49,12 @@ def said_of(run: TuneRun) -> str:
     words += [duration(np.nansum(seconds))] if np.isfinite(seconds).any() else []
     words += [] if run.done else ["not finished"]
     return " · ".join(word for word in words if word)
+
+
+def method_of(run: TuneRun) -> str:
+    """The method in words; empty where the files do not tell, or tell of one that is not known here."""
+    known = METHODS.get(str(run.plan.get("method")))
+    return known.title if known else ""
 
 
 def spans_of(blocks: list[int]) -> tuple[tuple[int, int], ...]:

@@ -1,7 +1,8 @@
 """Anchor: a penalty on leaving the pretrained weights whose gradient is added once an optimiser step, in closed form.
 
-Autograd would pay for the penalty in every micro-batch, keep its intermediates, and touch each weight several times;
-in closed form a weight is read once and its gradient written once.
+λ Σ_W ‖U_kᵀ W V_k − Σ_k‖_F², with the gradient 2λ U_k M V_kᵀ for M = U_kᵀ W V_k − Σ_k. Autograd would pay for the
+penalty in every micro-batch, keep its intermediates, and touch each weight several times; in closed form a weight is
+read once and its gradient written once. Source: P2 (RPSFT). Described in docs/tuning/rpsft.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Factors on disk: computed once for a checkpoint, shared by later runs and by the processes of one."""
+"""Factors on disk: computed once for a checkpoint, shared by later runs and by the processes of one.
+
+Cost: a file is read and U_kᵀ W V_k computed once to see that it is the weight's. Described in docs/tuning/rpsft.md.
+"""
 
 from __future__ import annotations
 

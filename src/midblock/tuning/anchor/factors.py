@@ -1,4 +1,8 @@
-"""Factors: the top singular block of a pretrained weight, which RPSFT holds on to."""
+"""Factors: the top singular block of a pretrained weight, which RPSFT holds on to.
+
+W⁰ ≈ U_k Σ_k V_kᵀ, from `metrics.top_singular`, by which `block_drift` judges too. Cost: paid once a checkpoint
+(`factor_cache`), k(m + n + k) numbers a weight. Source: P2. Described in docs/tuning/rpsft.md.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """FullAnchor: RPSFT's penalty on weights that are trained themselves.
 
-A weight costs about 4k operations per element with scope `block` (8k with `subspace`), all in matrix products.
+M = U_kᵀ W V_k − Σ_k, ∇ = 2λ U_k M V_kᵀ. A weight costs about 4k operations per element with scope `block` (8k with
+`subspace`), all in matrix products. Described in docs/tuning/rpsft.md.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class FullAnchor(Anchor):
         super().__init__([_hold(name, *item, scope, normalize) for name, item in items.items()], strength)
 
 
-class BlockHold:
+class FullBlockHold:
     """‖U_kᵀ W V_k − Σ_k‖_F² of one weight."""
 
     def __init__(self, name: str, parameter: nn.Parameter, factors: Factors, rows: RowShare, normalize: bool) -> None:
@@ -76,7 +77,7 @@ class BlockHold:
         return (self.share * M.square()).sum()
 
 
-class SubspaceHold:
+class FullSubspaceHold:
     """‖U_kᵀΔ‖² + ‖ΔV_k‖² − ‖U_kᵀΔV_k‖² of one weight: what leaves the top spaces to first order counts too."""
 
     def __init__(self, name: str, parameter: nn.Parameter, factors: Factors, rows: RowShare, normalize: bool) -> None:
@@ -135,8 +136,8 @@ class ExpertsHold:
 
 
 HOLDS: Mapping[str, Callable[[str, nn.Parameter, Factors, RowShare, bool], Hold]] = {
-    "block": BlockHold,
-    "subspace": SubspaceHold,
+    "block": FullBlockHold,
+    "subspace": FullSubspaceHold,
 }
 
 

@@ -1,6 +1,7 @@
 """LoraAnchor: RPSFT's penalty on adapters, from their factors: W, W⁰ and BA are never touched or built.
 
-A weight costs about 4kr(m + n) operations, where training W itself would cost 4kmn.
+W = W⁰ + sBA, so M = s(U_kᵀB)(AV_k), ∇_B = 2λs U_k M (AV_k)ᵀ and ∇_A = 2λs (U_kᵀB)ᵀ M V_kᵀ. A weight costs about
+4kr(m + n) operations, where training W itself would cost 4kmn. Described in docs/tuning/rpsft.md.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def _adapter(name: str, item: LoraItem, normalize: bool) -> _Adapter:
     )
 
 
-class BlockHold:
+class LoraBlockHold:
     """‖M‖_F², M = s(U_kᵀB)(AV_k), of one weight."""
 
     def __init__(self, adapter: _Adapter) -> None:
@@ -113,7 +114,7 @@ class BlockHold:
         return (own.share * M.square()).sum()
 
 
-class SubspaceHold:
+class LoraSubspaceHold:
     """The same with the first-order rotation out of the top spaces, from r × r Gram matrices.
 
     With P = U_kᵀB and Q = AV_k: s²(⟨PᵀP, AAᵀ − QQᵀ⟩ + ⟨BᵀB, QQᵀ⟩). A sharded A is put together (r × n) for AAᵀ.
@@ -140,4 +141,4 @@ class SubspaceHold:
         return own.scale**2 * (own.share * (PP * outside + BB * QQ)).sum()
 
 
-HOLDS: Mapping[str, Callable[[_Adapter], Hold]] = {"block": BlockHold, "subspace": SubspaceHold}
+HOLDS: Mapping[str, Callable[[_Adapter], Hold]] = {"block": LoraBlockHold, "subspace": LoraSubspaceHold}

@@ -1,7 +1,8 @@
 """How far the gradients of different steps point the same way, from their inner products.
 
-The delete-one jackknife serves for intervals: a bootstrap would draw a step twice, and a step agrees perfectly with
-its own copy.
+Agreement is the mean of cos(g_i, g_j) over pairs of steps; the signal-to-noise ratio is ‖μ‖² / E‖g − μ‖² for g_k = μ +
+noise. The delete-one jackknife serves for intervals: a bootstrap would draw a step twice, and a step agrees perfectly
+with its own copy. Cost: K² numbers. Described in docs/causes/flow.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`flow`: how gradients and weight change spread over depth in the first steps of fine-tuning.
 
 The training is that of `tune`, for a few steps; before each step of the optimiser the gradients are looked at, and no
-model is kept.
+model is kept. Cost: the steps, and 4·K·m bytes a tensor for the sketches of K steps. Described in docs/causes/flow.md.
 """
 
 from __future__ import annotations

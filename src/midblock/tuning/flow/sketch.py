@@ -1,7 +1,8 @@
 """Count sketches: a gradient in a few thousand numbers that keep its inner products with other gradients.
 
 The gradients of K steps are compared with one another, and K copies of all gradients would not fit into memory. A
-sketch (Charikar, Chen & Farach-Colton 2002) adds each entry, with a random sign, to one of m buckets.
+sketch (Charikar, Chen & Farach-Colton 2002) adds each entry, with a random sign, to one of m buckets. Cost: a pass over
+the gradient, m numbers kept. Error and memory: docs/causes/flow.md.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from midblock.checkpoints import Checkpoint
-from midblock.runs.folder import RECORDED_PACKAGES
+from midblock.runs.surroundings import RECORDED_PACKAGES
+from midblock.tuning.losses import LOSSES
 from midblock.tuning.place.methods import METHODS
 from midblock.tuning.settings import CourseSettings
 
@@ -93,7 +94,7 @@ def _anchor(settings: CourseSettings) -> str:
 def _papers(settings: CourseSettings) -> list[tuple[str, str]]:
     names = ["layers", *METHODS[settings.method].papers]
     names += [name for name in ("rpsft",) if settings.anchor == name]
-    names += [name for name in ("dft",) if settings.loss == name]
+    names += LOSSES[settings.loss].papers
     return [PAPERS[name] for name in names]
 
 

@@ -103,13 +103,14 @@ def _check_together(settings: CourseSettings) -> None:
     for given in _given(settings):
         if given.startswith("anchor_") and settings.anchor == "none":
             raise MidblockError(f"{given} is about an anchor, and there is none", hint="--anchor rpsft")
-        if given == "kl_beta" and settings.loss != "kl":
-            raise MidblockError(f"the loss {settings.loss} uses no kl_beta", hint="leave it out, or --loss kl")
-        if given == "iw_temperature" and not settings.loss.startswith("iw"):
-            raise MidblockError(f"the loss {settings.loss} uses no iw_temperature", hint="leave it out, or --loss iw")
-        for name, method in METHODS.items():
-            if given in method.options and name != settings.method:
-                raise MidblockError(f"{given} is about {method.changes}", hint=f"leave it out, or --method {name}")
+        losses = [name for name, loss in LOSSES.items() if given in loss.options]
+        if losses and settings.loss not in losses:
+            what = f"the loss {settings.loss} uses no {given}"
+            raise MidblockError(what, hint=f"leave it out, or --loss {losses[0]}")
+        methods = [name for name, method in METHODS.items() if given in method.options]
+        if methods and settings.method not in methods:
+            what = f"{given} is about {METHODS[methods[0]].changes}"
+            raise MidblockError(what, hint=f"leave it out, or --method {methods[0]}")
 
 
 def _given(settings: CourseSettings) -> list[str]:

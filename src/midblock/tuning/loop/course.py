@@ -1,4 +1,7 @@
-"""A course: one training as it is asked for, from references to the request of a run. `tune` and `flow` share it."""
+"""A course: one training as it is asked for, from references to the request of a run. `tune` and `flow` share it.
+
+Cost: config and plan are read; weights once, for their hash. Described in docs/tuning/README.md.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A course carried out: read, prepare, train, save the result, see how far weights moved.
 
 `tune` and `flow` do all of it alike. What differs is an `Aim`: who looks at gradients, where the result goes, and what
-is made of it all.
+is made of it all. Described in docs/tuning/README.md.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def train(course: Course, aim: Aim, where: Where) -> Done:
         course=course, aim=aim, folder=folder, tokenizer=tokenizer, examples=examples, request=request, notes=notes
     )
     # a finished run is read back only while data and weights are those it was made of, so they are known before
-    return carry_out(Draft(request), lesson.prepare, where)
+    return carry_out(Draft(request), lesson.prepare, where, together=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import LayerTable, MidblockError
-from midblock.runs.folder import peak_memory
+from midblock.runs.surroundings import peak_memory
 from midblock.tuning.loop.log_file import LogFile
 from midblock.tuning.loop.outputs import Artifact
 from midblock.tuning.loop.tune_settings import TuneSettings

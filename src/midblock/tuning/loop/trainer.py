@@ -2,7 +2,8 @@
 
 TRL, accelerate and transformers keep what they do well: devices, precision, schedules, checkpoints, trackers. Ours are
 the loss (on target tokens only, divided once over the whole effective batch) and what happens between the last
-backward pass of a step and the optimiser: the anchor's closed-form gradient, and looking at the gradients.
+backward pass of a step and the optimiser: the anchor's closed-form gradient, and looking at the gradients. Described in
+docs/tuning/README.md; several processes in docs/tuning/distributed.md.
 
 TRL is an extra and takes seconds to import, so this module is loaded only where training begins.
 """

@@ -1,4 +1,8 @@
-"""`tune`: a base, data and a plan in; an adapter or checkpoint, its card, its log and its table out."""
+"""`tune`: a base, data and a plan in; an adapter or checkpoint, its card, its log and its table out.
+
+Cost: that of the training (`course`, `lesson`), and a checksum of every frozen tensor before and after. Described in
+docs/tuning/README.md.
+"""
 
 from __future__ import annotations
 

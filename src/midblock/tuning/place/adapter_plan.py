@@ -1,4 +1,7 @@
-"""AdapterPlan: from a layer plan to the exact weights that get an adapter, each with its rank and alpha."""
+"""AdapterPlan: from a layer plan to the exact weights that get an adapter, each with its rank and alpha.
+
+Cost: names and shapes are read, no weights. Described in docs/tuning/layers.md.
+"""
 
 from __future__ import annotations
 

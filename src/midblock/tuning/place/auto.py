@@ -1,4 +1,8 @@
-"""`auto:RUN`: a layer plan from an analysis. Provisional: the rule has not been scored against sweeps yet."""
+"""`auto:RUN`: a layer plan from an analysis. Provisional: the rule has not been scored against sweeps yet.
+
+The shortest run of neighbouring blocks that holds half of Σ change_increment (of Σ delta_rel, where states were not
+measured). Described in docs/tuning/layers.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Ranks and alphas: how a plan, a rank budget or a parameter budget becomes one rank for each chosen block."""
+"""Ranks and alphas: how a plan, a rank budget or a parameter budget becomes one rank for each chosen block.
+
+A weight m × n takes r(m + n) parameters and is scaled by s = alpha/r (alpha/√r with rsLoRA). Source of the rank budget:
+P1. Described in docs/tuning/layers.md.
+"""
 
 from __future__ import annotations
 

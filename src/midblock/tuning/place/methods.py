@@ -1,4 +1,8 @@
-"""METHODS: the ways to change a model's weights, and what is different in each."""
+"""METHODS: the ways to change a model's weights, and what is different in each.
+
+A new method is a function that makes what is planned trainable, and a row here; the course of training asks the row and
+never the name. Described in docs/tuning/layers.md (`lora`) and docs/tuning/full.md.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ class Method:
         make: makes what is planned trainable in a causal language model, in place, and freezes the rest.
         title: in a sentence.
         changes: what it trains, in a sentence.
-        options: options that are about it alone.
+        options: options that are about it, or about it and others that name them too.
         folder: the result's name in the run folder.
         base_stays: the model keeps the base's own weights, frozen. So they serve as p_ref, may be kept in the precision
             they are stored in, and need no loss that balances their routers.

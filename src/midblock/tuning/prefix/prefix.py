@@ -1,7 +1,8 @@
 """The frozen prefix: blocks below the lowest tuned one run without a graph, or not at all once their output is kept.
 
 Only the blocks' own `forward` is replaced, never a hook around it, so wrappers that hook modules (DDP, FSDP, PEFT,
-gradient checkpointing) see what they always see.
+gradient checkpointing) see what they always see. Cost: of a first visit the blocks' forward pass and a write, of later
+ones a read. Described in docs/tuning/prefix.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Training examples' activations on disk, memory-mapped: written once, read in every later epoch.
 
 Files rather than memory, since they outgrow it: the page cache keeps what fits, and a machine's processes share it.
+Cost: tokens · D numbers and a byte an example. Described in docs/tuning/prefix.md.
 """
 
 from __future__ import annotations
