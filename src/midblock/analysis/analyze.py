@@ -1,7 +1,8 @@
 """`analyze`: a pair of models and a dataset in, a LayerTable out; the one function of this room that takes models.
 
 Cost: each model reads each prompt once (the base the token-level ones twice, in its other precision), and both models'
-weights are read once. What is measured, and how, is in `midblock.analysis.work`.
+weights are read once. What is measured, and how, is in `midblock.analysis.work`; every metric in docs/metrics.md, what
+is written in docs/run_folder.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from midblock.analysis.prompts import Prompts, prepare_prompts
 from midblock.analysis.samples import draw_samples
 from midblock.analysis.settings import AnalysisSettings
 from midblock.analysis.work import Analysis, kinds_of
-from midblock.base import LayerPlan, LayerTable, Progress, divide
+from midblock.base import LayerPlan, LayerTable, MidblockError, Progress, divide
 from midblock.checkpoints import Pair
 from midblock.data import ExampleSet
 from midblock.runs.lending import lent
@@ -48,6 +49,8 @@ def analyze(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -
         [-1, 0, 1, 2, 3]
     """
     where, settings = divide(options, Where, AnalysisSettings)
+    if not pair.tuned:
+        raise MidblockError("an analysis compares a base with models tuned from it, and there is none")
     plan = LayerPlan.parse(settings.layers, pair.blocks)
     read = None if settings.weights_only else data
     draft = analysis_draft(pair, read, settings)
@@ -61,11 +64,11 @@ def analyze(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -
             kinds -= {"floor"}
             notes.append("No precision floor: the base is spread over several devices.")
         return Ready(
-            _decided(draft, read, samples),
-            Analysis(pair, settings, plan, kinds, samples).run,
-            {"seed": settings.seed, **_facts(samples)},
-            [*notes, *_notes_of_samples(data, samples)],
-            time.perf_counter() - start if samples else None,
+            request=_decided(draft, read, samples),
+            work=Analysis(pair, settings, plan, kinds, samples).run,
+            facts={"seed": settings.seed, **_facts(samples)},
+            notes=[*notes, *_notes_of_samples(data, samples)],
+            seconds=time.perf_counter() - start if samples else None,
         )
 
     with lent(pair, tries=TRIES):

@@ -2,6 +2,7 @@
 
 Nothing here knows a metric by name: METRICS says what each is computed from, whether its interval is a bootstrap of
 prompts' values or a jackknife over sets of prompts, and which function gives its null.
+Cost: each jackknife computes a metric for 21 sets of prompts. Formulas: docs/metrics.md, "Uncertainty".
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The measuring pass: batches through all models, layer by layer, to one row per prompt; it survives being killed."""
+"""The measuring pass: batches through all models, layer by layer, to one row per prompt; it survives being killed.
+
+Cost: one forward pass a batch and model without the head, and what is kept of it, at most N×L×D numbers a model.
+"""
 
 from __future__ import annotations
 

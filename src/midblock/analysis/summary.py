@@ -1,4 +1,8 @@
-"""The reading of a LayerTable: where in depth the change sits, in numbers and in one sentence."""
+"""The reading of a LayerTable: where in depth the change sits, in numbers and in one sentence.
+
+With a_l ≥ 0 the amount of block l and p_l its share of all, the centre is Σ p_l (l + ½)/L; thirds are sums of p_l.
+Weights are told by `delta_rel`, representations by `change_increment`. Described in docs/run_folder.md.
+"""
 
 from __future__ import annotations
 

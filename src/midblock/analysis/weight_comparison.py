@@ -3,7 +3,8 @@
 Tensors come in the order they lie on disk, one at a time, each by its name in memory with any adapter folded in
 (`checkpoints.effective`). A tensor that both read from the same place is unchanged without a look; the change of one
 that only has an adapter's factors on top is read off the factors (norms and spectra from r × r matrices), and only
-rotations need the dense sum. Everything else is W' − W, entry by entry: two passes over both files.
+rotations need the dense sum. Everything else is W' − W, entry by entry: two passes over both files. Described in
+docs/metrics.md, "Weights".
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """How far a model moved: KL from a reference's next-token distributions, and the likelihood of answers.
 
-Both are means over tokens, sum over count; their intervals resample prompts, because a prompt's tokens go together.
+KL(p_ref‖p) = Σ_v p_ref (ln p_ref − ln p) at every position, in full, not by sampling. Both are means over tokens, sum
+over count; their intervals resample prompts, because a prompt's tokens go together. Cost: a forward pass of each model,
+and both heads at the positions that count.
 """
 
 from __future__ import annotations

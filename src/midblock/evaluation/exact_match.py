@@ -1,4 +1,8 @@
-"""Exact match: the share of prompts a model answers rightly, and whether two models differ on the same prompts."""
+"""Exact match: the share of prompts a model answers rightly, and whether two models differ on the same prompts.
+
+Intervals: of one share Wilson's, of a difference on the same prompts Newcombe's (1998, method 10); p is McNemar's exact
+one, over the prompts that only one of the models gets right. Cost: generating the answers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Greedy decoding in batches: what a model answers, given exactly the ids that training put before the answer."""
+"""Greedy decoding in batches: what a model answers, given exactly the ids that training put before the answer.
+
+Cost: a forward pass a token, with a cache of keys and values, by transformers' own `generate`.
+"""
 
 from __future__ import annotations
 

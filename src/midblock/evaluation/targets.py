@@ -1,6 +1,7 @@
 """The tokens that a model is to predict, teacher-forced: how likely it finds them, and which it gets right.
 
 The head runs on their positions alone and in chunks: with V the vocabulary, one position costs D·V, more than a block.
+Likelihoods are −ln p in nats, from a float64 log-softmax.
 """
 
 from __future__ import annotations

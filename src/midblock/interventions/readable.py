@@ -67,4 +67,5 @@ def ready_to_measure(
         return replace(outcome, record={"models": models_of(pair)}) if bench.run else outcome  # hashes whole files
 
     request = draft.decided({DATA: answers.facts["content_hash"], **(inputs or {})})
-    return Ready(request, measure, {"seed": seed, "data": dict(answers.facts)}, notes)
+    facts = {"seed": seed, "data": dict(answers.facts)}
+    return Ready(request=request, work=measure, facts=facts, notes=notes)

@@ -1,6 +1,7 @@
 """METRICS: the one table of everything midblock can measure: how it is computed and how it is read.
 
-A new metric is a function of one of the statistics that `Metric` names, and a row here.
+A new metric is a function of one of the statistics that `Metric` names, and a row here. Described, with definitions,
+intervals and where published code differs, in docs/metrics.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Which depth curves rise and fall together, with intervals that know that neighbouring blocks are alike.
 
 Blocks are no independent samples: a depth curve is smooth, and Fisher's interval for n blocks is far too narrow. The
-blocks are therefore counted as fewer (Bartlett 1935, Quenouille 1947), after the curves' autocorrelations.
+blocks are therefore counted as fewer (Bartlett 1935, Quenouille 1947), after the curves' autocorrelations:
+n_eff = n / (1 + 2 Σ_k (1 − k/n) ρ_a(k) ρ_b(k)), and the interval is tanh(arctanh r ± 1.96 √(c/(n_eff − 3))). Cost: a
+product of curves for each pair. Described in docs/metrics.md, "Correlations between depth curves".
 """
 
 from __future__ import annotations

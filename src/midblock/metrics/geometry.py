@@ -2,7 +2,8 @@
 
 Every metric is a function of `Pooled`: the states with the rows to keep as G equally large index sets, so that the
 whole sample and all jackknife folds are one batched call, and metrics of one spectrum compute it once. Cost: an
-eigendecomposition of min(n, D)² for each set. Sources: P1, section 3 and appendix; TwoNN: Facco et al. 2017.
+eigendecomposition of min(n, D)² for each set. Sources: P1, section 3 and appendix; TwoNN: Facco et al. 2017. Formulas:
+docs/metrics.md, "One model".
 """
 
 from __future__ import annotations

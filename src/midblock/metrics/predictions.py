@@ -1,7 +1,8 @@
 """Metrics of what two models predict at the same positions: how far apart, and whether they agree.
 
-Functions of `Predictions`; each is a mean over a prompt's positions. Cost: one pass over B·P·V probabilities. Source:
-P1 reports agreement and KL of the logit lens.
+Functions of `Predictions`; each is a mean over a prompt's positions: of Σ_v p_b (ln p_b − ln p_s), and of whether the
+likeliest tokens are the same. Cost: one pass over B·P·V probabilities. Source: P1 reports agreement and KL of the logit
+lens. Described in docs/metrics.md.
 """
 
 from __future__ import annotations

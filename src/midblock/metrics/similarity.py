@@ -4,7 +4,8 @@ As in `geometry`, every metric is a function of one statistic, `Pairs`, with G e
 sample being one of them. CKA needs no recomputation for a set: with 0/1 weights m the sums it is made of are
 mᵀ(K∘L)m, (Km)∘(Lm) and mᵀKm. What unrelated prompts would score is a function of `Shuffled` pairs.
 Cost: two N×N products; Procrustes a decomposition of n² for each set.
-Sources: P1; debiased CKA: Song et al. 2012; Procrustes: Ding et al. 2021.
+Sources: P1; debiased CKA: Song et al. 2012; Procrustes: Ding et al. 2021. Formulas: docs/metrics.md, "Base against
+tuned".
 """
 
 from __future__ import annotations

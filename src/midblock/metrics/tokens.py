@@ -3,7 +3,7 @@
 Every metric is a function of `Tokens`. Rows that do not count (padding, other regions) are taken out of every sum and
 every maximum; a prompt too short for a metric gets NaN and is left out of the mean. Cost: an eigendecomposition of
 min(T, D)² a prompt for the entropy. Source: P1, section 3; the published code counts padded rows, adds a ridge to the
-Gram matrix, and takes sparsity's maximum over the batch.
+Gram matrix, and takes sparsity's maximum over the batch. Formulas: docs/metrics.md, "One model".
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ again and again and Ritz vectors are taken from all products (block Krylov: Musc
 leading k directions stand. How well they stand is stated: with eigenvalues θ of the Gram matrix G and the residual
 R = GV − VΘ of the first k, the sine of the largest angle to the true space is at most ‖R‖/(θ_k − θ_{k+1}) (Davis and
 Kahan 1970). One product costs 4·m·n·(k + margin) operations; a slowly falling spectrum takes some forty of them.
+Described in docs/metrics.md, "Weights".
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Metrics that need K ≥ 2 augmented views of each prompt: LiDAR, DiME, InfoNCE.
 
-A view is the prompt with tokens dropped at random; the first token stays. Every metric is a function of `Views`.
-Sources: LiDAR, Thilak et al. 2024; DiME,
-Skean et al. 2023 (published by P1 as |S(view 1) − S(view 2)|); InfoNCE, van den Oord et al. 2018.
+A view is the prompt with tokens dropped at random; its first three stay. Every metric is a function of `Views`. Cost: K
+forward passes more, and for each set of n prompts decompositions of n² and a solution of (K·n)². Sources: LiDAR, Thilak
+et al. 2024; DiME, Skean et al. 2023 (published by P1 as |S(view 1) − S(view 2)|); InfoNCE, van den Oord et al. 2018.
+Formulas: docs/metrics.md, "One model".
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Three statistics: `Sums` of squares (two readings of the weight), the `Spectrum` of the change Δ (one product of Δ with
 itself), the top `Spaces` of both (two decompositions). Sources: P1 (Frobenius norms), P2 (rotation of the top singular
-spaces, drift of the top block), Björck and Golub 1973 (principal angles).
+spaces, drift of the top block), Björck and Golub 1973 (principal angles). Formulas: docs/metrics.md, "Weights".
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
-"""The run folder: where a verb writes, how it is resumed, and what is recorded about how it was made."""
+"""The run folder: where a verb writes, how it is resumed, and what is recorded about how it was made.
+
+Files are written under another name and renamed. A run is the same when verb, settings and the fingerprints of models
+and data are; what differs is named. Described, as a contract, in docs/run_folder.md.
+"""
 
 from __future__ import annotations
 
 import json
-import platform
 import shutil
-import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,9 @@ import yaml
 from midblock.base import MidblockError, replace_atomically, write_json
 from midblock.base.files import write_failure
 from midblock.runs.request import Draft, Request
+from midblock.runs.surroundings import peak_memory, surroundings
 from midblock.runs.verbs import VERBS
 from midblock.runs.where import Where
-
-RECORDED_PACKAGES = ("midblock", "torch", "transformers", "peft", "trl", "accelerate", "safetensors", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class RunFolder:
                 run.save()
             return run
         _empty(path)
-        run = cls(path, {"verb": request.verb, "status": "running", "inputs": dict(request.inputs), **_surroundings()})
+        run = cls(path, {"verb": request.verb, "status": "running", "inputs": dict(request.inputs), **surroundings()})
         run.save()  # first, so that a folder left by a kill is known as ours
         with replace_atomically(path / "config.yaml") as temporary:
             temporary.write_text(request.as_yaml(), encoding="utf-8")
@@ -165,7 +165,7 @@ def standing(path: Path | str, draft: Draft) -> Standing:
         return Standing({}, (f"{path} is no run folder",))
     if record.get("verb") != request.verb:
         return Standing(record, (f"verb: {record.get('verb')!r} then, {request.verb!r} now",))
-    before, now = _read_config(path / "config.yaml"), yaml.safe_load(request.as_yaml())
+    before, now = read_config(path, hint="--overwrite begins again"), yaml.safe_load(request.as_yaml())
     keys = sorted((before.keys() | now.keys()) - draft.undecided)
     other = [key for key in keys if before.get(key) != now.get(key)]
     recorded = record.get("inputs", {})
@@ -262,41 +262,17 @@ def read_record(path: Path | str) -> dict[str, Any]:
     return record
 
 
-def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes."""
-    # On Linux a child's `ru_maxrss` starts at what its parent had when it forked; the kernel's own mark does not.
-    status = Path("/proc/self/status")
-    if status.exists():
-        mark = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
-        if mark:
-            return int(mark.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def read_config(path: Path | str, *, hint: str) -> dict[str, Any]:
+    """Read `config.yaml` of a run folder.
 
-
-def _surroundings() -> dict[str, Any]:
-    versions: dict[str, str | None] = {}
-    for package in RECORDED_PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": versions,
-        "platform": {"python": platform.python_version(), "system": platform.platform()},
-    }
-
-
-def _read_config(file: Path) -> dict[str, Any]:
+    Raises:
+        MidblockError: when it is not there or cannot be read; with the hint.
+    """
+    file = Path(path) / "config.yaml"
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         config = None
     if not isinstance(config, dict):
-        raise MidblockError(f"{file} is missing or broken", hint="--overwrite begins again")
+        raise MidblockError(f"{file} is missing or broken", hint=hint)
     return config

@@ -1,7 +1,7 @@
 """Which samples of the data a verb reads, and how: the options declared once, and the way from a reference to tokens.
 
 Every model of a run reads the same token ids. What a verb makes of them (batches for measuring, answers to predict,
-examples to train on) is its own and a few lines on top.
+examples to train on) is its own and a few lines on top. Described in docs/references.md.
 """
 
 from __future__ import annotations

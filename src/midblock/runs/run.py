@@ -2,7 +2,8 @@
 
 Check what is cheap; prepare (read data, load models) and raise what the user can mend; open the folder; work, in timed
 phases; write; finish. A verb hands in a draft of its request and what it does; nothing is inherited. Where there are
-several processes, all of them prepare and work, and the main one alone writes.
+several processes, the main one alone writes; the others prepare and work with it where a verb shares its work
+(training), and else do nothing. Described in docs/run_folder.md, "Writing, stopping, resuming".
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class Done:
     Attributes:
         table: its numbers; empty on all processes but the main one.
         folder: where they were written, None if nowhere.
-        outcome: what was found; None where a finished run was read back.
+        outcome: what was found; None where a finished run was read back, or another process makes it.
     """
 
     table: LayerTable
@@ -136,6 +137,7 @@ def carry_out(
     where: Where,
     *,
     place: Callable[[Path], AbstractContextManager[Path]] = nullcontext,
+    together: bool = False,
 ) -> Done:
     """Carry out one request, or take up the run of it that is there.
 
@@ -144,6 +146,8 @@ def carry_out(
         prepare: reads data and models; raises MidblockError where they do not fit. Nothing was written until then.
         where: where results go.
         place: gives the folder to fill, by default the run folder itself; on leaving it stands under that name.
+        together: several processes share the work, and preparing it joins them in a group; otherwise a folder is the
+            main one's business, and the others do nothing.
 
     Raises:
         MidblockError: anything the user can mend. Before the folder is opened nothing was written; afterwards what was
@@ -154,6 +158,8 @@ def carry_out(
         ready = prepare(progress)
         outcome = ready.work(Bench(None, progress, list(ready.notes)))
         return Done(LayerTable.from_rows(outcome.rows), None, outcome)
+    if not together and not main_process():
+        return Done(LayerTable.from_rows([]), folder, None)
     earlier = RunFolder.check(folder, draft, where)
     if earlier is not None:
         _check_resumable(draft)

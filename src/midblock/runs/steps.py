@@ -1,4 +1,8 @@
-"""Numbered steps whose rows are saved piece by piece, so that a killed run goes on at the step it had reached."""
+"""Numbered steps whose rows are saved piece by piece, so that a killed run goes on at the step it had reached.
+
+A piece is written every 30 seconds and behind the last step (`trace.Pieces`); rows come out the same to the bit,
+however often it was stopped.
+"""
 
 from __future__ import annotations
 

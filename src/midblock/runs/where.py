@@ -1,4 +1,7 @@
-"""Where: where a run's results go, and what to do with what is there; declared once for every verb."""
+"""Where: where a run's results go, and what to do with what is there; declared once for every verb.
+
+Described in docs/run_folder.md, "Writing, stopping, resuming".
+"""
 
 from __future__ import annotations
 

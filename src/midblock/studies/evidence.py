@@ -3,7 +3,8 @@
 The rule takes the shortest run of neighbouring blocks that holds half of the change inside blocks. A swap points at
 the segment that lowers the base's NLL most, a probe at the block where the tuned model's answers emerge, steering at
 the block where the direction beats a random one by the widest margin, a flow at the block with the largest gradient.
-Numbers and verdicts only; how they are worded and drawn is the business of whoever shows them.
+Numbers and verdicts only; how they are worded and drawn is the business of whoever shows them. Described in
+docs/causes/report.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The streaming pass: every model sees the same batch, every layer is reduced to rows at once."""
+"""The streaming pass: every model sees the same batch, every layer is reduced to rows at once.
+
+Cost: a forward pass without the head, and one layer's states beside it; a state that is not finite is an error there.
+"""
 
 from __future__ import annotations
 

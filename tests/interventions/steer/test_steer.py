@@ -18,7 +18,7 @@ from midblock.interventions.steer.answers import Writing
 from midblock.interventions.steer.kept import Kept
 from midblock.interventions.steer.samples import Samples
 from midblock.interventions.steer.settings import SteerSettings
-from midblock.interventions.steer.source import Source
+from midblock.interventions.steer.source import DirectionSource
 
 DATA = "builtin:chain_sum"
 SMALL = {"num_samples": 6, "num_directions_samples": 8, "max_new_tokens": 8, "num_texts": 2, "device": "cpu"}
@@ -240,7 +240,7 @@ def test_an_analysis_names_the_tuned_model(here):
         metrics="cosine_similarity",
         weights=False,
     )
-    source = Source.of("analysis")
+    source = DirectionSource.of("analysis")
     assert (source.tuned, source.base, source.ignored, source.earlier) == ("sft", "base", ("shifted",), None)
     assert source.notes("base") == ["analysis compares several tuned models; sft was taken, and not shifted."]
     assert "is about the base base; what is steered here is plain" in source.notes("plain")[0]
@@ -266,7 +266,7 @@ def test_sources_that_lead_nowhere(here, done):
         ("broken", {"verb": "analyze"}, ["base"], "config.yaml is missing or broken"),
     ):
         with pytest.raises(MidblockError, match=message):
-            Source.of(made(name, record, config))
+            DirectionSource.of(made(name, record, config))
     shutil.copytree(done, "spoiled", dirs_exist_ok=True)
     (here / "spoiled" / "directions.safetensors").write_bytes(b"")
     with pytest.raises(MidblockError, match="holds no directions"):

@@ -1,7 +1,8 @@
 """Alphas: how much of the tuned model each tensor of a merge takes, from a list of numbers and what it is.
 
 A list shorter than the model is stretched over its blocks, by default as mergekit stretches its gradients: block i of L
-stands at t = i / (L − 1), and the list is read off at t · (count − 1), linearly between its numbers.
+stands at t = i / (L − 1), and the list is read off at t · (count − 1), linearly between its numbers. Described in
+docs/causes/merge.md.
 """
 
 from __future__ import annotations

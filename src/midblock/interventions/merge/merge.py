@@ -1,6 +1,7 @@
 """`merge`: a base and a model tuned from it, mixed block by block into a new checkpoint, tensor by tensor.
 
 W = (1 − α) W_base + α W_tuned, with an α for each block. Cost: both parents are read once; few tensors are held.
+Described in docs/causes/merge.md.
 """
 
 from __future__ import annotations

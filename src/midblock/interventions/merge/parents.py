@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from midblock.base import MidblockError
-from midblock.checkpoints import BUFFERS, Checkpoint, EffectiveTensors, Variant
+from midblock.checkpoints import (
+    BUFFERS,
+    Checkpoint,
+    EffectiveTensors,
+    Variant,
+    projection_on_disk,
+    value_on_disk,
+    value_on_disk_like,
+)
 
 
 def open_parent(variant: Variant) -> EffectiveTensors:
@@ -73,10 +81,12 @@ def shared_head(base: EffectiveTensors, tuned: EffectiveTensors) -> str | None:
 
 
 def _check_shape(stored: str, base: EffectiveTensors, tuned: EffectiveTensors) -> None:
-    ours, theirs = (list(each.stored.shape) for each in (base.written(stored), tuned.written_like(base, stored)))
+    ours, theirs = (
+        list(each.stored.shape) for each in (value_on_disk(base, stored), value_on_disk_like(tuned, base, stored))
+    )
     if ours == theirs:
         return
-    vocabulary = base.projection_on_disk(stored).role in ("embedding", "head")
+    vocabulary = projection_on_disk(base, stored).role in ("embedding", "head")
     rows = ours[1:] == theirs[1:] and vocabulary
     hint = "its vocabulary was resized: resize the other's too" if rows else "both must be tuned from one base"
     raise MidblockError(f"{stored} is {ours} in {base.name} and {theirs} in {tuned.name}", hint=hint)

@@ -13,7 +13,15 @@ from typing import Literal
 import torch
 
 from midblock.base import MidblockError
-from midblock.checkpoints import BUFFERS, EffectiveTensors, Projection, Source
+from midblock.checkpoints import (
+    BUFFERS,
+    EffectiveTensors,
+    Projection,
+    Source,
+    projection_on_disk,
+    value_on_disk,
+    value_on_disk_like,
+)
 from midblock.interventions.merge.alphas import Alphas
 from midblock.interventions.merge.parents import shared, shared_head
 
@@ -80,12 +88,12 @@ def _item(
     alphas: Alphas,
     dtype: torch.dtype | None,
 ) -> Item:
-    where, ours = base.projection_on_disk(name), base.written(name)
+    where, ours = projection_on_disk(base, name), value_on_disk(base, name)
     own, shape = _own_dtype(name, base, ours), tuple(ours.stored.shape)
     written = dtype if dtype is not None and own.is_floating_point and own.itemsize > 1 else own
     if not paired or name.endswith(BUFFERS):
         return Item(name, where, False, 0.0, "base", own, shape)
-    theirs = tuned.written_like(base, name)
+    theirs = value_on_disk_like(tuned, base, name)
     alpha = alphas.embedding if where.role == "head" and base.tied and tuned.tied else alphas.of(where)
     if not _computable(own) or not _computable(theirs.stored.dtype):
         _check_equal(name, ours, theirs, base.name, tuned.name)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from midblock.base import MidblockError, write_json
 from midblock.base.files import write_failure
-from midblock.checkpoints import EffectiveTensors, Source
-from midblock.checkpoints.tensor_writer import Layout
+from midblock.checkpoints import EffectiveTensors, Source, release_on_disk, value_on_disk, value_on_disk_like
+from midblock.checkpoints.tensor_writer import FileLayout
 from midblock.checkpoints.weight_files import INDEX, SINGLE
 from midblock.interventions.merge.alphas import Alphas
 from midblock.interventions.merge.blend import blend, pieces
@@ -89,7 +89,7 @@ class Weights:
             )
 
     def _write_file(self, file: Path, items: Sequence[Item], advance: Callable[[float], None]) -> None:
-        layout = Layout.of({item.name: (item.dtype, item.shape) for item in items})
+        layout = FileLayout.of({item.name: (item.dtype, item.shape) for item in items})
         by_name = {item.name: item for item in items}
         try:
             with file.open("wb", buffering=0) as stream:
@@ -106,9 +106,9 @@ class Weights:
         """A tensor's pieces, and what lets go of its parents' memory behind the last."""
 
         def release() -> None:
-            self.base.release_on_disk(self.base, item.name)
+            release_on_disk(self.base, self.base, item.name)
             if item.paired:
-                self.tuned.release_on_disk(self.base, item.name)
+                release_on_disk(self.tuned, self.base, item.name)
 
         return list(self._pieces(item, write)), release
 
@@ -119,7 +119,7 @@ class Weights:
             for first in range(0, len(content), COPIED):
                 yield partial(_copy, content[first : first + COPIED], first, write)
             return
-        base, tuned = self.base.written(item.name), self.tuned.written_like(self.base, item.name)
+        base, tuned = value_on_disk(self.base, item.name), value_on_disk_like(self.tuned, self.base, item.name)
         for span in pieces(base, tuned):
             yield partial(self._blend, item, base, tuned, span, write)
 
@@ -131,8 +131,8 @@ class Weights:
 
     def _copied(self, item: Item) -> Source:
         if item.kind == "base":
-            return self.base.written(item.name)
-        return self.tuned.written_like(self.base, item.name)
+            return value_on_disk(self.base, item.name)
+        return value_on_disk_like(self.tuned, self.base, item.name)
 
     def _check(
         self, item: Item, base: Source, tuned: Source, span: tuple[int, int], made: Shaped[Tensor, " n"]

@@ -13,7 +13,7 @@ import torch
 
 from midblock.base import MidblockError
 from midblock.base.files import size_text
-from midblock.checkpoints import EffectiveTensors, Pair, Variant
+from midblock.checkpoints import EffectiveTensors, Pair, Variant, projection_on_disk
 from midblock.interventions.merge.alphas import Alphas, read_overrides
 from midblock.interventions.merge.files import write_small_files
 from midblock.interventions.merge.mergekit import mergekit_name, recipe, rules
@@ -59,7 +59,7 @@ class Merging:
         with open_parent(self.base) as base, open_parent(self.tuned) as tuned:
             tied = base.tied and tuned.tied
             alphas = self.settings.alphas(self.numbers, self.pair.blocks, tied=tied)
-            alphas.check_overrides(map(base.projection_on_disk, base.on_disk))
+            alphas.check_overrides(projection_on_disk(base, name) for name in base.on_disk)
             weights = Weights.plan(base, tuned, alphas, self._dtype())
             models = [self._described(variant) for variant in self.pair]
             self._check_space(folder, weights)

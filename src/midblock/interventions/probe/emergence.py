@@ -1,4 +1,8 @@
-"""Emergence: the depth at which a model read off early has half of its final accuracy."""
+"""Emergence: the depth at which a model read off early has half of its final accuracy.
+
+min {l : a_l ≥ a_{L−1}/2}, its interval from the bootstrap samples that the curve's own intervals come from. Described
+in docs/causes/probe.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Early exit: a model read off, or cut off, behind any of its blocks."""
+"""Early exit: a model read off, or cut off, behind any of its blocks.
+
+Cost: read off, a forward pass and a head's worth of logits at each depth, one layer's states held; cut off at block l,
+l + 1 of L blocks a token.
+"""
 
 from __future__ import annotations
 

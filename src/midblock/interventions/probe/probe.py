@@ -1,8 +1,9 @@
 """`probe`: what a model would answer at every depth, through its own final norm and head.
 
-One forward pass a batch and model, and a head's worth of logits at each depth; with `generate`, an answer to each
-example from every model cut off. Source: P1's layer-wise probing; "dormant, then emergent" becomes a number with an
-interval, the depth of emergence.
+p_l = softmax(head(norm(h_l))), h_l the residual stream behind block l. Cost: one forward pass a batch and model, and a
+head's worth of logits at each depth; with `generate`, an answer to each example from every model cut off. Source: P1's
+layer-wise probing, the logit lens (nostalgebraist 2020); "dormant, then emergent" becomes a number with an interval,
+the depth of emergence. Described in docs/causes/probe.md.
 """
 
 from __future__ import annotations

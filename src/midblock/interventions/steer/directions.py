@@ -2,7 +2,8 @@
 
 With d_i the difference of prompt i's mean states, tuned minus base, N prompts, a block's direction is their mean ("mean
 shift"), or its part along the leading principal directions of the d_i. These are not centred: centring would take
-out the mean shift itself. All in float64.
+out the mean shift itself. All in float64. Cost: a forward pass of both models over the prompts, and an SVD of N × D a
+block. Described in docs/causes/steer.md.
 """
 
 from __future__ import annotations

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from midblock.base import MidblockError
 from midblock.checkpoints import Pair
 from midblock.interventions.steer.directions import Directions
-from midblock.runs.folder import read_record
+from midblock.runs.folder import read_config, read_record
 
 FILE = "directions.safetensors"
 MODELS = ("config.json", "adapter_config.json", "adapter", "model")
 
 
 @dataclass(frozen=True)
-class Source:
+class DirectionSource:
     """Where directions come from.
 
     Attributes:
@@ -39,7 +37,7 @@ class Source:
     settings: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, reference: str) -> Source:
+    def of(cls, reference: str) -> DirectionSource:
         """Find out what a reference names.
 
         Raises:
@@ -49,7 +47,7 @@ class Source:
         if not (folder / "run.json").is_file() or any((folder / name).exists() for name in MODELS):
             return cls(reference, reference)
         record = read_record(folder)
-        config = _read_config(folder / "config.yaml")
+        config = read_config(folder, hint="--from wants a whole run folder, or a tuned model")
         if record.get("verb") == "steer":
             return cls._of_steering(reference, folder, record, config)
         tuned = config.get("tuned") or [None]
@@ -60,7 +58,9 @@ class Source:
         return cls(reference, str(first), config.get("base"), tuple(map(str, others)))
 
     @classmethod
-    def _of_steering(cls, reference: str, folder: Path, record: dict[str, Any], config: dict[str, Any]) -> Source:
+    def _of_steering(
+        cls, reference: str, folder: Path, record: dict[str, Any], config: dict[str, Any]
+    ) -> DirectionSource:
         tuned = _tuned_models(record.get("models"))
         if record.get("status") != "done" or not tuned:
             raise MidblockError(f"{reference} is unfinished: it holds no directions yet", hint="finish it: --resume")
@@ -108,13 +108,3 @@ def _tuned_models(models: Any) -> list[str]:
     """References of the tuned models that `run.json` lists."""
     listed = [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
     return [str(model["reference"]) for model in listed if model.get("role") == "tuned" and model.get("reference")]
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        config = None
-    if not isinstance(config, dict):
-        raise MidblockError(f"{file} is missing or broken", hint="--from wants a whole run folder, or a tuned model")
-    return config

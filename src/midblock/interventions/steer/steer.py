@@ -1,7 +1,9 @@
 """`steer`: push the base towards a tuned model by adding a direction to its residual stream, and see how far it gets.
 
-Source: mean-shift and PCA directions at chosen blocks while generating. Ours: held-out prompts, random directions as a
-control, and the share of the NLL's gap that is closed.
+Gap closed: (NLL base − NLL steered) / (NLL base − NLL tuned), of the tuned model's own answers. Cost: a pass of both
+models to estimate; over the held-out answers 1 + random draws passes an α, and two a block with the scan. Source:
+mean-shift and PCA directions at chosen blocks while generating. Ours: held-out prompts, random directions as a control,
+and the share of the NLL's gap that is closed. Described in docs/causes/steer.md.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from midblock.interventions.readable import TRIES, load_readable, notes_for, rea
 from midblock.interventions.steer.directions import Directions
 from midblock.interventions.steer.samples import Samples
 from midblock.interventions.steer.settings import SteerSettings
-from midblock.interventions.steer.source import Source
+from midblock.interventions.steer.source import DirectionSource
 from midblock.interventions.steer.work import Steering
 from midblock.runs.lending import lent
 from midblock.runs.reading import DEFAULT_DATA
@@ -56,7 +58,7 @@ def steer(base: str, source: str | Path, data: str | ExampleSet = DEFAULT_DATA, 
         [0, 1, 2]
     """
     where, loading, settings = divide(options, Where, LoadSettings, SteerSettings)
-    found = Source.of(str(source))
+    found = DirectionSource.of(str(source))
     pair = load_pair(base, found.tuned, **asdict(loading))
     plan = LayerPlan.parse(settings.blocks, pair.blocks)
     earlier = found.directions(pair)
@@ -94,7 +96,9 @@ def steer(base: str, source: str | Path, data: str | ExampleSet = DEFAULT_DATA, 
         return carry_out(draft, prepare, where).table
 
 
-def _notes_of_reuse(source: Source, ready: Directions, data: str | ExampleSet, settings: SteerSettings) -> list[str]:
+def _notes_of_reuse(
+    source: DirectionSource, ready: Directions, data: str | ExampleSet, settings: SteerSettings
+) -> list[str]:
     notes = [f"The directions are those of {source.reference} ({ready.kind}, {ready.n} samples)."]
     before = source.settings or {}
     same = isinstance(data, str) and data == before.get("data")

@@ -1,6 +1,7 @@
 """steered: add a vector to the residual stream behind chosen blocks, for as long as a `with` lasts.
 
-It works wherever the model is called: scoring, and generating with a cache, since every token passes each block once.
+h_l ← h_l + α v_l at every token. It works wherever the model is called: scoring, and generating with a cache, since
+every token passes each block once. Described in docs/causes/steer.md.
 """
 
 from __future__ import annotations

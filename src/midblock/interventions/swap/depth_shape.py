@@ -1,4 +1,9 @@
-"""The shape of a curve over depth: does the middle do better than both ends (P1's inverted U)?"""
+"""The shape of a curve over depth: does the middle do better than both ends (P1's inverted U)?
+
+With M, B, T the means of the cells at 20–80 %, below and above, the contrast is M − max(B, T). The verdict asks the
+intervals of M − B and of M − T, from one bootstrap over prompts, on which side of 0 they lie. Described in
+docs/causes/swap.md.
+"""
 
 from __future__ import annotations
 

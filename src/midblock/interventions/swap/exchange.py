@@ -1,4 +1,7 @@
-"""Put parts of one model into another, by reference: no weight is copied, and leaving puts everything back."""
+"""Put parts of one model into another, by reference: no weight is copied, and leaving puts everything back.
+
+Cost: an assignment a part. Described in docs/causes/swap.md.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class Scored:
+class MixScores:
     """What was measured of one mix, prompt by prompt; `exact_match` is None where nothing was generated."""
 
     accuracy: TokenMean
@@ -40,7 +40,7 @@ class Scored:
     exact_match: TokenMean | None
 
     @classmethod
-    def of(cls, store: RowStore, mix: Mix, seed: int) -> Scored:
+    def of(cls, store: RowStore, mix: Mix, seed: int) -> MixScores:
         """Finish the rows of one mix."""
         accuracy, nll = token_means(store, mix.key("tokens"), seed)
         return cls(accuracy, nll, share_right(store, mix.key("answer"), seed))
@@ -53,7 +53,7 @@ class Scored:
             found["exact_match"] = with_wilson(self.exact_match)
         return found
 
-    def changes(self, before: Scored, seed: int) -> dict[str, Estimate]:
+    def changes(self, before: MixScores, seed: int) -> dict[str, Estimate]:
         """What the swap changed, on the same prompts; exact match only where both have it."""
         found = {
             "accuracy": difference(before.accuracy, self.accuracy, seed=seed),

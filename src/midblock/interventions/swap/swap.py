@@ -1,7 +1,7 @@
 """`swap`: blocks of the tuned model in the base, and the reverse: where in depth does tuning matter?
 
 Modules are exchanged by reference, and what lies below a swapped segment is computed once. Source: P1's layer-wise
-swapping, which copies the last two blocks of each of five segments.
+swapping, which copies the last two blocks of each of five segments. Described in docs/causes/swap.md.
 """
 
 from __future__ import annotations

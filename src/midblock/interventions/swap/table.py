@@ -13,7 +13,7 @@ from midblock.base import Estimate, LayerRow, replace_atomically
 from midblock.interventions.swap.cells import Cell
 from midblock.interventions.swap.depth_shape import DepthShape, depth_shape
 from midblock.interventions.swap.headline import headline
-from midblock.interventions.swap.mix import Mix, Scored
+from midblock.interventions.swap.mix import Mix, MixScores
 from midblock.interventions.swap.settings import PREFIX, SwapSettings
 from midblock.trace import RowStore
 
@@ -32,7 +32,7 @@ class SwapTable:
 
     names: tuple[str, str]
     blocks: int
-    found: Mapping[Mix, Scored]
+    found: Mapping[Mix, MixScores]
     settings: SwapSettings
 
     @classmethod
@@ -40,7 +40,7 @@ class SwapTable:
         cls, store: RowStore, names: tuple[str, str], blocks: int, mixes: Sequence[Mix], settings: SwapSettings
     ) -> SwapTable:
         """Finish the rows of all mixes."""
-        found = {mix: Scored.of(store, mix, settings.seed) for mix in mixes}
+        found = {mix: MixScores.of(store, mix, settings.seed) for mix in mixes}
         return cls(names, blocks, found, settings)
 
     @property
