@@ -129,7 +129,7 @@ def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """Matrices this small lose time to threads where other work shares the cores, and losses must not depend on them."""
+    """Matrices this small lose time to threads where other work shares the cores; losses must not depend on them."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

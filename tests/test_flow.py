@@ -61,7 +61,7 @@ HIDDEN = {
     ("data/files.py", "pyarrow"): "only for Parquet",
     ("data/hub.py", "datasets"): EXTRA,
     ("data/procedural.py", "reasoning_gym"): EXTRA,
-    ("runs/folder.py", "resource"): "not on Windows",
+    ("runs/surroundings.py", "resource"): "not on Windows",
     ("report/figures/analysis.py", "matplotlib"): "only where figures are drawn",
     ("report/figures/paper.py", "matplotlib"): "only where figures are drawn",
     ("report/figures/swap.py", "matplotlib"): "only where figures are drawn",

@@ -105,6 +105,11 @@ def test_a_base_against_itself_has_not_changed(family, pico, tokenizer, data):
         assert ours.curve(name, "base").value.tolist() == theirs.curve(name, "same").value.tolist()
 
 
+def test_a_lone_model_is_refused(pico, tokenizer, data):
+    with pytest.raises(MidblockError, match="and there is none"):
+        analyze(Pair.of_models(pico("llama"), {}, tokenizer), data)
+
+
 def test_several_tuned_models_cost_one_base_pass(pico, tuned_from, tokenizer, data):
     base = pico("llama")
     tuned = {name: tuned_from(base, seed=seed) for seed, name in enumerate(("sft", "dpo", "rl"), start=1)}

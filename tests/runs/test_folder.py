@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from midblock.base import MidblockError
-from midblock.runs.folder import RunFolder, discard, peak_memory, read_record, standing
+from midblock.runs.folder import RunFolder, discard, read_record, standing
 from midblock.runs.request import Draft, Request
 from midblock.runs.where import Where
 
@@ -124,7 +124,6 @@ def test_phases_add_up_and_survive_an_error(tmp_path):
         raise ValueError("bug")
     assert run.record["phases"]["measure"]["seconds"] >= 100
     assert run.record["phases"]["measure"]["peak_memory_mb"] > 10
-    assert peak_memory() > 10 * 2**20
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

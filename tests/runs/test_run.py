@@ -141,10 +141,19 @@ def test_the_other_processes_write_nothing(tmp_path, monkeypatch):
     (folder / "run.json").write_text((folder / "run.json").read_text().replace('"done"', '"running"'))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setenv("RANK", "1")
-    done = carry_out(Draft(REQUEST), Told().prepare, Where(output_dir=folder, resume=True))
+    done = carry_out(Draft(REQUEST), Told().prepare, Where(output_dir=folder, resume=True), together=True)
     assert len(done.table) == 0
     (folder / "partial").rmdir()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_where_work_is_not_shared_the_other_processes_do_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    told = Told()
+    done = carry_out(Draft(REQUEST), told.prepare, Where(output_dir=tmp_path / "run"))
+    assert (len(done.table), told.events) == (0, [])
+    assert not (tmp_path / "run").exists()
+    assert len(carry_out(Draft(REQUEST), told.prepare, Where()).table) == len(ROWS)
 
 
 def test_work_that_cannot_do_without_a_folder_is_told(tmp_path):
