@@ -8,8 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from midblock.checkpoints import Anatomy, open_checkpoint
-from midblock.checkpoints.effective import EffectiveTensors, exact_rows
+from midblock.checkpoints import Anatomy, EffectiveTensors, exact_rows, open_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

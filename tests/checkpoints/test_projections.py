@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import nn
 
-from midblock.checkpoints import ATTENTION, MLP, Anatomy, EffectiveTensors, open_checkpoint, part_of
+from midblock.checkpoints import ATTENTION, MLP, Anatomy, EffectiveTensors, open_checkpoint, part_of, projection_on_disk
 from midblock.checkpoints.projections import Cut, located
 
 QKV, GATE_UP = ATTENTION[:3], MLP[:2]
@@ -43,7 +43,7 @@ OUTSIDE = {(-1, "embedding"), (-1, "position_embedding"), (-1, "norm"), (3, "nor
 
 def test_every_saved_tensor_has_a_known_role(family, pico, saved):
     with EffectiveTensors.of_checkpoint(open_checkpoint(str(saved(pico(family), "base")))) as found:
-        places = {name: found.projection_on_disk(name) for name in found.on_disk}
+        places = {name: projection_on_disk(found, name) for name in found.on_disk}
     for block in range(3):
         assert {where.role for where in places.values() if where.block == block} == IN_BLOCK[family]
     outside = {(where.layer, where.role) for where in places.values() if where.block is None}
@@ -69,7 +69,7 @@ def test_every_parameter_has_a_projection_of_its_shape(family, pico):
 @pytest.mark.parametrize("family", ["mixtral", "olmoe", "qwen3_moe"])
 def test_every_expert_has_gate_up_and_down(family, pico, saved):
     with EffectiveTensors.of_checkpoint(open_checkpoint(str(saved(pico(family), "base")))) as found:
-        experts = [found.projection_on_disk(name) for name in found.on_disk if ".experts." in name]
+        experts = [projection_on_disk(found, name) for name in found.on_disk if ".experts." in name]
     mine = [where for where in experts if where.block == 1]
     assert Counter(where.role for where in mine) == dict.fromkeys(MLP, 4)
     assert {where.part for where in mine} == {"mlp"}

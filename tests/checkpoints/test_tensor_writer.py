@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 from midblock.base import MidblockError
-from midblock.checkpoints.tensor_writer import Layout, write_tensors
+from midblock.checkpoints.tensor_writer import FileLayout, write_tensors
 
 
 def test_written_tensors_are_what_safetensors_reads(tmp_path):
@@ -30,7 +30,7 @@ def test_written_tensors_are_what_safetensors_reads(tmp_path):
 def test_a_layout_says_where_each_tensor_lies(tmp_path):
     given = {"narrow": torch.randn(3).half(), "wide": torch.randn(2, 2)}
     entries = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in given.items()}
-    layout = Layout.of(entries)
+    layout = FileLayout.of(entries)
     write_tensors(tmp_path / "t.safetensors", entries, given.__getitem__)
     content = (tmp_path / "t.safetensors").read_bytes()
     assert content.startswith(layout.header)

@@ -11,11 +11,16 @@ from midblock.checkpoints.effective import EffectiveTensors as EffectiveTensors
 from midblock.checkpoints.low_rank import LowRankDelta as LowRankDelta
 from midblock.checkpoints.models import load_model as load_model
 from midblock.checkpoints.models import quiet_transformers as quiet_transformers
+from midblock.checkpoints.on_disk import projection_on_disk as projection_on_disk
+from midblock.checkpoints.on_disk import release_on_disk as release_on_disk
+from midblock.checkpoints.on_disk import value_on_disk as value_on_disk
+from midblock.checkpoints.on_disk import value_on_disk_like as value_on_disk_like
 from midblock.checkpoints.pair import BASE as BASE
 from midblock.checkpoints.pair import Pair as Pair
 from midblock.checkpoints.pair import Variant as Variant
 from midblock.checkpoints.pair import load_models as load_models
 from midblock.checkpoints.pair import load_pair as load_pair
+from midblock.checkpoints.pieces import Piece as Piece
 from midblock.checkpoints.projections import Projection as Projection
 from midblock.checkpoints.projections import part_of as part_of
 from midblock.checkpoints.reference import ModelReference as ModelReference
@@ -23,5 +28,5 @@ from midblock.checkpoints.roles import ATTENTION as ATTENTION
 from midblock.checkpoints.roles import MLP as MLP
 from midblock.checkpoints.settings import LoadSettings as LoadSettings
 from midblock.checkpoints.source import Source as Source
-from midblock.checkpoints.stored_names import Piece as Piece
+from midblock.checkpoints.source import exact_rows as exact_rows
 from midblock.checkpoints.tensors import TensorReader as TensorReader

@@ -66,12 +66,7 @@ class Adapter:
                 found or is an adapter itself.
         """
         folder = Path(folder)
-        settings = LoraSettings.read(folder / CONFIG)
-        if not (folder / WEIGHTS).exists():
-            if (folder / PICKLED).exists():
-                hint = "a pickle can run code; load it with PEFT and save it again as safetensors"
-                raise MidblockError(f"{folder / PICKLED} holds pickled weights, which are not read", hint=hint)
-            raise MidblockError(f"{folder} has no {WEIGHTS}", hint="fetch the adapter again")
+        settings = settings_of(folder)
         return cls(folder, _find_base(folder, settings, base), settings)
 
     def tensors(self) -> TensorReader:
@@ -177,6 +172,21 @@ class Adapter:
         if delta.shape != shape:
             raise _misfit(self.folder, name, delta.shape, shape)
         return delta
+
+
+def settings_of(folder: Path) -> LoraSettings:
+    """Read the settings of an adapter whose weights can be read too.
+
+    Raises:
+        MidblockError: the config is missing or broken, or the weights are missing or pickled.
+    """
+    settings = LoraSettings.read(folder / CONFIG)
+    if (folder / WEIGHTS).exists():
+        return settings
+    if (folder / PICKLED).exists():
+        hint = "a pickle can run code; load it with PEFT and save it again as safetensors"
+        raise MidblockError(f"{folder / PICKLED} holds pickled weights, which are not read", hint=hint)
+    raise MidblockError(f"{folder} has no {WEIGHTS}", hint="fetch the adapter again")
 
 
 def _plain(name: str) -> str:

@@ -1,6 +1,7 @@
 """Anatomy of a decoder: its blocks, embedding, final norm and head, and every parameter's place among them.
 
 All of it is found from the model itself, its module tree and its config; a walk over the modules, some milliseconds.
+Reading predictions off a depth, exchanging blocks and naming weights all start from it.
 """
 
 from __future__ import annotations

@@ -5,14 +5,14 @@ it may lie under another name, in pieces, without its adapter's change (low-rank
 tensor in its place), or, a tied head, not at all. This answers it, piece by piece in the order of the files, each
 piece a `Source` whose change stays factored until it is needed. Cost: opening the files and the adapter; reading is one
 tensor at a time, from mapped files. Sources: transformers' conversion table for the names (`stored_names`), PEFT's
-layers for the changes (`adapter`).
+layers for the changes (`changes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,43 +21,22 @@ import torch
 from jaxtyping import Float64, Shaped
 from torch import Tensor, nn
 
-from midblock.base import MidblockError
 from midblock.checkpoints.adapter import Adapter
 from midblock.checkpoints.anatomy import Anatomy
+from midblock.checkpoints.changes import Changes, Known, check_reached
 from midblock.checkpoints.checkpoint import Checkpoint
-from midblock.checkpoints.low_rank import Delta
 from midblock.checkpoints.model_tensors import ModelTensors
 from midblock.checkpoints.pair import Variant
+from midblock.checkpoints.pieces import Piece, box, extent, grouped, put_together, sides
 from midblock.checkpoints.projections import Projection
-from midblock.checkpoints.skeleton import KEPT, skeleton_of
-from midblock.checkpoints.source import Source
-from midblock.checkpoints.stored_names import Piece, box, pieces_of
+from midblock.checkpoints.skeleton import anatomy_of, skeleton_of
+from midblock.checkpoints.source import Source, dora_factor, same_values
+from midblock.checkpoints.stored_names import pieces_of
 from midblock.checkpoints.tensors import TensorReader
 
 BUFFERS = ("inv_freq", "masked_bias", ".attn.bias", ".attention.bias")
-ROWS = 1 << 22  # entries computed at a time where two tensors are compared or a norm is taken
 
 Store = TensorReader | ModelTensors
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What an adapter does to its base.
-
-    Attributes:
-        deltas: low-rank changes, by the name of the parameter, or of the tensor on disk where that is a part of one.
-        magnitudes: DoRA's, by parameter.
-        replaced: whole tensors put in the place of others, by parameter.
-    """
-
-    deltas: Mapping[str, Delta] = field(default_factory=dict)
-    magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
-    replaced: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def names(self) -> frozenset[str]:
-        """Names of all that is changed."""
-        return frozenset({*self.deltas, *self.magnitudes, *self.replaced})
 
 
 @dataclass(frozen=True)
@@ -109,13 +88,13 @@ class EffectiveTensors:
         """
         config: Any = checkpoint.config
         skeleton = skeleton_of(config, trust_remote_code=checkpoint.trust_remote_code)
-        store, anatomy = checkpoint.tensors(), _anatomy_of(skeleton)
+        store, anatomy = checkpoint.tensors(), anatomy_of(skeleton)
         pieces = pieces_of({each: store.shape(each) for each in store.names}, skeleton)
         found = cls(name or checkpoint.name, store, anatomy, pieces)
         if checkpoint.adapter is not None:
             found = found._changed_by(checkpoint.adapter)
         tied = bool(getattr(config.get_text_config(), "tie_word_embeddings", False)) and found._head_is_embedding()
-        return cls(found.name, store, anatomy, pieces, found.changes, tied)
+        return replace(found, tied=tied)
 
     @property
     def blocks(self) -> int:
@@ -135,10 +114,12 @@ class EffectiveTensors:
     @cached_property
     def by_name(self) -> Mapping[str, tuple[Piece, ...]]:
         """The pieces of each parameter."""
-        found: dict[str, list[Piece]] = {}
-        for piece in self.stored_pieces:
-            found.setdefault(piece.name, []).append(piece)
-        return {name: tuple(pieces) for name, pieces in found.items()}
+        return grouped(self.stored_pieces, "name")
+
+    @cached_property
+    def on_disk(self) -> Mapping[str, tuple[Piece, ...]]:
+        """What each tensor of the store is made of, in the order of the store."""
+        return grouped(self.stored_pieces, "stored")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -173,8 +154,7 @@ class EffectiveTensors:
         """The shape of a piece."""
         if piece.name in self.changes.replaced and not piece.region:
             return tuple(self.changes.replaced[piece.name].shape)
-        stored = self.store.shape(piece.stored)
-        return tuple(box(torch.empty(stored, device="meta"), piece.inside).shape) if piece.inside else stored
+        return sides(piece.inside) if piece.inside else self.store.shape(piece.stored)
 
     def source(self, piece: Piece) -> Source:
         """A piece's value; a view of the mapped file, valid while it is referenced."""
@@ -218,62 +198,12 @@ class EffectiveTensors:
         pieces = self.pieces(name)
         if len(pieces) == 1 and not pieces[0].region:
             return self.source(pieces[0]).value()
-        sides = [range(0)] * len(pieces[0].region)
-        for piece in pieces:
-            stops = [side + 1 if isinstance(side, int) else side[1] for side in piece.region]
-            sides = [range(max(len(side), stop)) for side, stop in zip(sides, stops, strict=True)]
-        values = [(piece, self.source(piece).value()) for piece in pieces]
-        kind = torch.float64 if any(value.dtype == torch.float64 for _, value in values) else values[0][1].dtype
-        made = torch.empty([len(side) for side in sides], dtype=kind)
-        for piece, value in values:
-            box(made, piece.region).copy_(value)
-        return made
-
-    @cached_property
-    def on_disk(self) -> Mapping[str, tuple[Piece, ...]]:
-        """What each tensor of the store is made of, in the order of the store."""
-        found: dict[str, list[Piece]] = {}
-        for piece in self.stored_pieces:
-            found.setdefault(piece.stored, []).append(piece)
-        return {stored: tuple(pieces) for stored, pieces in found.items()}
-
-    def written(self, stored: str) -> Source:
-        """The value of what is stored under a name on disk; of a head that the files lack, under its own name."""
-        if stored not in self.on_disk or (self.tied and self.on_disk[stored][0].name == self.head):
-            return self.source(self.head_piece)
-        return _joined(self.store.shape(stored), [(piece, self.source(piece)) for piece in self.on_disk[stored]])
-
-    def written_like(self, other: EffectiveTensors, stored: str) -> Source:
-        """The value here of what another model stores under a name on disk.
-
-        Raises:
-            KeyError: it is not here.
-        """
-        if stored not in other.on_disk:
-            return self.source(self.head_piece)
-        pieces = other.on_disk[stored]
-        return _joined(other.store.shape(stored), [(piece, self.like(other, piece)) for piece in pieces])
-
-    def projection_on_disk(self, stored: str) -> Projection:
-        """What a tensor on disk is: a parameter, or the role in it that the tensor is a piece of."""
-        if stored not in self.on_disk:
-            return replace(self.projection(self.head), name=stored)
-        piece = self.on_disk[stored][0]
-        where = self.projection(piece.name)
-        held = where.parts(torch.empty(self.shape(piece), device="meta"), piece.region) if piece.region else {}
-        role = next(iter(held)) if len(held) == 1 else where.role
-        return replace(where, name=stored, role=role)
-
-    def release_on_disk(self, other: EffectiveTensors, stored: str) -> None:
-        """Give back the pages from which another model's tensor on disk was read here."""
-        for piece in other.on_disk.get(stored, ()):
-            for own in self.by_name.get(piece.name, ()):
-                self.store.release(own.stored)
+        boxes = [(piece.region, self.source(piece).value()) for piece in pieces]
+        return put_together(extent([region for region, _ in boxes]), boxes)
 
     def origin(self, piece: Piece) -> tuple[Path, str] | None:
         """File and name of a piece that is just what lies on disk; None where an adapter changed it."""
-        changed = piece.name in self.changes.names or (piece.region and piece.stored in self.changes.names)
-        return None if changed else self.start(piece)
+        return None if self.changes.touch(piece) else self.start(piece)
 
     def start(self, piece: Piece) -> tuple[Path, str] | None:
         """File and name of what a piece is read from, whatever an adapter does to it; None in memory."""
@@ -317,48 +247,26 @@ class EffectiveTensors:
         return self.embedding in self.by_name and self.anatomy.head.weight is self.anatomy.embedding.weight
 
     def _factor(self, name: str) -> Float64[Tensor, "*sides"]:
-        """DoRA's factor for each output, m / ‖W + s B A‖, shaped to multiply the weight as it is stored."""
+        """DoRA's factor for each output, computed once."""
         if name not in self._factors:
             where, magnitude = self.projection(name), self.changes.magnitudes[name].double().flatten()
-            across = 0 if where.transposed or where.role == "embedding" else 1
             start = Source(self._untouched(name), self.changes.deltas[name])
-            squared = torch.zeros(magnitude.shape, dtype=torch.float64)
-            for rows, part in exact_rows(start):
-                squares = part.square().sum(across)
-                if across:
-                    squared[rows] = squares
-                else:
-                    squared += squares
-            self._factors[name] = (magnitude / squared.sqrt()).unsqueeze(across)
+            across = where.transposed or where.role == "embedding"
+            self._factors[name] = dora_factor(start, magnitude, transposed=across)
         return self._factors[name]
 
     def _untouched(self, name: str) -> Tensor:
         if name in self.changes.replaced:
             return self.changes.replaced[name]
-        return EffectiveTensors(self.name, self.store, self.anatomy, self.stored_pieces).read(name)
+        return replace(self, changes=Changes()).read(name)
 
     def _changed_by(self, adapter: Adapter) -> EffectiveTensors:
         """The same with an adapter's changes."""
-        known, projections = _Known.of(self), self.anatomy.projections
-        changes = Changes(
-            dict(adapter.deltas(known, projections)), dict(adapter.magnitudes(known)), dict(adapter.replaced(known))
-        )
-        found = EffectiveTensors(self.name, self.store, self.anatomy, self.stored_pieces, changes)
-        found._check_reached(adapter)
-        return found
-
-    def _check_reached(self, adapter: Adapter) -> None:
-        stored = {piece.stored for piece in self.stored_pieces}
-        opaque = {piece.stored: piece.opaque for piece in self.stored_pieces if piece.opaque}
-        for name in sorted(self.changes.names):
-            if name in self.by_name or name in stored or name == self.head:
-                continue
-            between = f", whose files store it by {next(iter(opaque.values()))}" if opaque else ""
-            what = f"the adapter {adapter.folder} changes {name}, which its base has not{between}"
-            hint = (
-                "merge it with PEFT (merge_and_unload) and give the merged folder" if opaque else "--base names another"
-            )
-            raise MidblockError(what, hint=hint)
+        stored, parameters = {name: self.store.shape(name) for name in self.store.names}, self.anatomy.projections
+        known = Known.of(stored, self.stored_pieces, parameters).with_head(self.head, self.embedding)
+        changes = Changes.of(adapter, known, parameters)
+        check_reached(changes, self.stored_pieces, self.head, adapter.folder)
+        return replace(self, changes=changes)
 
     def _head_is_embedding(self) -> bool:
         """Whether a model that calls itself tied has no head of other values (an adapter may have changed just one)."""
@@ -375,74 +283,4 @@ class EffectiveTensors:
     def _equal(self) -> bool:
         """Whether head and embedding have the same values, as they would be stored."""
         ours, theirs = (self.source(self.pieces(name)[0]) for name in (self.embedding, self.head))
-        if ours.stored.shape != theirs.stored.shape:
-            return False
-        kinds = ours.stored.dtype, theirs.stored.dtype
-        rows = zip(exact_rows(ours), exact_rows(theirs), strict=True)
-        return all(torch.equal(a.to(kinds[0]), b.to(kinds[0])) for (_, a), (_, b) in rows)
-
-
-@dataclass(frozen=True)
-class _Known:
-    """Names that an adapter may use for its base's tensors: those in memory, and those on disk of pieces."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-
-    @classmethod
-    def of(cls, found: EffectiveTensors) -> _Known:
-        parameters = found.anatomy.projections
-        shapes = {
-            piece.stored: found.store.shape(piece.stored)
-            for piece in found.stored_pieces
-            if piece.region or piece.name not in parameters
-        }
-        shapes |= {name: _as_stored(each) for name, each in parameters.items()}
-        shapes |= {piece.name: found.shape(piece) for piece in found.stored_pieces if not piece.region}
-        if found.embedding in shapes:
-            shapes.setdefault(found.head, shapes[found.embedding])
-        return cls(shapes)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.shapes)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self.shapes[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.shapes
-
-
-def _as_stored(projection: Projection) -> tuple[int, ...]:
-    *stack, rows, columns = projection.shape if len(projection.shape) > 1 else (0, 0, 0)
-    return (*stack, columns, rows) if projection.transposed else projection.shape
-
-
-@lru_cache(maxsize=KEPT)
-def _anatomy_of(skeleton: nn.Module) -> Anatomy:
-    return Anatomy.of(skeleton)
-
-
-def _joined(shape: tuple[int, ...], parts: Sequence[tuple[Piece, Source]]) -> Source:
-    """One tensor on disk of the pieces that it holds."""
-    if len(parts) == 1 and not parts[0][0].inside:
-        return parts[0][1]
-    values = [(piece, source.value()) for piece, source in parts]
-    kind = torch.float64 if any(source.changed for _, source in parts) else values[0][1].dtype
-    made = torch.empty(shape, dtype=kind)
-    for piece, value in values:
-        box(made, piece.inside).copy_(value)
-    return Source(made)
-
-
-def exact_rows(source: Source, entries: int = ROWS) -> Iterator[tuple[slice, Float64[Tensor, "rows *rest"]]]:
-    """A tensor's value in float64, some of its leading rows at a time."""
-    stored = source.stored
-    if stored.ndim == 0:
-        return
-    step = max(1, entries // max(1, stored[0].numel()))
-    for first in range(0, stored.shape[0], step):
-        rows = slice(first, min(first + step, stored.shape[0]))
-        buffer = torch.empty(stored[rows].numel(), dtype=torch.float64)
-        source.fill(buffer, first * max(1, stored[0].numel()))
-        yield rows, buffer.view(stored[rows].shape)
+        return same_values(ours, theirs)

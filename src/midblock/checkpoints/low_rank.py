@@ -1,6 +1,7 @@
 """Changes of a weight kept as factors, scale · B A, measured without ever building the m × n matrix.
 
-Norms and singular values come from r × r Gram and triangular matrices: O((m + n) r²) instead of O(m n min(m, n)).
+With QR of B and Aᵀ the singular values are those of scale · R_B R_Aᵀ, r × r; the squared Frobenius norm is
+scale² tr(BᵀB AAᵀ). Cost: O((m + n) r²) instead of O(m n min(m, n)).
 """
 
 from __future__ import annotations

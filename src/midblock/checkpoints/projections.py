@@ -2,7 +2,8 @@
 
 Names alone do not tell: a `dense` is an output in attention and a projection up in another family's MLP. So a
 parameter's role is read off the module tree: which block holds it, which modules lie between, of which class. One table
-says which part of a block each role belongs to; metrics, tuning and merging all ask it.
+says which part of a block each role belongs to; metrics, tuning and merging all ask it. Cost: a look at the modules on
+the way to the parameter. The names that come of it: docs/run_folder.md, "LayerTable".
 """
 
 from __future__ import annotations

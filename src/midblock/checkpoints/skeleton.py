@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from midblock.base import MidblockError
+from midblock.checkpoints.anatomy import Anatomy
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -35,6 +36,16 @@ def skeleton_of(config: PretrainedConfig, *, trust_remote_code: bool = False) ->
     """
     content = json.dumps(config.to_dict(), sort_keys=True, default=str)
     return _build(_Request(content, trust_remote_code, config))
+
+
+@lru_cache(maxsize=KEPT)
+def anatomy_of(skeleton: nn.Module) -> Anatomy:
+    """The parts of a skeleton, found once.
+
+    Raises:
+        MidblockError: a part was not found; the message names it.
+    """
+    return Anatomy.of(skeleton)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float64, Shaped
 from torch import Tensor
 
 from midblock.checkpoints.low_rank import Delta, LowRankDelta, StackedDelta
+from midblock.checkpoints.pieces import box
 from midblock.checkpoints.projections import Region
-from midblock.checkpoints.stored_names import box
+
+ROWS = 1 << 22  # entries computed at a time where two tensors are compared or a norm is taken
 
 
 @dataclass(frozen=True)
@@ -92,3 +95,47 @@ class Source:
             return
         for index in range(self.stored.shape[0]):
             yield self.cut((index, *((0, side) for side in self.stored.shape[1:])))
+
+
+def exact_rows(source: Source, entries: int = ROWS) -> Iterator[tuple[slice, Float64[Tensor, "rows *rest"]]]:
+    """A tensor's value in float64, some of its leading rows at a time."""
+    stored = source.stored
+    if stored.ndim == 0:
+        return
+    step = max(1, entries // max(1, stored[0].numel()))
+    for first in range(0, stored.shape[0], step):
+        rows = slice(first, min(first + step, stored.shape[0]))
+        buffer = torch.empty(stored[rows].numel(), dtype=torch.float64)
+        source.fill(buffer, first * max(1, stored[0].numel()))
+        yield rows, buffer.view(stored[rows].shape)
+
+
+def dora_factor(start: Source, magnitude: Float64[Tensor, " m"], *, transposed: bool) -> Float64[Tensor, "*sides"]:
+    """DoRA's factor for each output, m / ‖W + s B A‖.
+
+    Args:
+        start: W + s B A, as it is stored.
+        magnitude: m.
+        transposed: outputs are columns.
+
+    Returns:
+        (m, 1), transposed (1, m): it multiplies the weight as it is stored.
+    """
+    across = 0 if transposed else 1
+    squared = torch.zeros(magnitude.shape, dtype=torch.float64)
+    for rows, part in exact_rows(start):
+        squares = part.square().sum(across)
+        if transposed:
+            squared += squares
+        else:
+            squared[rows] = squares
+    return (magnitude / squared.sqrt()).unsqueeze(across)
+
+
+def same_values(first: Source, second: Source) -> bool:
+    """Whether two tensors have the same values, as they would be stored."""
+    if first.stored.shape != second.stored.shape:
+        return False
+    kind = first.stored.dtype
+    rows = zip(exact_rows(first), exact_rows(second), strict=True)
+    return all(torch.equal(a.to(kind), b.to(kind)) for (_, a), (_, b) in rows)

@@ -10,33 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from midblock.checkpoints.pieces import Piece
 from midblock.checkpoints.projections import Region
+from midblock.checkpoints.skeleton import KEPT
 
 if TYPE_CHECKING:
     from transformers.core_model_loading import WeightConverter
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A tensor on disk, or a box of it, and the box of a parameter that it is.
-
-    Attributes:
-        name: of the parameter in memory; of what no model has, the name on disk.
-        stored: the tensor's name on disk.
-        region: where in the parameter it lies; empty for all of it.
-        inside: where in the tensor on disk; empty for all of it.
-        opaque: the conversion that lies between, where it is more than placing boxes: `name` is then that on disk.
-    """
-
-    name: str
-    stored: str
-    region: Region = ()
-    inside: Region = ()
-    opaque: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,13 +31,8 @@ class _Stack:
     pieces: tuple[Piece, ...]
 
 
-def box(tensor: Tensor, region: Region) -> Tensor:
-    """The view of a tensor that a region means."""
-    return tensor[tuple(side if isinstance(side, int) else slice(*side) for side in region)] if region else tensor
-
-
 def pieces_of(shapes: Mapping[str, tuple[int, ...]], skeleton: nn.Module) -> tuple[Piece, ...]:
-    """Say of every tensor on disk what it is in memory.
+    """Say of every tensor on disk what it is in memory; the models of a pair have the same answer, found once.
 
     Args:
         shapes: of the tensors on disk, in their order there.
@@ -62,6 +41,11 @@ def pieces_of(shapes: Mapping[str, tuple[int, ...]], skeleton: nn.Module) -> tup
     Returns:
         Pieces in the order of `shapes`; a tensor that fills several parameters has several.
     """
+    return _found(tuple(shapes.items()), skeleton)
+
+
+@lru_cache(maxsize=KEPT)
+def _found(stored_shapes: tuple[tuple[str, tuple[int, ...]], ...], skeleton: nn.Module) -> tuple[Piece, ...]:
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
@@ -69,7 +53,7 @@ def pieces_of(shapes: Mapping[str, tuple[int, ...]], skeleton: nn.Module) -> tup
     renamings = [entry for entry in table if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in table if isinstance(entry, WeightConverter)]
     by_pattern = {pattern: each for each in converters for pattern in each.source_patterns}
-    prefix, known = str(skeleton.base_model_prefix), dict(skeleton.state_dict())
+    prefix, known, shapes = str(skeleton.base_model_prefix), dict(skeleton.state_dict()), dict(stored_shapes)
     found: dict[str, list[Piece]] = {name: [] for name in shapes}
     gathered: dict[str, dict[str, list[str]]] = {}
     for stored in sorted(shapes, key=dot_natural_key):

@@ -20,7 +20,7 @@ PAGE = 4096  # bytes; the header is padded to it with spaces, as the format allo
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """Where everything of a safetensors file will lie.
 
     Attributes:
@@ -40,7 +40,7 @@ class Layout:
         return len(self.header) + self.size
 
     @classmethod
-    def of(cls, entries: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> Layout:
+    def of(cls, entries: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> FileLayout:
         """Lay out tensors of these types and shapes; wider types come first, so that all stay aligned."""
         fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
         starts, end = {}, 0
@@ -74,7 +74,7 @@ def write_tensors(
         MidblockError: the disk is full or the place cannot be written.
         ValueError: `read` gave another type or shape than was said.
     """
-    layout = Layout.of(entries)
+    layout = FileLayout.of(entries)
     try:
         with file.open("wb") as stream:
             stream.write(layout.header)

@@ -12,7 +12,7 @@ from midblock import __version__
 from midblock.base.errors import MidblockError, unknown
 from midblock.runs.verbs import VERBS, Verb
 
-DONE, OUR_BUG, USER_CAN_FIX = 0, 1, 2
+DONE, USER_CAN_FIX = 0, 2  # 1 is Python's own, for a bug of ours
 
 EPILOGUE = (
     "Every verb reads options from a file with --config FILE.yaml. In the options' texts P1 is arXiv 2604.11838 and P2 "

@@ -25,7 +25,8 @@ class Where:
     """
 
     output_dir: Annotated[Path | str | None, Parameter(name=("--output-dir", "--output", "-o"))] = None
-    """Run folder to write. Left out, the command line writes to `runs/VERB-NAME`; Python writes nothing."""
+    """Run folder to write. Left out, the command line writes to `runs/VERB-NAME`; from Python nothing is written, and
+    verbs that leave a model or a log (tune, flow, merge) ask for it."""
 
     resume: bool = False
     """Continue a run that was stopped, with the same settings."""

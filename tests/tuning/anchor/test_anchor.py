@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from midblock.base import MidblockError
-from midblock.tuning.anchor.anchor import autograd_penalty
+from midblock.tuning.anchor.anchor import Anchor, autograd_penalty
 from midblock.tuning.anchor.factors import Factors, factorize
-from midblock.tuning.anchor.full import FullAnchor
+from midblock.tuning.anchor.full import full_anchor
 
 SCOPES = ["block", "subspace"]
 SHAPES = {"wide": (7, 12), "tall": (15, 6), "square": (9, 9), "experts": (3, 8, 5)}
@@ -22,11 +22,11 @@ def start(dtype: torch.dtype = torch.float64, factor_dtype: torch.dtype | None =
     return weights, {name: factorize(weight, K, seed=0, dtype=kept) for name, weight in weights.items()}
 
 
-def anchored(scope: str, amount: float = 0.3, **options) -> tuple[dict, dict, dict, FullAnchor]:
+def anchored(scope: str, amount: float = 0.3, **options) -> tuple[dict, dict, dict, Anchor]:
     """Origins, factors, parameters that moved since, and the anchor made before they did."""
     origins, factors = start()
     parameters = {name: nn.Parameter(weight.clone()) for name, weight in origins.items()}
-    anchor = FullAnchor({name: (parameters[name], factors[name]) for name in parameters}, 0.7, scope, **options)
+    anchor = full_anchor({name: (parameters[name], factors[name]) for name in parameters}, 0.7, scope, **options)
     with torch.no_grad():
         for parameter in parameters.values():
             parameter += amount * torch.randn_like(parameter)
@@ -81,7 +81,7 @@ def test_value_leaves_gradients_alone_and_agrees():
 def test_zero_at_the_start(scope, dtype, factor_dtype):
     weights, factors = start(dtype, factor_dtype)
     parameters = {name: nn.Parameter(weight) for name, weight in weights.items()}
-    anchor = FullAnchor({name: (parameters[name], factors[name]) for name in parameters}, 1.0, scope)
+    anchor = full_anchor({name: (parameters[name], factors[name]) for name in parameters}, 1.0, scope)
     size = sum(float(kept.core.square().sum()) for kept in factors.values())
     assert abs(float(anchor.add_gradient())) < 1e-11 * size
     for parameter in parameters.values():
@@ -100,7 +100,7 @@ def test_what_the_scopes_see():
     for scope in SCOPES:
         for row, column in ((0, 1), (0, 3), (4, 1), (4, 3)):
             parameter = nn.Parameter(weight.clone())
-            anchor = FullAnchor({"w": (parameter, factors)}, 1.0, scope)
+            anchor = full_anchor({"w": (parameter, factors)}, 1.0, scope)
             with torch.no_grad():
                 parameter[row, column] += 0.5
             seen[scope, row, column] = round(float(anchor.value()), 9)
@@ -118,7 +118,7 @@ def test_with_every_direction_it_is_an_l2_anchor(scope):
     torch.manual_seed(0)
     weight = torch.randn(8, 8, dtype=torch.float64)
     parameter = nn.Parameter(weight.clone())
-    anchor = FullAnchor({"w": (parameter, factorize(weight, 8, seed=0, dtype=torch.float64))}, 1.0, scope)
+    anchor = full_anchor({"w": (parameter, factorize(weight, 8, seed=0, dtype=torch.float64))}, 1.0, scope)
     delta = 0.1 * torch.randn_like(weight)
     with torch.no_grad():
         parameter += delta
@@ -136,7 +136,7 @@ def test_turning_weight_and_factors_together_changes_nothing(scope):
     values, gradients = [], []
     for left, right, kept in ((torch.eye(10).double(), torch.eye(7).double(), factors), (Q, R, turned)):
         parameter = nn.Parameter(left @ origin @ right.T)
-        anchor = FullAnchor({"w": (parameter, kept)}, 1.0, scope)
+        anchor = full_anchor({"w": (parameter, kept)}, 1.0, scope)
         with torch.no_grad():
             parameter += left @ delta @ right.T
         values.append(anchor.add_gradient())
@@ -153,7 +153,7 @@ def test_a_transposed_weight_has_the_same_penalty(scope):
     found = []
     for weight, change, kept in ((origin, delta, factors), (origin.T, delta.T, factors.transposed)):
         parameter = nn.Parameter(weight.clone())
-        anchor = FullAnchor({"w": (parameter, kept)}, 1.0, scope)
+        anchor = full_anchor({"w": (parameter, kept)}, 1.0, scope)
         with torch.no_grad():
             parameter += change
         found.append((anchor.add_gradient(), parameter.grad))
@@ -168,7 +168,7 @@ def test_normalized_it_does_not_depend_on_the_weight_s_size(scope):
         torch.manual_seed(0)
         weight = size * torch.randn(6, 9, dtype=torch.float64)
         parameter = nn.Parameter(weight.clone())
-        anchor = FullAnchor(
+        anchor = full_anchor(
             {"w": (parameter, factorize(weight, 3, seed=0, dtype=torch.float64))}, 1.0, scope, normalize=True
         )
         with torch.no_grad():
@@ -180,7 +180,7 @@ def test_normalized_it_does_not_depend_on_the_weight_s_size(scope):
 def test_a_weight_of_zeros_normalized_is_free():
     weight = torch.zeros(6, 9)
     parameter = nn.Parameter(torch.ones(6, 9))
-    anchor = FullAnchor({"w": (parameter, factorize(weight, 3, seed=0))}, 1.0, normalize=True)
+    anchor = full_anchor({"w": (parameter, factorize(weight, 3, seed=0))}, 1.0, normalize=True)
     assert anchor.add_gradient() == 0
     assert parameter.grad.abs().max() == 0
 
@@ -190,7 +190,7 @@ def test_bfloat16_gradients_are_rounded_once():
     parameter = nn.Parameter((weights["tall"] * 1.5).bfloat16())
     exact = nn.Parameter(parameter.detach().float())
     for each in (parameter, exact):
-        FullAnchor({"w": (each, factors["tall"])}, 1.0).add_gradient()
+        full_anchor({"w": (each, factors["tall"])}, 1.0).add_gradient()
     assert parameter.grad.dtype == torch.bfloat16
     torch.testing.assert_close(parameter.grad.float(), exact.grad, rtol=0.02, atol=0.02 * float(exact.grad.abs().max()))
 
@@ -198,7 +198,7 @@ def test_bfloat16_gradients_are_rounded_once():
 def test_descending_it_brings_the_block_back_and_only_that():
     _, factors, parameters, _ = anchored("block", amount=1.0)
     parameter, kept = parameters["wide"], factors["wide"]
-    anchor, before = FullAnchor({"w": (parameter, kept)}, 1.0), parameter.detach().clone()
+    anchor, before = full_anchor({"w": (parameter, kept)}, 1.0), parameter.detach().clone()
     anchor.add_gradient()
     with torch.no_grad():
         parameter -= 0.5 * parameter.grad  # the penalty is quadratic with curvature 2 on the block
@@ -211,12 +211,12 @@ def test_refusals():
     weights, factors = start()
     wide = nn.Parameter(weights["wide"])
     with pytest.raises(MidblockError, match="no weight to anchor"):
-        FullAnchor({}, 1.0)
+        full_anchor({}, 1.0)
     with pytest.raises(MidblockError, match=r"unknown anchor scope 'blok'.*'block'"):
-        FullAnchor({"w": (wide, factors["wide"])}, 1.0, "blok")
+        full_anchor({"w": (wide, factors["wide"])}, 1.0, "blok")
     with pytest.raises(MidblockError, match=r"shape \[15, 6\] for one of \[7, 12\]"):
-        FullAnchor({"w": (wide, factors["tall"])}, 1.0)
+        full_anchor({"w": (wide, factors["tall"])}, 1.0)
     with pytest.raises(MidblockError, match=r"Factors\.transposed"):
-        FullAnchor({"w": (wide, factors["wide"].transposed)}, 1.0)
+        full_anchor({"w": (wide, factors["wide"].transposed)}, 1.0)
     with pytest.raises(MidblockError, match="w is not the weight its factors were made of"):
-        FullAnchor({"w": (nn.Parameter(2 * weights["wide"]), factors["wide"])}, 1.0, "subspace")
+        full_anchor({"w": (nn.Parameter(2 * weights["wide"]), factors["wide"])}, 1.0, "subspace")

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from midblock.base import MidblockError
-from midblock.tuning.anchor.anchor import autograd_penalty
+from midblock.tuning.anchor.anchor import Anchor, autograd_penalty
 from midblock.tuning.anchor.factors import factorize
-from midblock.tuning.anchor.full import FullAnchor
-from midblock.tuning.anchor.lora import LoraAnchor
+from midblock.tuning.anchor.full import full_anchor
+from midblock.tuning.anchor.lora import lora_anchor
 
 SCOPES = ["block", "subspace"]
 SHAPES = {"wide": (7, 12, 2), "tall": (15, 6, 5), "square": (9, 9, 3)}
@@ -17,7 +17,7 @@ K = 4
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 
 
-def adapters(scope: str, dtype: torch.dtype = torch.float64, **options) -> tuple[dict, dict, LoraAnchor]:
+def adapters(scope: str, dtype: torch.dtype = torch.float64, **options) -> tuple[dict, dict, Anchor]:
     """Pretrained weights, items and their anchor."""
     torch.manual_seed(0)
     weights, items = {}, {}
@@ -25,7 +25,7 @@ def adapters(scope: str, dtype: torch.dtype = torch.float64, **options) -> tuple
         weights[name] = torch.randn(m, n, dtype=torch.float64)
         A, B = (nn.Parameter(torch.randn(shape, dtype=torch.float64).to(dtype)) for shape in ((r, n), (m, r)))
         items[name] = (A, B, 0.5 + position, factorize(weights[name], K, seed=0, dtype=torch.float64))
-    return weights, items, LoraAnchor(items, 0.7, scope, **options)
+    return weights, items, lora_anchor(items, 0.7, scope, **options)
 
 
 def changed(weights: dict, items: dict) -> dict:
@@ -69,7 +69,7 @@ def test_gradient_agrees_with_finite_differences(scope):
 def test_the_same_penalty_as_on_the_weight_they_make(scope):
     weights, items, anchor = adapters(scope)
     parameters = {name: nn.Parameter(weight.clone()) for name, weight in weights.items()}
-    full = FullAnchor({name: (parameters[name], items[name][3]) for name in items}, 0.7, scope)
+    full = full_anchor({name: (parameters[name], items[name][3]) for name in items}, 0.7, scope)
     with torch.no_grad():
         for name, weight in changed(weights, items).items():
             parameters[name].copy_(weight)
@@ -114,15 +114,15 @@ def test_weights_stored_in_out_take_transposed_factors(pico, target):
     after = stored + layer.get_delta_weight("default").detach()
     expected = autograd_penalty({"w": after}, {"w": factors})
     item = (A, B, layer.scaling["default"], factors.transposed)
-    torch.testing.assert_close(LoraAnchor({"w": item}, 1.0).value(), expected)
+    torch.testing.assert_close(lora_anchor({"w": item}, 1.0).value(), expected)
 
 
 def test_refusals():
     _, items, _ = adapters("block")
     A, B, scale, factors = items["wide"]
     with pytest.raises(MidblockError, match="no weight to anchor"):
-        LoraAnchor({}, 1.0)
+        lora_anchor({}, 1.0)
     with pytest.raises(MidblockError, match="unknown anchor scope"):
-        LoraAnchor(items, 1.0, "rows")
+        lora_anchor(items, 1.0, "rows")
     with pytest.raises(MidblockError, match=r"Factors\.transposed"):
-        LoraAnchor({"w": (A, B, scale, factors.transposed)}, 1.0)
+        lora_anchor({"w": (A, B, scale, factors.transposed)}, 1.0)

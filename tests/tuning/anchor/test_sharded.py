@@ -14,8 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from midblock.base import MidblockError
-from midblock.tuning.anchor.full import FullAnchor
-from midblock.tuning.anchor.lora import LoraAnchor
+from midblock.tuning.anchor.full import full_anchor
+from midblock.tuning.anchor.lora import lora_anchor
 from midblock.tuning.anchor.factors import factorize
 
 rank, world, meet = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -96,7 +96,7 @@ factors = factors_of(SHAPES)
 for scope in ("block", "subspace"):
     for normalize in (False, True):
         whole, split = pair(SHAPES, ["free"])
-        held = lambda own: FullAnchor({name: (own[name], factors[name]) for name in factors}, 0.7, scope, normalize)
+        held = lambda own: full_anchor({name: (own[name], factors[name]) for name in factors}, 0.7, scope, normalize)
         sent = compare(whole, split, held, "uneven")
         if scope == "block":
             assert sent == 3 * K * K + 1 + 2  # even, uneven and tall, single, and a value for each stack of experts
@@ -107,7 +107,7 @@ for scope in ("block", "subspace"):
 whole, split = pair(SHAPES, ["free"])
 move(split, 2.0)
 try:
-    FullAnchor({"even": (split.even, factors["even"])}, 1.0, "subspace")
+    full_anchor({"even": (split.even, factors["even"])}, 1.0, "subspace")
 except MidblockError as error:
     assert "even is not the weight" in str(error)
 else:
@@ -115,7 +115,7 @@ else:
 
 columns = nn.Parameter(distribute_tensor(drawn((12, 7), 0), mesh, [Shard(1)]))
 try:
-    FullAnchor({"w": (columns, factors["even"])}, 1.0)
+    full_anchor({"w": (columns, factors["even"])}, 1.0)
 except MidblockError as error:
     assert "w is split as" in str(error)
 else:
@@ -123,7 +123,7 @@ else:
 
 copied = nn.Parameter(distribute_tensor(drawn((12, 7), 0) * 2, mesh, [Replicate()]))
 alone = nn.Parameter(drawn((12, 7), 0) * 2)
-values = [FullAnchor({"w": (one, factors["even"])}, 1.0).add_gradient() for one in (copied, alone)]
+values = [full_anchor({"w": (one, factors["even"])}, 1.0).add_gradient() for one in (copied, alone)]
 torch.testing.assert_close(*values)
 torch.testing.assert_close(copied.grad.to_local(), alone.grad)
 """
@@ -141,12 +141,12 @@ for scope in ("block", "subspace"):
         whole, split = pair(SHAPES, ["A_free", "B_free"])
         def held(own):
             items = {name: (own["A_" + name], own["B_" + name], 1.5, factors[name]) for name in NAMES}
-            return LoraAnchor(items, 0.7, scope, normalize)
+            return lora_anchor(items, 0.7, scope, normalize)
         sent = compare(whole, split, held, "A_uneven")
         if scope == "block":
             assert sent == 2 * K * (4 + 3 + 1)
 try:
-    LoraAnchor({"w": (split.A_even, whole.B_even, 1.0, factors["even"])}, 1.0)
+    lora_anchor({"w": (split.A_even, whole.B_even, 1.0, factors["even"])}, 1.0)
 except MidblockError as error:
     assert "shared out over different processes" in str(error)
 else:

@@ -24,7 +24,7 @@ from midblock.interventions.steer.source import DirectionSource
 from midblock.interventions.steer.work import Steering
 from midblock.runs.lending import lent
 from midblock.runs.reading import DEFAULT_DATA
-from midblock.runs.request import draft_of
+from midblock.runs.request import Draft, draft_of
 from midblock.runs.run import Ready, carry_out
 from midblock.runs.where import Where
 
@@ -67,17 +67,7 @@ def steer(base: str, source: str | Path, data: str | ExampleSet = DEFAULT_DATA, 
         notes += _notes_of_reuse(found, earlier, data, settings)
         settings = replace(settings, kind=earlier.kind, components=earlier.components)
     samples = Samples.of(data, settings, needed=earlier is None)
-    draft = draft_of(
-        "steer",
-        pair,
-        samples.judged,
-        settings,
-        pair.base.loading,
-        # The run folder names the source, not what it led to, so that its config.yaml can be run again.
-        models={"base": pair.base.reference, "from": found.reference},
-        sources=found.places,
-        inputs=found.content(),
-    )
+    draft = _draft(pair, samples, settings, found)
 
     def prepare(progress: Progress) -> Ready:
         heldout = read_answers(pair, samples.judged, settings)
@@ -94,6 +84,20 @@ def steer(base: str, source: str | Path, data: str | ExampleSet = DEFAULT_DATA, 
 
     with lent(pair, tries=TRIES):
         return carry_out(draft, prepare, where).table
+
+
+def _draft(pair: Pair, samples: Samples, settings: SteerSettings, source: DirectionSource) -> Draft:
+    """The request; it names the source, not what it led to, so that its config.yaml can be run again."""
+    return draft_of(
+        "steer",
+        pair,
+        samples.judged,
+        settings,
+        pair.base.loading,
+        models={"base": pair.base.reference, "from": source.reference},
+        sources=source.places,
+        inputs=source.content(),
+    )
 
 
 def _notes_of_reuse(

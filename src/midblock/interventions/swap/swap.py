@@ -46,7 +46,8 @@ def swap(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -> L
     """
     where, settings = divide(options, Where, SwapSettings)
     if len(pair.tuned) != 1:
-        raise MidblockError(f"a swap takes one tuned model, not {len(pair.tuned)}", hint="swap them one by one")
+        hint = "swap them one by one" if pair.tuned else "midblock swap BASE TUNED"
+        raise MidblockError(f"a swap takes one tuned model, not {len(pair.tuned)}", hint=hint)
     settings.cells(pair.blocks)
     models = {"base": pair.base.reference, "tuned": pair.tuned[0].reference}
     draft = draft_of("swap", pair, data, settings, pair.base.loading, models=models)

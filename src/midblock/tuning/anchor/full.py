@@ -1,4 +1,4 @@
-"""FullAnchor: RPSFT's penalty on weights that are trained themselves.
+"""`full_anchor`: RPSFT's penalty on weights that are trained themselves.
 
 M = U_kᵀ W V_k − Σ_k, ∇ = 2λ U_k M V_kᵀ. A weight costs about 4k operations per element with scope `block` (8k with
 `subspace`), all in matrix products. Described in docs/tuning/rpsft.md.
@@ -23,36 +23,28 @@ from midblock.tuning.anchor.rows import RowShare, add_product, local, rows_of, s
 SAME_WEIGHT = 0.02  # of ‖Σ_k‖_F: more than casting a weight to bfloat16 changes
 
 
-class FullAnchor(Anchor):
+def full_anchor(
+    items: Mapping[str, tuple[nn.Parameter, Factors]], strength: float, scope: str = "block", normalize: bool = False
+) -> Anchor:
     """λ Σ ‖U_kᵀ W V_k − Σ_k‖_F², or with scope `subspace` ‖U_kᵀΔ‖² + ‖ΔV_k‖² − ‖U_kᵀΔV_k‖² where Δ = W − W⁰.
 
     Scope `subspace` takes the weights at the time of the call for W⁰ (of which it keeps the k × n and m × k
     projections, no copy): make the anchor before a stopped run's weights are loaded.
+
+    Args:
+        items: name to parameter, (m, n) or (experts, m, n), and the factors of the whole pretrained weight as it is
+            stored. A parameter may be sharded by rows with `fully_shard`; then its rows of U alone are kept here.
+            Weights tied together are one item.
+        strength: λ.
+        scope: `block` or `subspace`.
+        normalize: divide each weight's (each expert's) term by ‖Σ_k‖_F².
+
+    Raises:
+        MidblockError: no items, an unknown scope, factors of another weight, or another way of sharding.
     """
-
-    def __init__(
-        self,
-        items: Mapping[str, tuple[nn.Parameter, Factors]],
-        strength: float,
-        scope: str = "block",
-        normalize: bool = False,
-    ) -> None:
-        """Hold on to the parameters.
-
-        Args:
-            items: name to parameter, (m, n) or (experts, m, n), and the factors of the whole pretrained weight as it is
-                stored. A parameter may be sharded by rows with `fully_shard`; then its rows of U alone are kept here.
-                Weights tied together are one item.
-            strength: λ.
-            scope: `block` or `subspace`.
-            normalize: divide each weight's (each expert's) term by ‖Σ_k‖_F².
-
-        Raises:
-            MidblockError: no items, an unknown scope, factors of another weight, or another way of sharding.
-        """
-        if scope not in HOLDS:
-            raise unknown("anchor scope", scope, HOLDS)
-        super().__init__([_hold(name, *item, scope, normalize) for name, item in items.items()], strength)
+    if scope not in HOLDS:
+        raise unknown("anchor scope", scope, HOLDS)
+    return Anchor([_hold(name, *item, scope, normalize) for name, item in items.items()], strength)
 
 
 class FullBlockHold:

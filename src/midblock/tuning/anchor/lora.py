@@ -1,4 +1,4 @@
-"""LoraAnchor: RPSFT's penalty on adapters, from their factors: W, W⁰ and BA are never touched or built.
+"""`lora_anchor`: RPSFT's penalty on adapters, from their factors: W, W⁰ and BA are never touched or built.
 
 W = W⁰ + sBA, so M = s(U_kᵀB)(AV_k), ∇_B = 2λs U_k M (AV_k)ᵀ and ∇_A = 2λs (U_kᵀB)ᵀ M V_kᵀ. A weight costs about
 4kr(m + n) operations, where training W itself would cost 4kmn. Described in docs/tuning/rpsft.md.
@@ -22,36 +22,28 @@ from midblock.tuning.anchor.rows import RowShare, add_product, local, rows_of
 LoraItem = tuple[nn.Parameter, nn.Parameter, float, Factors]
 
 
-class LoraAnchor(Anchor):
+def lora_anchor(
+    items: Mapping[str, LoraItem], strength: float, scope: str = "block", normalize: bool = False
+) -> Anchor:
     """λ Σ ‖U_kᵀ Δ V_k‖_F², or with scope `subspace` ‖U_kᵀΔ‖² + ‖ΔV_k‖² − ‖U_kᵀΔV_k‖², where Δ = sBA.
 
     The frozen weight must be W⁰: an initialisation that takes BA out of it at the start (PiSSA, OLoRA, LoftQ) would
     be held to the wrong place, and DoRA's change is not sBA.
+
+    Args:
+        items: name to (A: (r, n), B: (m, r), s, factors of the pretrained (m, n) weight). The factors are oriented
+            (out, in) as BA is; of a weight stored (in, out) give `Factors.transposed`. A and B may both be sharded by
+            rows with `fully_shard`.
+        strength: λ.
+        scope: `block` or `subspace`.
+        normalize: divide each weight's term by ‖Σ_k‖_F².
+
+    Raises:
+        MidblockError: no items, an unknown scope, factors of another weight, or another way of sharding.
     """
-
-    def __init__(
-        self,
-        items: Mapping[str, LoraItem],
-        strength: float,
-        scope: str = "block",
-        normalize: bool = False,
-    ) -> None:
-        """Hold on to the weights that the adapters change.
-
-        Args:
-            items: name to (A: (r, n), B: (m, r), s, factors of the pretrained (m, n) weight). The factors are oriented
-                (out, in) as BA is; of a weight stored (in, out) give `Factors.transposed`. A and B may both be sharded
-                by rows with `fully_shard`.
-            strength: λ.
-            scope: `block` or `subspace`.
-            normalize: divide each weight's term by ‖Σ_k‖_F².
-
-        Raises:
-            MidblockError: no items, an unknown scope, factors of another weight, or another way of sharding.
-        """
-        if scope not in HOLDS:
-            raise unknown("anchor scope", scope, HOLDS)
-        super().__init__([HOLDS[scope](_adapter(name, item, normalize)) for name, item in items.items()], strength)
+    if scope not in HOLDS:
+        raise unknown("anchor scope", scope, HOLDS)
+    return Anchor([HOLDS[scope](_adapter(name, item, normalize)) for name, item in items.items()], strength)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import yaml
 
 from midblock.base import MidblockError
 from midblock.checkpoints import ModelReference, TensorReader
-from midblock.checkpoints.adapter import CONFIG, PICKLED, PREFIX, WEIGHTS
+from midblock.checkpoints.adapter import CONFIG, PREFIX, WEIGHTS, settings_of
 from midblock.checkpoints.hub import hub_folder
 from midblock.checkpoints.lora_config import LoraSettings
 
@@ -57,12 +57,7 @@ class AdapterSource:
             MidblockError: nothing there, no adapter, a whole checkpoint, or files that are missing or broken.
         """
         folder = _adapter_folder(place)
-        settings = LoraSettings.read(folder / CONFIG)
-        if not (folder / WEIGHTS).exists():
-            if (folder / PICKLED).exists():
-                hint = "a pickle can run code; load it with PEFT and save it again as safetensors"
-                raise MidblockError(f"{folder / PICKLED} holds pickled weights, which are not read", hint=hint)
-            raise MidblockError(f"{folder} has no {WEIGHTS}", hint="fetch the adapter again")
+        settings = settings_of(folder)
         return cls(folder, json.loads((folder / CONFIG).read_text(encoding="utf-8")), settings, _run_settings(folder))
 
     def tensors(self) -> TensorReader:

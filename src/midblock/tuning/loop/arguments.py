@@ -37,16 +37,7 @@ def training_arguments(settings: CourseSettings, loop: Loop, loading: LoadSettin
         from trl import SFTConfig
     except ImportError as error:
         raise MidblockError("tuning needs peft and trl", hint='pip install "midblock[train]"') from error
-
-    from transformers.trainer_utils import SchedulerType
-    from transformers.training_args import OptimizerNames
-
-    for kind, name, known in (
-        ("optimizer", settings.optim, [each.value for each in OptimizerNames]),
-        ("learning-rate schedule", settings.lr_scheduler_type, [each.value for each in SchedulerType]),
-    ):
-        if name not in known:
-            raise unknown(kind, name, known)
+    _check_names(settings)
     cpu = pick_device(loading.device).type == "cpu"
     local = loading.device.partition(":")[2]
     if local not in ("", "0"):
@@ -87,6 +78,19 @@ def training_arguments(settings: CourseSettings, loop: Loop, loading: LoadSettin
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise MidblockError(f"transformers refuses the options: {_first_line(error)}") from error
     return arguments
+
+
+def _check_names(settings: CourseSettings) -> None:
+    """Raise MidblockError for an optimiser or a schedule that transformers does not know."""
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    for kind, name, known in (
+        ("optimizer", settings.optim, [each.value for each in OptimizerNames]),
+        ("learning-rate schedule", settings.lr_scheduler_type, [each.value for each in SchedulerType]),
+    ):
+        if name not in known:
+            raise unknown(kind, name, known)
 
 
 def _try_out(arguments: Any) -> None:

@@ -15,7 +15,7 @@ from midblock.checkpoints import Checkpoint
 from midblock.checkpoints.lora_config import ALTERING_INITS
 from midblock.tuning.anchor.anchor import Anchor
 from midblock.tuning.anchor.factors import Factors
-from midblock.tuning.anchor.lora import LoraAnchor
+from midblock.tuning.anchor.lora import lora_anchor
 from midblock.tuning.place.adapter_plan import AdapterPlan, place_adapters
 from midblock.tuning.place.adapters import adapter_parameters, attach
 from midblock.tuning.place.gradients import plain_name
@@ -86,7 +86,7 @@ class Adapted(Trainable):
             # an adapter's B A is (out, in) also where the weight is stored the other way round
             oriented = held.transposed if target.transposed else held
             items[target.name] = (delta.A, delta.B, delta.scale, oriented)
-        return LoraAnchor(
+        return lora_anchor(
             items,
             strength=settings.anchor_lambda,
             scope=settings.anchor_scope,

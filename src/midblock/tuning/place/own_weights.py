@@ -13,7 +13,7 @@ from midblock.base import LayerPlan
 from midblock.checkpoints import Anatomy, Checkpoint
 from midblock.tuning.anchor.anchor import Anchor
 from midblock.tuning.anchor.factors import Factors
-from midblock.tuning.anchor.full import FullAnchor
+from midblock.tuning.anchor.full import full_anchor
 from midblock.tuning.place.trainable import Trainable
 from midblock.tuning.place.weights import by_part, choose_weights, train_only
 from midblock.tuning.settings import Anchoring, CourseSettings
@@ -66,7 +66,7 @@ class OwnWeights(Trainable):
 
     def anchor(self, factors: Mapping[str, Factors], settings: Anchoring) -> Anchor:
         trained = self._trained()
-        return FullAnchor(
+        return full_anchor(
             {name: (trained[name], held) for name, held in factors.items()},
             strength=settings.anchor_lambda,
             scope=settings.anchor_scope,

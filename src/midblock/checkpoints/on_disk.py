@@ -1,0 +1,65 @@
+"""A model's tensors as they are to be written: by their names on disk, whole, an adapter folded in.
+
+`EffectiveTensors` knows parameters by their names in memory; a merge or an export writes them under the base's names
+on disk again, each in the shape it has there. Cost: a view where a tensor on disk is one piece; one of several pieces
+is put together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from midblock.checkpoints.effective import EffectiveTensors
+from midblock.checkpoints.pieces import Piece, put_together
+from midblock.checkpoints.projections import Projection
+from midblock.checkpoints.source import Source
+
+
+def value_on_disk(tensors: EffectiveTensors, stored: str) -> Source:
+    """The value of what is stored under a name on disk; of a head that the files lack, under its own name."""
+    pieces = tensors.on_disk.get(stored)
+    if pieces is None or (tensors.tied and pieces[0].name == tensors.head):
+        return tensors.source(tensors.head_piece)
+    return _joined(tensors.store.shape(stored), [(piece, tensors.source(piece)) for piece in pieces])
+
+
+def value_on_disk_like(tensors: EffectiveTensors, other: EffectiveTensors, stored: str) -> Source:
+    """The value in `tensors` of what another model stores under a name on disk.
+
+    Raises:
+        KeyError: `tensors` lacks it.
+    """
+    pieces = other.on_disk.get(stored)
+    if pieces is None:
+        return tensors.source(tensors.head_piece)
+    return _joined(other.store.shape(stored), [(piece, tensors.like(other, piece)) for piece in pieces])
+
+
+def projection_on_disk(tensors: EffectiveTensors, stored: str) -> Projection:
+    """What a tensor on disk is: a parameter, or the role in it that the tensor is a piece of."""
+    if stored not in tensors.on_disk:
+        return replace(tensors.projection(tensors.head), name=stored)
+    piece = tensors.on_disk[stored][0]
+    where = tensors.projection(piece.name)
+    if not piece.region:
+        return where if where.name == stored else replace(where, name=stored)
+    held = where.parts(torch.empty(tensors.shape(piece), device="meta"), piece.region)
+    return replace(where, name=stored, role=next(iter(held)) if len(held) == 1 else where.role)
+
+
+def release_on_disk(tensors: EffectiveTensors, other: EffectiveTensors, stored: str) -> None:
+    """Give back the pages from which `tensors` read another model's tensor on disk."""
+    for piece in other.on_disk.get(stored, ()):
+        for own in tensors.by_name.get(piece.name, ()):
+            tensors.release(own)
+
+
+def _joined(shape: tuple[int, ...], parts: Sequence[tuple[Piece, Source]]) -> Source:
+    """One tensor on disk of the pieces that it holds."""
+    (piece, source), *more = parts
+    if not more and not piece.inside:
+        return source
+    return Source(put_together(shape, [(each.inside, source.value()) for each, source in parts]))
