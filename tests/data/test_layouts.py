@@ -5,7 +5,7 @@ import pytest
 from midblock.base import MidblockError
 from midblock.data import LAYOUTS, Example, Message
 from midblock.data.layouts import detect_layout, read_examples
-from midblock.data.rows import Rows
+from midblock.data.records import Records
 
 TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
 ANSWER = {"role": "assistant", "content": "Hello"}
@@ -25,13 +25,13 @@ ROWS = {
 
 
 def read(row, layout=None):
-    rows = Rows.from_records("rows", [row])
+    rows = Records.from_records("rows", [row])
     return read_examples(rows, layout or detect_layout(rows), [0])[0]
 
 
 @pytest.mark.parametrize("layout", ROWS)
 def test_each_layout_is_recognised(layout):
-    assert detect_layout(Rows.from_records("rows", [ROWS[layout]])) == layout
+    assert detect_layout(Records.from_records("rows", [ROWS[layout]])) == layout
 
 
 def test_every_layout_has_a_case():
@@ -112,7 +112,7 @@ def test_a_prompt_of_messages():
 
 def test_unknown_columns_are_named_with_the_nearest():
     with pytest.raises(MidblockError) as caught:
-        detect_layout(Rows.from_records("pairs.jsonl", [{"questions": "a", "answers": "b"}]))
+        detect_layout(Records.from_records("pairs.jsonl", [{"questions": "a", "answers": "b"}]))
     message = str(caught.value)
     assert "pairs.jsonl" in message
     assert "'questions', 'answers'" in message
@@ -144,8 +144,8 @@ def test_unknown_columns_are_named_with_the_nearest():
 )
 def test_a_bad_cell_is_named_with_its_row(row, complaint):
     good = next(r for r in [*ROWS.values()] if set(row) <= set(r) or set(r) <= set(row))
-    rows = Rows.from_records("rows.jsonl", [good, row])
-    layout = detect_layout(Rows.from_records("rows.jsonl", [row]))
+    rows = Records.from_records("rows.jsonl", [good, row])
+    layout = detect_layout(Records.from_records("rows.jsonl", [row]))
     with pytest.raises(MidblockError, match=r"^rows\.jsonl, row 2: ") as caught:
         read_examples(rows, layout, [1])
     assert complaint in str(caught.value)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import MidblockError, nearest
-from midblock.data.rows import Row, Rows
+from midblock.data.records import Record, Records
 
 
-def read_file(path: Path) -> Rows:
+def read_file(path: Path) -> Records:
     """Open a local file of records.
 
     Raises:
@@ -37,7 +37,7 @@ def _missing(path: Path) -> MidblockError:
     return MidblockError(f"no dataset at {path}", hint=hint)
 
 
-def _read_json(path: Path) -> Rows:
+def _read_json(path: Path) -> Records:
     """One record a line, or, as `.json` often is, one list of records."""
     content = path.read_bytes()
     if path.suffix.lower() == ".json" and content.lstrip().startswith(b"["):
@@ -50,7 +50,7 @@ def _read_json(path: Path) -> Rows:
         if not isinstance(record, Mapping):
             what = f"{path}, row {number} is a JSON {type(record).__name__}, not an object with named columns"
             raise MidblockError(what, hint='write {"prompt": …, "completion": …}')
-    return Rows.from_records(str(path), records)
+    return Records.from_records(str(path), records)
 
 
 def _parse(text: bytes, where: str) -> Any:
@@ -62,7 +62,7 @@ def _parse(text: bytes, where: str) -> Any:
         raise MidblockError(f"{where} is no valid JSON: {error}", hint="one whole object per line") from error
 
 
-def _read_parquet(path: Path) -> Rows:
+def _read_parquet(path: Path) -> Records:
     import pyarrow
     import pyarrow.parquet
 
@@ -72,13 +72,13 @@ def _read_parquet(path: Path) -> Rows:
         reason = str(error).splitlines()[0]
         raise MidblockError(f"{path} is broken or no Parquet file: {reason}", hint="download it again") from error
 
-    def take(at: Sequence[int]) -> list[Row]:
+    def take(at: Sequence[int]) -> list[Record]:
         return table.take(list(at)).to_pylist() if at else []
 
-    return Rows(str(path), "", tuple(table.column_names), table.num_rows, take)
+    return Records(str(path), "", tuple(table.column_names), table.num_rows, take)
 
 
-READERS: Mapping[str, Callable[[Path], Rows]] = {
+READERS: Mapping[str, Callable[[Path], Records]] = {
     ".jsonl": _read_json,
     ".json": _read_json,
     ".parquet": _read_parquet,

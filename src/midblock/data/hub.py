@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from midblock.base import MidblockError
-from midblock.data.rows import Row, Rows
+from midblock.data.records import Record, Records
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ HUB_SETS: Mapping[str, HubSet] = {
 }
 
 
-def read_hub(name: str, source: HubSet) -> Rows:
+def read_hub(name: str, source: HubSet) -> Records:
     """Download a dataset (or find it in the cache), without ever running code it brings.
 
     Args:
@@ -52,10 +52,10 @@ def read_hub(name: str, source: HubSet) -> Rows:
     if len(dataset) == 0:
         raise MidblockError(f"{name}: split {source.split!r} holds no rows")
 
-    def take(at: Sequence[int]) -> list[Row]:
+    def take(at: Sequence[int]) -> list[Record]:
         return list(dataset.select(list(at)))
 
-    return Rows(name, source.split, tuple(dataset.column_names), len(dataset), take, source.layout)
+    return Records(name, source.split, tuple(dataset.column_names), len(dataset), take, source.layout)
 
 
 def _load(name: str, source: HubSet) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from midblock.base import MidblockError, nearest
 from midblock.data.examples import Example, Message
-from midblock.data.rows import Row, Rows
+from midblock.data.records import Record, Records
 
 ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's words for them
 
@@ -23,11 +23,11 @@ class Layout:
     """
 
     columns: tuple[str, ...]
-    read: Callable[[Row], Example]
-    keep: Callable[[Row], bool] | None = None
+    read: Callable[[Record], Example]
+    keep: Callable[[Record], bool] | None = None
 
 
-def detect_layout(rows: Rows) -> str:
+def detect_layout(rows: Records) -> str:
     """Return the name of the first layout of `LAYOUTS` whose columns are all there.
 
     Raises:
@@ -44,7 +44,7 @@ def detect_layout(rows: Rows) -> str:
     raise MidblockError(f"{rows.name}: no known column layout in {seen}", hint=f"{meant}accepted: {accepted}")
 
 
-def read_examples(rows: Rows, layout: str, chosen: Sequence[int]) -> tuple[Example, ...]:
+def read_examples(rows: Records, layout: str, chosen: Sequence[int]) -> tuple[Example, ...]:
     """Read the chosen rows.
 
     Raises:
@@ -60,7 +60,7 @@ def read_examples(rows: Rows, layout: str, chosen: Sequence[int]) -> tuple[Examp
     return tuple(examples)
 
 
-def _text(row: Row, column: str) -> str:
+def _text(row: Record, column: str) -> str:
     """The text in a column, refused when a model could not be given it."""
     value = row.get(column)
     if not isinstance(value, str):
@@ -102,14 +102,14 @@ def _conversation(messages: tuple[Message, ...]) -> Example:
     return Example("\n".join(turn.content for turn in before), messages[-1].content if ends else "", messages)
 
 
-def _read_messages(column: str) -> Callable[[Row], Example]:
+def _read_messages(column: str) -> Callable[[Record], Example]:
     return lambda row: _conversation(_turns(row.get(column), column))
 
 
-def _read_pair(prompt: str, completion: str, separator: str = "\n") -> Callable[[Row], Example]:
+def _read_pair(prompt: str, completion: str, separator: str = "\n") -> Callable[[Record], Example]:
     """Two texts, or two lists of messages as TRL writes them."""
 
-    def read(row: Row) -> Example:
+    def read(row: Record) -> Example:
         if isinstance(row.get(prompt), list):
             return _conversation(_turns(row[prompt], prompt) + _turns(row.get(completion), completion))
         return _answered(_text(row, prompt), _text(row, completion), separator=separator)
@@ -117,7 +117,7 @@ def _read_pair(prompt: str, completion: str, separator: str = "\n") -> Callable[
     return read
 
 
-def _read_prompt(row: Row) -> Example:
+def _read_prompt(row: Record) -> Example:
     """A prompt without an answer: a text, a conversation, or a list of user turns of which the first is asked."""
     value = row.get("prompt")
     if isinstance(value, list) and value and isinstance(value[0], str):
@@ -128,20 +128,20 @@ def _read_prompt(row: Row) -> Example:
     return Example(prompt, messages=(Message("user", prompt),))
 
 
-def _read_question(row: Row) -> Example:
+def _read_question(row: Record) -> Example:
     answer = _text(row, "answer")
     # GSM8K puts the number to score behind ####; elsewhere the whole answer is it.
     return _answered(_text(row, "question"), answer, answer=answer.rpartition("####")[2].strip())
 
 
-def _read_instruction(row: Row) -> Example:
+def _read_instruction(row: Record) -> Example:
     instruction = _text(row, "instruction")
     context = row.get("input")
     prompt = f"{instruction}\n{_text(row, 'input')}" if context not in (None, "") else instruction
     return _answered(prompt, _text(row, "output"))
 
 
-def _read_choices(row: Row) -> Example:
+def _read_choices(row: Record) -> Example:
     """MMLU: the choices lettered below the question, the right letter as completion."""
     choices, right = row.get("choices"), row.get("answer")
     if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
@@ -155,17 +155,17 @@ def _read_choices(row: Row) -> Example:
     return _answered(prompt, letters[right], separator=" ", **extra)
 
 
-def _read_code(row: Row) -> Example:
+def _read_code(row: Record) -> Example:
     """HumanEval: the solution continues the prompt, with nothing between."""
     scoring = {name: row[name] for name in ("task_id", "entry_point", "test") if isinstance(row.get(name), str)}
     return _answered(_text(row, "prompt"), _text(row, "canonical_solution"), separator="", **scoring)
 
 
-def _read_text(row: Row) -> Example:
+def _read_text(row: Record) -> Example:
     return Example(_text(row, "text"))
 
 
-def _is_paragraph(row: Row) -> bool:
+def _is_paragraph(row: Record) -> bool:
     """WikiText keeps blank lines and ` = Headings = ` as rows of their own."""
     text = _text(row, "text").strip() if row.get("text") else ""
     return bool(text) and not (text.startswith("=") and text.endswith("="))

@@ -12,7 +12,7 @@ from midblock.data.files import READERS, read_file
 from midblock.data.hub import HUB_SETS, HubSet, read_hub
 from midblock.data.layouts import LAYOUTS, detect_layout, read_examples
 from midblock.data.procedural import BUILTIN_SETS, make_rows
-from midblock.data.rows import Rows
+from midblock.data.records import Records
 
 FILE_ENDINGS = (*READERS, ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst")  # meant as files even where none is
 
@@ -65,7 +65,7 @@ def local_places(data: str | ExampleSet) -> list[Path]:
     return [path]
 
 
-def _open(reference: str, split: str | None) -> Rows:
+def _open(reference: str, split: str | None) -> Records:
     name, _, config = reference.partition("@")
     if not name.strip():
         raise MidblockError("the dataset reference is empty", hint="give builtin:gsm_symbolic, a hub id or a file")
@@ -84,7 +84,7 @@ def _open(reference: str, split: str | None) -> Rows:
     raise unknown("dataset", reference, [*HUB_SETS, *(f"builtin:{name}" for name in BUILTIN_SETS)])
 
 
-def _sample(rows: Rows, num_samples: int | None, seed: int, skip: int) -> list[int]:
+def _sample(rows: Records, num_samples: int | None, seed: int, skip: int) -> list[int]:
     """Choose row positions, ascending."""
     usable = _usable(rows)
     wanted = skip + (1 if num_samples is None else num_samples)
@@ -101,7 +101,7 @@ def _sample(rows: Rows, num_samples: int | None, seed: int, skip: int) -> list[i
     return sorted(usable[position] for position in order[skip:end].tolist())
 
 
-def _usable(rows: Rows) -> Sequence[int]:
+def _usable(rows: Records) -> Sequence[int]:
     keep = LAYOUTS[rows.layout].keep if rows.layout else None
     if keep is None:
         return range(rows.count)

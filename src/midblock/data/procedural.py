@@ -6,7 +6,7 @@ from itertools import count, islice
 from typing import Any
 
 from midblock.base import MidblockError, derive, unknown
-from midblock.data.rows import Row, Rows
+from midblock.data.records import Record, Records
 
 DEFAULT_SPLIT = "test"
 DEFAULT_SAMPLES = 1000
@@ -27,7 +27,7 @@ BUILTIN_SETS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def make_rows(name: str, *, split: str | None, num_samples: int | None, seed: int, skip: int) -> Rows:
+def make_rows(name: str, *, split: str | None, num_samples: int | None, seed: int, skip: int) -> Records:
     """Make questions of a builtin set.
 
     A question belongs to "test" or "train" by a hash of its own words, so the two never share one, whatever the seeds
@@ -51,10 +51,10 @@ def make_rows(name: str, *, split: str | None, num_samples: int | None, seed: in
         raise unknown("split", split, ("train", "test"))
     size = DEFAULT_SAMPLES if num_samples is None else num_samples
     records = list(islice(_questions(name, split, seed), skip, skip + size))
-    return Rows.from_records(f"builtin:{name}", records, split=split, layout="question/answer")
+    return Records.from_records(f"builtin:{name}", records, split=split, layout="question/answer")
 
 
-def _questions(name: str, split: str, seed: int) -> Iterator[Row]:
+def _questions(name: str, split: str, seed: int) -> Iterator[Record]:
     seen: set[str] = set()
     last = 0
     for draw, item in enumerate(_items(name, split, seed)):

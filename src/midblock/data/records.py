@@ -1,14 +1,14 @@
-"""Rows: a finite table of records from anywhere, read only where it is asked for."""
+"""Records: a finite table of records from anywhere, read only where it is asked for."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Row = Mapping[str, Any]
+Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Rows:
+class Records:
     """Records with named columns, before anything is known about their meaning.
 
     Attributes:
@@ -24,11 +24,13 @@ class Rows:
     split: str
     columns: tuple[str, ...]
     count: int
-    take: Callable[[Sequence[int]], list[Row]]
+    take: Callable[[Sequence[int]], list[Record]]
     layout: str | None = None
 
     @classmethod
-    def from_records(cls, name: str, records: Sequence[Row], *, split: str = "", layout: str | None = None) -> "Rows":
+    def from_records(
+        cls, name: str, records: Sequence[Record], *, split: str = "", layout: str | None = None
+    ) -> "Records":
         """Wrap records that are in memory already; the first one's keys are the columns."""
         columns = tuple(records[0]) if records else ()
         return cls(name, split, columns, len(records), lambda at: [records[index] for index in at], layout)
