@@ -1,8 +1,8 @@
-"""What a comparison of weights adds up: sums of squares and spectra of every cell, and the table's rows made of them.
+"""What a comparison of weights adds up: sums of squares and spectra of every key, and the table's rows made of them.
 
-A cell is a layer and a module: `(3, "q_proj")`. Several tensors may share one (experts): their sums add up, so norms
+A key is a layer and a module: `(3, "q_proj")`. Several tensors may share one (experts): their sums add up, so norms
 are those of all together; of each matrix's spectral metrics the largest norm and angle is taken, and the mean of the
-rest. `attention`, `mlp` and `block` are sums over cells. Cost: nothing beside the metrics themselves.
+rest. `attention`, `mlp` and `block` are sums over keys. Cost: nothing beside the metrics themselves.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from midblock.metrics.weights import NO_CHANGE, UNTURNED, WORKERS, Spaces, Spect
 GROUPS = ("attention", "mlp")
 NOT_IN_BLOCK = {"embedding", "position_embedding", "head"}
 
-Cell = tuple[int, str]
+LayerModule = tuple[int, str]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Compared:
         """Role → its share of the tensor."""
         return self.projection.parts(tensor, self.region)
 
-    def cell(self, role: str) -> Cell:
+    def key(self, role: str) -> LayerModule:
         return self.projection.layer, role
 
 
@@ -64,10 +64,10 @@ class WeightTotals:
         wanted: names of metrics.
         rank: k of the singular spaces.
         exact: compute whole spectra of any width.
-        sums: of every cell.
-        spectra: for every cell, the singular values of each of its matrices' change.
-        spaces: for every cell in a block, the singular spaces of each of its matrices.
-        parts: the part of the block that a cell belongs to.
+        sums: of every key.
+        spectra: for every key, the singular values of each of its matrices' change.
+        spaces: for every key in a block, the singular spaces of each of its matrices.
+        parts: the part of the block that a key belongs to.
         too_wide: names of matrices whose spectrum was left unfinished.
     """
 
@@ -76,10 +76,10 @@ class WeightTotals:
     wanted: frozenset[str]
     rank: int
     exact: bool = False
-    sums: dict[Cell, Sums] = field(default_factory=lambda: defaultdict(Sums))
-    spectra: dict[Cell, list[Spectrum]] = field(default_factory=lambda: defaultdict(list))
-    spaces: dict[Cell, list[Spaces]] = field(default_factory=lambda: defaultdict(list))
-    parts: dict[Cell, str] = field(default_factory=dict)
+    sums: dict[LayerModule, Sums] = field(default_factory=lambda: defaultdict(Sums))
+    spectra: dict[LayerModule, list[Spectrum]] = field(default_factory=lambda: defaultdict(list))
+    spaces: dict[LayerModule, list[Spaces]] = field(default_factory=lambda: defaultdict(list))
+    parts: dict[LayerModule, str] = field(default_factory=dict)
     too_wide: list[str] = field(default_factory=list)
 
     @cached_property
@@ -112,22 +112,22 @@ class WeightTotals:
         before_sum = self.summed(before, before, changed=False)
         self._count(what, role, Sums(before_sum.base, change, before.numel() if change else 0, before.numel()), before)
         if self.reads("spectrum"):
-            self.spectra[what.cell(role)].append(Spectrum.of_values(delta.singular_values()))
+            self.spectra[what.key(role)].append(Spectrum.of_values(delta.singular_values()))
 
     def add_unchanged(self, what: Compared, before: Tensor) -> None:
         """Add a tensor that is the same in both."""
         for role, part in what.parts(before).items():
             self._count(what, role, self.summed(part, part, changed=False), part)
             if _has_spectrum(part, role):
-                self.spectra[what.cell(role)].append(NO_CHANGE)
+                self.spectra[what.key(role)].append(NO_CHANGE)
                 if role not in NOT_IN_BLOCK:
-                    self.spaces[what.cell(role)].append(UNTURNED)
+                    self.spaces[what.key(role)].append(UNTURNED)
 
     @property
     def unsettled(self) -> list[float]:
         """Residuals of the matrices whose leading singular values or spaces did not come to stand, largest first."""
-        found = [each.residual for cell in self.spectra.values() for each in cell]
-        found += [each.residual for cell in self.spaces.values() for each in cell]
+        found = [each.residual for several in self.spectra.values() for each in several]
+        found += [each.residual for several in self.spaces.values() for each in several]
         return sorted((residual for residual in found if residual > TOLERANCE), reverse=True)
 
     def reads(self, source: str) -> bool:
@@ -135,22 +135,22 @@ class WeightTotals:
         return any(METRICS[name].source == source for name in self.wanted)
 
     def rows(self) -> Iterator[LayerRow]:
-        """The table's rows: every cell, then the groups."""
-        for cell, total in self.sums.items():
+        """The table's rows: every key, then the groups."""
+        for key, total in self.sums.items():
             for name, metric in METRICS.items():
-                if name in self.wanted and (value := self._value(metric, cell, total)) is not None:
-                    yield self._row(cell, name, value, total.count)
-        for cell, total in self._groups().items():
+                if name in self.wanted and (value := self._value(metric, key, total)) is not None:
+                    yield self._row(key, name, value, total.count)
+        for key, total in self._groups().items():
             for name, metric in METRICS.items():
                 if name in self.wanted and metric.source == "weights" and metric.compute is not None:
-                    yield self._row(cell, name, metric.compute(total), total.count)
+                    yield self._row(key, name, metric.compute(total), total.count)
 
-    def _value(self, metric: Metric, cell: Cell, total: Sums) -> float | None:
-        """A metric of a cell: of the sums; of matrices the largest or the mean of those for which it is defined."""
+    def _value(self, metric: Metric, key: LayerModule, total: Sums) -> float | None:
+        """A metric of a key: of the sums; of matrices the largest or the mean of those for which it is defined."""
         statistics: Mapping[str, Sequence[Any]] = {
             "weights": [total],
-            "spectrum": self.spectra.get(cell, []),
-            "spaces": self.spaces.get(cell, []),
+            "spectrum": self.spectra.get(key, []),
+            "spaces": self.spaces.get(key, []),
         }
         if metric.compute is None or metric.source not in statistics:
             return None
@@ -159,37 +159,37 @@ class WeightTotals:
             return None
         return max(values) if metric.largest else sum(values) / len(values)
 
-    def _groups(self) -> dict[Cell, Sums]:
-        groups: dict[Cell, Sums] = defaultdict(Sums)
-        for cell, total in self.sums.items():
-            layer, part = cell[0], self.parts[cell]
+    def _groups(self) -> dict[LayerModule, Sums]:
+        groups: dict[LayerModule, Sums] = defaultdict(Sums)
+        for key, total in self.sums.items():
+            layer, part = key[0], self.parts[key]
             if 0 <= layer < self.blocks:
                 groups[layer, "block"] += total
                 if part in GROUPS:
                     groups[layer, part] += total
         return groups
 
-    def _row(self, cell: Cell, metric: str, value: float, count: int) -> LayerRow:
-        return LayerRow(self.tuned, cell[0], self.blocks, metric, value, count, module=cell[1])
+    def _row(self, key: LayerModule, metric: str, value: float, count: int) -> LayerRow:
+        return LayerRow(self.tuned, key[0], self.blocks, metric, value, count, module=key[1])
 
     def _count(self, what: Compared, role: str, total: Sums, before: Tensor) -> None:
         if not (math.isfinite(total.base) and math.isfinite(total.change)):
             owner = self.tuned if bool(torch.isfinite(before).all()) else "the base"
             raise MidblockError(f"NaN or Inf in the weight {what.name} of {owner}")
-        self.sums[what.cell(role)] += total
-        self.parts[what.cell(role)] = what.projection.part if role == what.projection.role else part_of(role)
+        self.sums[what.key(role)] += total
+        self.parts[what.key(role)] = what.projection.part if role == what.projection.role else part_of(role)
 
     def _add_spectra(self, what: Compared, role: str, before: Tensor, after: Tensor) -> None:
-        cell, outside = what.cell(role), role in NOT_IN_BLOCK
+        key, outside = what.key(role), role in NOT_IN_BLOCK
         if self.reads("spectrum"):
             if not (self.exact or is_exact(min(before.shape), 1)):
                 self.too_wide.append(what.name)
             if outside:  # a float64 copy of these would be the largest thing in memory
-                self.spectra[cell].append(Spectrum.of_pieces(before, after, exact=self.exact))
+                self.spectra[key].append(Spectrum.of_pieces(before, after, exact=self.exact))
             else:
-                self.spectra[cell].append(Spectrum.of(after.double() - before.double(), exact=self.exact))
+                self.spectra[key].append(Spectrum.of(after.double() - before.double(), exact=self.exact))
         if self.reads("spaces") and not outside:
-            self.spaces[cell].append(Spaces.of(before, after, self.rank, exact=self.exact))
+            self.spaces[key].append(Spaces.of(before, after, self.rank, exact=self.exact))
 
 
 def _has_spectrum(part: Tensor, role: str) -> bool:
