@@ -13,7 +13,7 @@ from torch import nn
 import midblock
 from midblock.runs.verbs import VERBS
 
-SHOWN = ("analyze", "probe", "swap", "steer", "merge", "tune", "flow")
+SHOWN = ("analyze", "probe", "swap", "steer", "merge", "tune", "flow", "export", "report")  # demo takes minutes
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ def folder(
 @pytest.mark.parametrize("name", SHOWN)
 def test_the_call_that_a_docstring_shows(name, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    names = {each: getattr(midblock, each) for each in (*SHOWN, "load_pair")}
+    names = {each: getattr(midblock, each) for each in ("load_pair", *(VERBS[each].function or each for each in SHOWN))}
     names |= {"base": "start", "tuned": "sft", "data": "sums.jsonl"}
-    verb = getattr(import_module(VERBS[name].home), name)
+    verb = getattr(import_module(VERBS[name].home), VERBS[name].function or name)
     example = doctest.DocTestParser().get_doctest(verb.__doc__, names, name, None, None)
     said: list[str] = []
     found = doctest.DocTestRunner(optionflags=doctest.REPORT_ONLY_FIRST_FAILURE).run(example, out=said.append)

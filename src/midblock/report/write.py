@@ -36,6 +36,14 @@ def write_report(*folders: Path | str, output_dir: Path | str | None = None) -> 
     Raises:
         MidblockError: no folder, one that is no run, runs of models of different depth, or a place that cannot be
             written or holds other files.
+
+    Example:
+        >>> from midblock import merge, write_report
+        >>> _ = merge(base, tuned, "0,0.5,1", output_dir="half"), merge(base, tuned, "1,0.5,0", output_dir="other")
+        >>> write_report("half").name
+        'report.html'
+        >>> write_report("half", "other", output_dir="both").parent.name
+        'both'
     """
     found = distinct(folders)
     target = Path(output_dir).expanduser() if output_dir else None

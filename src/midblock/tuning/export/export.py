@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 
 from midblock import __version__
 from midblock.base import MidblockError, unknown, write_json
-from midblock.base.files import replace_atomically, size_text, write_failure
+from midblock.base.files import folder_atomically, replace_atomically, size_text
 from midblock.checkpoints import Checkpoint, open_checkpoint
 from midblock.checkpoints.adapter import CONFIG
 from midblock.checkpoints.checkpoint_files import copy_small_files
@@ -116,6 +115,14 @@ def export(
 
     Raises:
         MidblockError: anything the user can mend; nothing is left at `output` then.
+
+    Example:
+        >>> from midblock import export, tune
+        >>> adapter = tune("start", "sums.jsonl", "010", max_steps=2, output_dir="to-export").path
+        >>> export(adapter, "merged").name
+        'merged'
+        >>> export(adapter, "recipe.yaml", to="axolotl").exists()
+        True
     """
     return run_export(source, output, to, base, overwrite, dtype).path
 
@@ -154,31 +161,12 @@ def run_export(
 
 
 def _write_folder(form: Form, to: str, asked: Asked, output: Path) -> Made:
-    """Fill a folder under another name and rename it when it is whole."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
-            folder = Path(scratch) / "made"
-            folder.mkdir()
-            made = form.write(asked, folder / form.file if form.file else folder)
-            origin = {"source": str(asked.source.folder), "base": asked.base or asked.source.settings.base}
-            write_json(folder / RECORD, {"to": to, **origin, **asdict(made), "midblock": __version__})
-            _exchange(folder, output, Path(scratch) / "before")
-    except OSError as error:
-        raise write_failure(output, error) from error
+    """Fill a folder under another name; it takes its own when it is whole."""
+    with folder_atomically(output) as folder:
+        made = form.write(asked, folder / form.file if form.file else folder)
+        origin = {"source": str(asked.source.folder), "base": asked.base or asked.source.settings.base}
+        write_json(folder / RECORD, {"to": to, **origin, **asdict(made), "midblock": __version__})
     return made
-
-
-def _exchange(folder: Path, output: Path, before: Path) -> None:
-    """Give `folder` the name `output`; what stood there goes to `before`, or stays if that fails."""
-    if output.exists():
-        output.rename(before)
-    try:
-        folder.rename(output)
-    except OSError:
-        if before.exists():
-            before.rename(output)
-        raise
 
 
 def _check_free(output: Path, is_file: bool, overwrite: bool) -> None:
