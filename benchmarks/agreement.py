@@ -221,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pair = load_pair(BASE, options.tuned, dtype="float32", device="cpu")
     asked = {"num_samples": PROMPTS, "num_token_samples": PROMPTS, "metrics": "all", "precision_floor": False}
     table = analyze(pair, options.data, **asked)
-    expected = reference(pair, AnalysisSettings.of(dict(asked)), options.data)
+    expected = reference(pair, AnalysisSettings(**asked), options.data)
     worst = _compare_states(table, expected) | _compare_weights(table, pair.tuned[0].name, Path(options.tuned))
     print(f"{'metric':<28}{'largest relative difference':>28}   where")
     for metric in METRICS:

@@ -57,7 +57,7 @@ def measure(tuned: str, options: argparse.Namespace, folder: Path) -> dict[str, 
     asked = {"metrics": options.metrics, "batch_tokens": options.batch_tokens}
     pair = load_pair(BASE, tuned, device=options.device, dtype=options.dtype)
     weights = sum(p.numel() * p.element_size() for variant in pair for p in variant.model.parameters())
-    prompts = prepare_prompts(pair, options.data, AnalysisSettings.of(dict(asked)), views=False)
+    prompts = prepare_prompts(pair, options.data, AnalysisSettings(**asked), views=False)
     batches = [*prompts.deep, *prompts.pooled]
     bare_forwards(pair, batches[:2])
     before = bare_forwards(pair, batches)

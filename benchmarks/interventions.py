@@ -19,7 +19,7 @@ import torch
 from benchmarks.partner import BASE, make_partner
 from midblock import load_dataset, load_models, load_pair, probe, swap
 from midblock.checkpoints import Anatomy
-from midblock.interventions.answering import Answers, ReadingSettings, read_answers
+from midblock.interventions.answering import AnsweringSettings, Answers, read_answers
 
 DATA = "builtin:gsm_symbolic"
 SEGMENTS = 5
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
         pair = load_pair(BASE, str(make_partner(Path(scratch) / "partner")))
         alone, anatomy = load_models(BASE), Anatomy.of(pair.base.model)
-        answers = read_answers(pair, examples, ReadingSettings())
+        answers = read_answers(pair, examples, AnsweringSettings())
         alone.base.loaded = pair.base.model
         table = swap(pair, examples, segments=str(SEGMENTS))  # warms up what the first round would pay for
         rounds = []
