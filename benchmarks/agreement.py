@@ -219,7 +219,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", default="builtin:gsm_symbolic")
     options = parser.parse_args(arguments)
     pair = load_pair(BASE, options.tuned, dtype="float32", device="cpu")
-    asked = {"num_samples": PROMPTS, "num_token_samples": PROMPTS, "metrics": "all", "precision_floor": False}
+    asked: dict[str, Any] = {
+        "num_samples": PROMPTS,
+        "num_token_samples": PROMPTS,
+        "metrics": "all",
+        "precision_floor": False,
+    }
     table = analyze(pair, options.data, **asked)
     expected = reference(pair, AnalysisSettings(**asked), options.data)
     worst = _compare_states(table, expected) | _compare_weights(table, pair.tuned[0].name, Path(options.tuned))

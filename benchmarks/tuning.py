@@ -159,6 +159,7 @@ def plain_trl(clock: Clock, count: int, targets: str) -> None:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             advance(1)
 
+    model: Any = load_model(checkpoint, LoadSettings(dtype="float32", device="cpu"))
     with tempfile.TemporaryDirectory() as scratch:
         arguments = SFTConfig(
             output_dir=scratch,
@@ -174,7 +175,7 @@ def plain_trl(clock: Clock, count: int, targets: str) -> None:
             num_train_epochs=1,
         )
         SFTTrainer(
-            load_model(checkpoint, LoadSettings(dtype="float32", device="cpu")),
+            model,
             arguments,
             train_dataset=Dataset.from_list(list(rows)),
             processing_class=tokenizer,
