@@ -182,7 +182,7 @@ KILLED = """
         left = n
         def trace(frame, event, argument):
             nonlocal left
-            if not frame.f_code.co_filename.endswith("prefix_store.py"):
+            if not frame.f_code.co_filename.endswith("prefix/store.py"):
                 return None
             left -= event == "line"
             if left == 0:
