@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from midblock.base import MidblockError, replace_atomically, write_json
-from midblock.base.files import size_text, write_failure
+from midblock.base.files import folder_atomically, size_text, write_failure
 
 
 def write_half(path, raised):
@@ -102,3 +102,12 @@ def test_sizes_have_a_unit_that_suits_them():
         "1.0 GiB",
         "2.5 GiB",
     ]
+
+
+def test_what_stood_there_comes_back_when_the_new_folder_cannot_take_its_name(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kept.txt").write_text("x")
+    with pytest.raises(MidblockError), folder_atomically(tmp_path / "out") as made:
+        made.rmdir()
+    assert (tmp_path / "out" / "kept.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

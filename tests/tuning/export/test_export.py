@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from midblock.base import LayerPlan, MidblockError
 from midblock.data import load_dataset
 from midblock.tuning.export.adapter_source import AdapterSource
-from midblock.tuning.export.export import FORMS, _exchange, export, run_export
+from midblock.tuning.export.export import FORMS, export, run_export
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -148,14 +148,6 @@ def test_a_failed_export_leaves_what_was_there(make, tmp_path):
         export(adapter, out, overwrite=True)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     assert list(tmp_path.glob(".out*")) == []
-
-
-def test_what_was_there_comes_back_when_the_new_cannot_take_its_name(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "kept.txt").write_text("x")
-    with pytest.raises(FileNotFoundError):
-        _exchange(tmp_path / "vanished", tmp_path / "out", tmp_path / "before")
-    assert (tmp_path / "out" / "kept.txt").exists()
 
 
 def test_a_name_with_a_suffix_is_the_file(make, tmp_path):
