@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import nn
 
-from midblock.checkpoints import ATTENTION, MLP, Anatomy, EffectiveTensors, open_checkpoint, part_of, projection_on_disk
+from midblock.checkpoints import ATTENTION, MLP, Anatomy, EffectiveTensors, open_checkpoint, projection_on_disk
 from midblock.checkpoints.places import located
 from midblock.checkpoints.projections import Cut
 
@@ -221,11 +221,3 @@ def test_a_familys_fused_gate_and_up_come_apart(family, pico):
     fused = by_role(model, "gate_up")
     assert len(fused) == 3
     assert all(tuple(where.parts(model.get_parameter(name).detach())) == GATE_UP for name, where in fused)
-
-
-@pytest.mark.parametrize(
-    ("role", "part"),
-    [("self_attn.gate", "attention"), ("mlp.shared_expert_gate", "router"), ("ssm.in_proj", "other")],
-)
-def test_parts_of_roles_without_a_name_of_their_own(role, part):
-    assert part_of(role) == part

@@ -5,8 +5,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from midblock.base import MidblockError
+from midblock.checkpoints import Anatomy
 from midblock.data import TokenizedPrompt, make_batches
-from midblock.evaluation import check_head
+from midblock.evaluation import check_head, check_lens
 
 
 @pytest.fixture(scope="module")
@@ -17,21 +18,59 @@ def batch():
 
 
 class ScaledLogits(LlamaForCausalLM):
-    """A model that does something to its logits that no anatomy knows of."""
+    """A model that does something to its logits that no list of families knows of."""
 
     def forward(self, *args, **kwargs):
         answer = super().forward(*args, **kwargs)
-        answer.logits = answer.logits * 3.0
+        answer.logits = torch.tanh(answer.logits * 3.0)
         return answer
 
 
-def test_a_head_that_is_not_all_there_is_to_the_logits_is_refused(pico, batch):
-    model = pico("llama")
-    check_head("base", model, batch)
-    odd = ScaledLogits(model.config).eval()
+class RemindedLogits(LlamaForCausalLM):
+    """A model whose logits hang on more than its states: here on the tokens themselves."""
+
+    def forward(self, input_ids=None, **kwargs):
+        answer = super().forward(input_ids=input_ids, **kwargs)
+        answer.logits = answer.logits + input_ids[..., None] / 100
+        return answer
+
+
+class BlendedStates(LlamaForCausalLM):
+    """A model whose head is given something else than its final norm puts out."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model.register_forward_hook(self.blend)
+
+    @staticmethod
+    def blend(module, args, output):
+        output.last_hidden_state = output.last_hidden_state * 1.5
+        return output
+
+
+def test_what_a_model_does_to_its_logits_is_done(pico, batch):
+    model = ScaledLogits(pico("llama").config).eval()
+    check_lens("base", model, batch)
+    ids = batch.input_ids[:1]
+    with torch.no_grad():
+        states = model.model(input_ids=ids).last_hidden_state
+        assert torch.equal(Anatomy.of(model).logits(states), model(input_ids=ids).logits)
+        # any shape of states, and the model as it was
+        torch.testing.assert_close(Anatomy.of(model).logits(states[0, 3]), model(input_ids=ids).logits[0, 3])
+    assert "forward" not in vars(model.model)
+
+
+def test_logits_of_more_than_states_are_refused(pico, batch):
+    odd = RemindedLogits(pico("llama").config).eval()
     with pytest.raises(MidblockError, match="its head lm_head alone does not make its own logits"):
         check_head("base", odd, batch)
 
 
+def test_states_changed_between_norm_and_head_are_refused(pico, batch):
+    odd = BlendedStates(pico("llama").config).eval()
+    with pytest.raises(MidblockError, match="its head lm_head alone does not make its own logits"):
+        check_lens("base", odd, batch)
+
+
 def test_the_head_of_every_family_is_its_own(family, pico, batch):
-    check_head("base", pico(family), batch)
+    check_lens("base", pico(family), batch)

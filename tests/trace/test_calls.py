@@ -7,7 +7,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy
-from midblock.trace import BlockCalls, check_rerun, record_calls, same_states, watch
+from midblock.trace import BlockCalls, Held, check_rerun, check_stream, record_calls, same_states, watch
 from midblock.trace.calls import BlockCall
 
 PADDED = torch.randint(3, 300, (3, 11), generator=torch.Generator().manual_seed(0))
@@ -140,3 +140,91 @@ def test_what_is_not_finite_is_left_to_the_scores(pico):
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[3, 5] = torch.nan
     check_rerun(*record(model), "sft")
+
+
+class Sharing(torch.nn.Module):
+    """A block that adds up what the blocks below left in a dict and a list, and leaves its own there."""
+
+    def __init__(self, amount):
+        super().__init__()
+        self.amount = torch.nn.Parameter(torch.full((4,), float(amount)))
+
+    def forward(self, hidden_states, shared=None, seen=()):
+        states = hidden_states + self.amount + shared.get("last", 0) + seen[0]
+        shared["last"] = self.amount.detach().sum()
+        seen[0] += 1  # in place
+        return states
+
+
+class Stack(torch.nn.Module):
+    def __init__(self, amounts, cache=None):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(map(Sharing, amounts))
+        self.cache = cache
+
+    def forward(self, states):
+        shared, seen = {}, [torch.zeros(4)]
+        for block in self.blocks:
+            states = block(states, shared=self.cache or shared, seen=seen)
+        return states
+
+
+def parts(model, width=4):
+    """As much of an anatomy as recording asks for."""
+    names = dict.fromkeys(("blocks", "embedding", "final_norm", "head", "backbone"), "")
+    return Anatomy(None, model, model, model.blocks, model, torch.nn.Identity(), model, names, width)
+
+
+STATES = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(2))
+
+
+def recorded(model):
+    with record_calls(parts(model), range(4)) as ran, torch.inference_mode():
+        output = model(STATES)
+    return ran, output
+
+
+def test_what_blocks_wrote_is_what_it_was_each_time():
+    ours, theirs = Stack((1, 2, 3)), Stack((1, 20, 3))
+    ran, output = recorded(ours)
+    for first in range(3):
+        for _ in range(2):  # an earlier run leaves nothing behind
+            assert torch.equal(ran.run(list(ours.blocks), ran.entering[first], first, 3), output)
+    # a block of another model leaves its own for the blocks above: as in the whole model with that block
+    mixed = Stack((1, 20, 3))
+    held = Held()
+    middle = ran.run(list(theirs.blocks), ran.entering[1], 1, 2, held)
+    with torch.inference_mode():
+        expected = mixed(STATES)
+    assert torch.equal(ran.run(list(ours.blocks), middle, 2, 3, held.branched()), expected)
+    assert torch.equal(ran.run(list(ours.blocks), middle, 2, 3, held.branched()), expected)
+    # without what the changed block left, it would be another model
+    assert not torch.equal(ran.run(list(ours.blocks), middle, 2, 3), expected)
+
+
+def test_a_cache_is_refused():
+    class Cache:
+        def get(self, name, default):
+            return default
+
+        def update(self):
+            """Caches have this."""
+
+        def __setitem__(self, name, value):
+            """What is written here cannot be taken back."""
+
+    with pytest.raises(MidblockError, match="block 0 is given a Cache, whose content changes"):
+        recorded(Stack((1, 2, 3), cache=Cache()))
+
+
+def test_several_streams_are_no_stream():
+    model = Stack((1, 2))
+    expected = r"the embedding hands on states of shape \[1, 3, 4\], not one residual stream"
+    with pytest.raises(MidblockError, match=expected), record_calls(parts(model, width=8), ()):
+        model(STATES)
+
+
+def test_a_stack_of_blocks_is_a_stream(family, pico, altered):
+    check_stream(Anatomy.of(pico(family)), PADDED, "base")
+    with pytest.raises(MidblockError, match=r"^odd: block 1 does not take what block 0 put out"):
+        check_stream(Anatomy.of(altered("between")), PADDED, "odd")

@@ -17,14 +17,15 @@ from midblock.analysis.samples import draw_samples
 from midblock.analysis.settings import AnalysisSettings
 from midblock.analysis.work import Analysis, kinds_of
 from midblock.base import LayerPlan, LayerTable, MidblockError, Progress, divide
-from midblock.checkpoints import Pair
+from midblock.checkpoints import Anatomy, Pair, Variant
 from midblock.data import ExampleSet
-from midblock.evaluation import check_lens
+from midblock.evaluation import CHECKED, check_lens
 from midblock.runs.lending import lent
 from midblock.runs.reading import DEFAULT_DATA
 from midblock.runs.request import DATA, Draft, Request, draft_of
 from midblock.runs.run import Ready, carry_out
 from midblock.runs.where import Where
+from midblock.trace import check_stream
 
 TRIES = "lower --batch-tokens, or try --dtype bfloat16, --device-map auto or --no-precision-floor"
 
@@ -91,10 +92,18 @@ def _read(
     advance = progress.phase("loading models", 1 + len(pair.tuned))
     for variant in pair:
         variant.model.eval()
-        if "lens" in kinds:
-            check_lens(variant.name, variant.model, samples[0].deep[0])
+        _check_readable(variant, samples[0], kinds)
         advance(1)
     return samples
+
+
+def _check_readable(variant: Variant, prompts: Prompts, kinds: frozenset[str]) -> None:
+    """See on a few tokens that states are the residual stream, and predictions read off them the model's own."""
+    first = (*prompts.deep, *prompts.pooled)[0]
+    anatomy = Anatomy.of(variant.model)
+    check_stream(anatomy, first.start(CHECKED).input_ids, variant.name)
+    if "lens" in kinds:
+        check_lens(variant.name, variant.model, first)
 
 
 def _decided(draft: Draft, data: str | ExampleSet | None, samples: Sequence[Prompts]) -> Request:

@@ -8,6 +8,7 @@ from midblock.checkpoints.checkpoint import Checkpoint as Checkpoint
 from midblock.checkpoints.checkpoint import open_checkpoint as open_checkpoint
 from midblock.checkpoints.effective import BUFFERS as BUFFERS
 from midblock.checkpoints.effective import EffectiveTensors as EffectiveTensors
+from midblock.checkpoints.layouts import value_of as value_of
 from midblock.checkpoints.low_rank import LowRankDelta as LowRankDelta
 from midblock.checkpoints.models import load_model as load_model
 from midblock.checkpoints.models import quiet_transformers as quiet_transformers
@@ -27,6 +28,7 @@ from midblock.checkpoints.roles import ATTENTION as ATTENTION
 from midblock.checkpoints.roles import MLP as MLP
 from midblock.checkpoints.roles import part_of as part_of
 from midblock.checkpoints.settings import LoadSettings as LoadSettings
+from midblock.checkpoints.skeleton import skeleton_of as skeleton_of
 from midblock.checkpoints.source import Source as Source
 from midblock.checkpoints.source import exact_rows as exact_rows
 from midblock.checkpoints.tensors import TensorReader as TensorReader

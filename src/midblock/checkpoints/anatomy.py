@@ -6,6 +6,7 @@ Reading predictions off a depth, exchanging blocks and naming weights all start 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,7 @@ class Anatomy:
         if head is None:
             raise MidblockError(f"no output head found in {kind}", hint="midblock works on causal language models")
         final_norm = _find_final_norm(holder, blocks, kind)
+        holder = _that_takes_tokens(model, paths[id(holder)])
         parts = {"blocks": blocks, "embedding": embedding, "final_norm": final_norm, "head": head, "backbone": holder}
         names = {part: paths[id(module)] for part, module in parts.items()}
         projections = of_parameters(model, names, len(blocks), config)
@@ -77,6 +79,11 @@ class Anatomy:
     def projection_of(self, name: str, shape: tuple[int, ...] = ()) -> Projection:
         """A parameter by its name; of one that no module has, as far as the name tells."""
         return self.projections.get(name) or located(name, shape, self.names, len(self))
+
+    def normed(self, states: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """States of the last block, or of any other read early, behind the final norm; brought to where it computes."""
+        weightless = next(self.final_norm.parameters(), None) is None  # as in OLMo-1
+        return self.final_norm(states.to(device_of(self.blocks[-1] if weightless else self.final_norm)))
 
     def logits(self, normed: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch V"]:
         """The model's own logits of states behind its final norm: the head, and all that it does around it."""
@@ -107,6 +114,14 @@ def _find_blocks(model: nn.Module, config: Any, kind: str) -> tuple[nn.Module, n
         raise MidblockError(f"no list of {depth} decoder blocks found in {kind}")
     # The outermost one: lists inside a block (experts) come later in the walk.
     return found[0]
+
+
+def _that_takes_tokens(model: nn.Module, path: str) -> nn.Module:
+    """The innermost module around the blocks that is called with token ids."""
+    parts = path.split(".") if path else []
+    around = [model.get_submodule(".".join(parts[:end])) for end in range(len(parts), 0, -1)]
+    found = (module for module in around if "input_ids" in inspect.signature(module.forward).parameters)
+    return next(found, around[0] if around else model)
 
 
 def _find_final_norm(holder: nn.Module, blocks: nn.ModuleList, kind: str) -> nn.Module:

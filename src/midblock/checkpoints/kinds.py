@@ -43,6 +43,8 @@ def _kind(name: str, kind: str, inside_attention: bool) -> str:
         return "norm"
     if "router" in kind or kind.endswith("gating") or name == "router" or (name == "gate" and not inside_attention):
         return "router"
+    if "indexer" in kind or name == "indexer":  # picks the tokens that attention sees, and no gradient reaches it
+        return "router"
     says = not kind.endswith(_CONTAINERS)
     if _ATTENTION.search(name) or (says and ("attention" in kind or "attn" in kind)):
         linear = name.startswith("linear") or any(word in kind for word in _LINEAR)

@@ -26,9 +26,11 @@ def own_logits(model: nn.Module, backbone: str, normed: Float[Tensor, "*batch D"
     """
     rows = normed.reshape(1, -1, normed.shape[-1])
     ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)  # never looked at but for their shape
+    config: Any = model.config
+    routers = {"output_router_logits": False} if getattr(config, "output_router_logits", False) else {}
     with _answering(_on_the_way(model, backbone), _Answer(rows)):
         # the class's own forward: the instance's may be wrapped, by a trainer or by whoever scores targets in it
-        logits = type(model).forward(model, input_ids=ids, use_cache=False, return_dict=True).logits
+        logits = type(model).forward(model, input_ids=ids, use_cache=False, return_dict=True, **routers).logits
     return logits.reshape(*normed.shape[:-1], logits.shape[-1])
 
 

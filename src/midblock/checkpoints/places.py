@@ -118,9 +118,14 @@ class _InBlock:
         if last.endswith("bias"):
             return "bias"
         if self.kind == "router":
-            # a router of several layers keeps their names
-            return "router" if owner not in ROLES["attention"] and owner not in ROLES["mlp"] else self.own_path
+            return self._in_router(owner)
         return self._named(owner) or self.own_path
+
+    def _in_router(self, owner: str) -> str:
+        """The router of experts by that name; layers of one that has several, and what picks tokens, by their own."""
+        known = {*ROLES["attention"], *ROLES["mlp"]}
+        within_attention = any("attention" in kind for kind in self.kinds) and "experts" not in self.parts
+        return self.own_path if owner in known or within_attention else "router"
 
     def _named(self, owner: str) -> str | None:
         """The role that the owner's name means where it lies; None where that is not certain."""

@@ -46,6 +46,11 @@ class Batch:
         """The input ids on the completion's tokens, -100 elsewhere; not shifted, as transformers' models want them."""
         return self.input_ids.masked_fill(~self.answer_mask, IGNORED)
 
+    def start(self, tokens: int) -> "Batch":
+        """The first tokens of the first prompt alone, to try something on."""
+        cut = (tensor[:1, :tokens] for tensor in (self.input_ids, self.attention_mask, self.answer_mask))
+        return Batch(self.index[:1], *cut)
+
     def to(self, device: torch.device | str) -> "Batch":
         moved = (tensor.to(device) for tensor in (self.index, self.input_ids, self.attention_mask, self.answer_mask))
         return Batch(*moved)

@@ -27,7 +27,7 @@ def check_head(name: str, model: nn.Module, batch: Batch) -> None:
         MidblockError: the model does something between its decoder and its logits that is not known.
     """
     anatomy = Anatomy.of(model)
-    start = batch.input_ids[:1, :CHECKED].to(device_of(anatomy.embedding))
+    start = batch.start(CHECKED).input_ids.to(device_of(anatomy.embedding))
     with torch.no_grad():  # not inference mode: what a module caches on its way must serve training too
         own = model(input_ids=start, use_cache=False).logits
         put_out = anatomy.backbone(input_ids=start, use_cache=False)[0]
@@ -42,11 +42,11 @@ def check_lens(name: str, model: nn.Module, batch: Batch) -> None:
     """
     check_head(name, model, batch)
     anatomy, seen = Anatomy.of(model), dict[int, Tensor]()
-    start, total = batch.input_ids[:1, :CHECKED].to(device_of(anatomy.embedding)), len(anatomy)
+    start, total = batch.start(CHECKED).input_ids.to(device_of(anatomy.embedding)), len(anatomy)
     with torch.no_grad():
         with watch(anatomy, {total - 1, total}, lambda layer, states: seen.update({layer: states.clone()})):
             own = model(input_ids=start, use_cache=False).logits
-        again = anatomy.final_norm(seen[total - 1].to(device_of(anatomy.final_norm)))
+        again = anatomy.normed(seen[total - 1])
         if bool(torch.isfinite(own).all()) and not same_states(again, seen[total]):
             norm = anatomy.names["final_norm"]
             raise _refused(f"{name}: its final norm {norm} is given something else than its last block puts out")

@@ -3,6 +3,7 @@
 from midblock.trace.calls import BlockCalls as BlockCalls
 from midblock.trace.calls import Held as Held
 from midblock.trace.calls import check_rerun as check_rerun
+from midblock.trace.calls import check_stream as check_stream
 from midblock.trace.calls import record_calls as record_calls
 from midblock.trace.calls import same_states as same_states
 from midblock.trace.pieces import Pieces as Pieces

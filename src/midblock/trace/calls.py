@@ -16,12 +16,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Anatomy
-from midblock.trace.residual import check_stream
+from midblock.checkpoints import Anatomy, device_of
+from midblock.trace.residual import check_one_stream, run_backbone, watch
 
 
 class Held:
@@ -146,7 +146,7 @@ def _entering(
 ) -> None:
     rest = dict(kwargs)
     states, others = (args[0], args[1:]) if args else (rest.pop("hidden_states"), ())
-    check_stream(states, position - 1, width)
+    check_one_stream(states, position - 1, width)
     as_left = left.states is None or states is left.states or torch.equal(states.to(left.states.device), left.states)
     if left.position != position - 1 or not as_left:
         what = f"does not take what block {position - 1} put out" if position else "is run more than once"
@@ -184,6 +184,39 @@ def _leaving(left: _Left, position: int, module: nn.Module, args: tuple[Any, ...
     left.position, left.states = position, output if isinstance(output, Tensor) else output[0]
 
 
+def check_stream(anatomy: Anatomy, input_ids: Int[Tensor, "B T"], model: str) -> None:
+    """See that what leaves each block is the residual stream, by running a few tokens.
+
+    Either each block takes what the one below put out, or the model's own hidden states are what leaves its blocks.
+
+    Raises:
+        MidblockError: neither: what was found is no stack of decoder blocks, or they hand on more than one stream.
+    """
+    try:
+        with record_calls(anatomy, ()):
+            run_backbone(anatomy, input_ids)
+    except MidblockError as reason:
+        if not _are_its_own(anatomy, input_ids):
+            what = f"{model}: {reason.what}"
+            raise MidblockError(what, hint="its states cannot be read; --weights-only needs none") from reason
+
+
+def _are_its_own(anatomy: Anatomy, input_ids: Int[Tensor, "B T"]) -> bool:
+    seen: dict[int, Tensor] = {}
+    keep = partial(_keep, seen)
+    with watch(anatomy, range(-1, len(anatomy) - 1), keep), torch.no_grad():
+        ids = input_ids.to(device_of(anatomy.embedding))
+        answer = anatomy.model(input_ids=ids, use_cache=False, output_hidden_states=True)
+    own = getattr(answer, "hidden_states", None)
+    if own is None or len(own) != len(anatomy) + 1:
+        return False
+    return all(same_states(seen[layer], own[layer + 1]) for layer in seen)
+
+
+def _keep(seen: dict[int, Tensor], layer: int, states: Tensor) -> None:
+    seen[layer] = states.clone()
+
+
 def check_rerun(anatomy: Anatomy, calls: BlockCalls, normed: Float[Tensor, "B T D"], model: str) -> None:
     """Compare what the recorded calls and the final norm give with what the model itself handed its head.
 
@@ -197,7 +230,7 @@ def check_rerun(anatomy: Anatomy, calls: BlockCalls, normed: Float[Tensor, "B T 
     last = len(anatomy) - 1
     states = calls.run(list(anatomy.blocks), calls.entering[last], last, last + 1)
     with torch.inference_mode():
-        again = anatomy.final_norm(states)
+        again = anatomy.normed(states)
     finite = bool(torch.isfinite(normed).all())  # what is not is told where it is scored, with its prompt
     if finite and not same_states(again, normed):
         norm = anatomy.names["final_norm"]

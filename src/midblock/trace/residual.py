@@ -39,7 +39,7 @@ def watch(anatomy: Anatomy, layers: Collection[int], on_layer: OnLayer) -> Itera
 
     def seen(layer: int, states: Tensor) -> None:
         waiting.discard(layer)
-        check_stream(states, layer, anatomy.width)
+        check_one_stream(states, layer, anatomy.width)
         on_layer(layer, states)
 
     hooks = []
@@ -59,7 +59,7 @@ def watch(anatomy: Anatomy, layers: Collection[int], on_layer: OnLayer) -> Itera
         raise MidblockError(f"the forward pass never reached layer {min(waiting)}")
 
 
-def check_stream(states: Tensor, layer: int, width: int) -> None:
+def check_one_stream(states: Tensor, layer: int, width: int) -> None:
     """Raise MidblockError unless what is handed on behind a layer is one residual stream, (batch, tokens, width)."""
     if states.ndim == 3 and states.shape[-1] == width:
         return

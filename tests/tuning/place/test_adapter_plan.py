@@ -6,7 +6,7 @@ import transformers
 from torch import nn
 
 from midblock.base import LayerPlan, MidblockError
-from midblock.checkpoints import Anatomy, Projection, part_of
+from midblock.checkpoints import Anatomy, Projection
 from midblock.tuning.place.adapter_plan import Target, find_projections, place_adapters
 from midblock.tuning.place.parts import select_roles
 from midblock.tuning.settings import Placement
@@ -37,7 +37,7 @@ def test_every_weight_of_the_block_is_found(family, pico):
 def test_shapes_are_out_by_in_however_stored(family, pico):
     model = pico(family)
     for target in placed(model, target_modules="all").targets:
-        if target.kind == "experts":
+        if target.by_parameter:
             assert tuple(model.get_parameter(target.name).shape) == target.shape
             continue
         module = model.get_submodule(target.name)
@@ -170,9 +170,13 @@ def test_experts_stored_transposed():
 def test_a_chosen_block_with_nothing_of_it(pico):
     model = pico("llama")
     model.model.layers[1].self_attn = nn.Identity()
-    with pytest.raises(MidblockError, match="'attention' matches nothing in the blocks 1"):
-        placed(model, LayerPlan.parse("all", 3))
-    assert placed(model, LayerPlan.parse("101", 3)).plan.blocks == (0, 2)
+    found = placed(model, LayerPlan.parse("all", 3))
+    assert found.plan.blocks == (0, 2)
+    assert {target.block for target in found.targets} == {0, 2}
+    ranked = placed(model, LayerPlan.parse("4,8,2", 3)).plan
+    assert (ranked.blocks, ranked.ranks) == ((0, 2), (4, 2))
+    with pytest.raises(MidblockError, match=r"'attention' matches nothing in the chosen blocks \(there are: "):
+        placed(model, LayerPlan.parse("010", 3))
 
 
 def test_a_plan_for_another_depth(pico):
@@ -185,24 +189,10 @@ def test_an_empty_group():
         select_roles("mlp", {"qkv": "attention"})
 
 
-@pytest.mark.parametrize(
-    ("role", "part"),
-    [
-        ("self_attn.kv_a_proj_with_mqa", "attention"),
-        ("block_sparse_moe.input_linear", "mlp"),
-        ("mamba.in_proj", "other"),
-        ("mlp.shared_expert_gate", "router"),
-        ("router", "router"),
-    ],
-)
-def test_roles_without_a_name_of_their_own(role, part):
-    assert part_of(role) == part
-    assert (role in select_roles("all", {role: part_of(role), "q_proj": "attention"})) == (part != "router")
-
-
 def test_every_family_has_only_roles_with_a_name(family, pico):
-    roles = {projection.role for projection in find_projections(pico(family))}
-    assert "other" not in {part_of(role) for role in roles}
+    found = find_projections(pico(family))
+    roles = {projection.role for projection in found}
+    assert "other" not in {projection.part for projection in found}
     assert {"o_proj", "down_proj"} < roles
     experts = {len(found.shape) for found in find_projections(pico(family))} == {2, 3}
     assert experts == (family in MIXTURES)

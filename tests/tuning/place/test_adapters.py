@@ -60,7 +60,7 @@ def test_only_the_planned_adapters_learn(family, pico, plan):
     learning = [name for name, value in model.named_parameters() if value.grad is not None and value.grad.any()]
     assert all(".lora_B." in name for name in learning)
     assert len(learning) == len(adapters.targets)
-    linear = {target.name for target in adapters.targets if target.kind == "linear"}
+    linear = {target.name for target in adapters.targets if not target.by_parameter}
     assert linear == {owner(name) for name in learning if ".experts." not in name}
     assert all(".lora_" in name for name, value in model.named_parameters() if value.grad is not None)
     assert sum(value.numel() for value in model.parameters() if value.requires_grad) == adapters.parameters
@@ -277,7 +277,7 @@ def test_the_factors_are_the_live_parameters_and_make_the_merged_weight(family, 
     model, adapters, _ = attached(copy.deepcopy(base))
     disturb(model)
     found = adapter_parameters(model)
-    linear = {target.name: target for target in adapters.targets if target.kind == "linear"}
+    linear = {target.name: target for target in adapters.targets if not target.by_parameter}
     assert set(found) == set(linear)
     live = {id(value) for value in model.parameters() if value.requires_grad}
     merged = model.merge_and_unload()

@@ -127,13 +127,33 @@ def test_plain_names_under_ddp_and_compile(pico, tmp_path):
     assert [plain_name(name) for name, _ in compiled.named_parameters()] == expected
 
 
-def test_a_parameter_that_was_never_reached_is_named(pico):
+def test_a_parameter_that_was_never_reached_is_told(pico):
     model = in_full(pico("llama"))
     model.model.layers[1].self_attn.spare = nn.Linear(4, 4, bias=False)
+    gradients = backward(model)
+    squares = gradients.squares()
+    assert gradients.unreached == ["model.layers.1.self_attn.spare.weight"]
+    assert squares["model.layers.1.self_attn.spare.weight"] == 0.0
+    gradients.check_first(squares)
+
+
+def test_an_adapter_without_any_gradient_is_named(pico):
+    model = with_adapters(pico("llama"))
+    gradients = backward(model)
+    next(value for name, value in gradients.trained.items() if ".1.self_attn.q_proj" in name).grad = None
     with pytest.raises(
-        MidblockError, match=r"^model\.layers\.1\.self_attn\.spare\.weight is to be trained but gets no"
+        MidblockError, match=r"^model\.layers\.1\.self_attn\.q_proj\.weight is to be trained but gets no"
     ):
-        backward(model).squares()
+        gradients.squares()
+
+
+def test_a_block_without_any_gradient_is_named(pico):
+    gradients = backward(in_full(pico("llama")))
+    for name, value in gradients.trained.items():
+        if ".layers.1." in name:
+            value.grad = None
+    with pytest.raises(MidblockError, match=r"^layer 1 is to be trained but gets no gradient"):
+        gradients.check_first(gradients.squares())
 
 
 def test_a_whole_module_that_nothing_reaches_is_named(pico):

@@ -2,10 +2,18 @@
 
 import pytest
 import torch
+import transformers
 
 from midblock.base import LayerPlan, MidblockError
 from midblock.checkpoints import Anatomy
-from midblock.tuning.place.weights import TIED, by_part, choose_weights, parameter_parts, train_only
+from midblock.tuning.place.weights import (
+    TIED,
+    by_part,
+    choose_weights,
+    frozen_by_the_model,
+    parameter_parts,
+    train_only,
+)
 from midblock.tuning.settings import OUTSIDE, Placement
 
 IDS = torch.tensor([[5, 9, 120, 33, 7, 250, 41, 8, 99, 17]])
@@ -139,8 +147,21 @@ def test_what_a_user_can_get_wrong(pico):
 def test_a_block_without_the_role(pico):
     model = pico("llama")
     model.model.layers[1].self_attn = torch.nn.Identity()
-    with pytest.raises(MidblockError, match="matches nothing in the blocks 1"):
-        chosen(model, ALL, target_modules="attention")
+    assert {name.split(".")[2] for name in chosen(model, ALL, target_modules="attention")} == {"0", "2"}
+    with pytest.raises(MidblockError, match="'attention' matches nothing in the chosen blocks"):
+        chosen(model, LayerPlan.parse("010", 3), target_modules="attention")
+
+
+def test_what_an_architecture_never_trains_stays(pico):
+    config = transformers.CONFIG_MAPPING["afmoe"](
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=8,
+        num_key_value_heads=2, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, num_dense_layers=1,
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config).requires_grad_(False)
+    found = choose_weights(model, LayerPlan.parse("all", 2), Placement(method="full"))
+    assert frozen_by_the_model(model) == {"model.layers.1.mlp.expert_bias"}
+    inside = {name for name, _ in model.named_parameters() if ".layers." in name}
+    assert set(found) == inside - {"model.layers.1.mlp.expert_bias"}
 
 
 def test_quantised_weights_are_refused_and_nothing_is_changed(pico):

@@ -49,7 +49,7 @@ def score_exits(
     kept: dict[int, Tensor] = {}
 
     def on_layer(layer: int, states: Float[Tensor, "B T D"]) -> None:
-        normed = anatomy.final_norm(targets.pick(states).to(device_of(anatomy.final_norm)))
+        normed = anatomy.normed(targets.pick(states))
         if layer == last:
             kept[layer] = normed
         scores = score(anatomy, normed, targets.tokens, vocabulary)

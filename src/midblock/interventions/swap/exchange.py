@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Anatomy
+from midblock.checkpoints import Anatomy, value_of
 
 # What configs call that which decides the masks and positions that blocks are given.
 GIVEN = ("rope_parameters", "sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "alibi",
@@ -76,7 +76,7 @@ def check_given(host: Anatomy, donor: Anatomy) -> None:
     A block brought over is given the host's.
     """
     for name in GIVEN:
-        ours, theirs = (getattr(anatomy.config, name, None) or None for anatomy in (host, donor))
+        ours, theirs = (value_of(anatomy.config, name) or None for anatomy in (host, donor))
         if ours != theirs:
             what = f"{name} is {ours} in one model and {theirs} in the other"
             raise MidblockError(what, hint="their blocks cannot stand in for each other")
@@ -134,7 +134,9 @@ def _before_blocks(model: nn.Module, anatomy: Anatomy) -> list[str]:
     found = [
         prefix + name
         for name, child in anatomy.backbone.named_children()
-        if id(child) not in behind and name != "project_out" and any(True for _ in child.parameters())
+        if not any(id(part) in behind for part in child.modules())
+        and name != "project_out"
+        and any(True for _ in child.parameters())
     ]
     paths = {id(module): path for path, module in model.named_modules()}
     own = paths[id(anatomy.embedding)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
@@ -121,7 +121,7 @@ class Swapping:
         Raises:
             MidblockError: blocks pass something on beside the residual stream that is not known.
         """
-        start = replace(batch, input_ids=batch.input_ids[:1, :CHECKED])
+        start = batch.start(CHECKED)
         ran = [self._record(which, start) for which in (0, 1)]
         resized = len({variant.config.vocab_size for variant in self.pair}) > 1
         cells = [cell for cell in self.cells if not (resized and cell.last == EMBEDDING)]
@@ -131,7 +131,7 @@ class Swapping:
                 with self._exchanged(Mix(host, cell, host)), torch.inference_mode():
                     ids = start.input_ids.to(device_of(ours.embedding))
                     whole = ours.backbone(input_ids=ids, use_cache=False)[0]
-                    by_hand = ours.final_norm(states.to(device_of(ours.final_norm)))
+                    by_hand = ours.normed(states)
                 if bool(torch.isfinite(whole).all()) and not same_states(by_hand, whole):
                     name, other = self.variants[host].name, self.variants[1 - host].name
                     what = f"{name} with blocks {cell} of {other}: run one by one they do not make what it makes itself"
@@ -144,7 +144,7 @@ class Swapping:
         for head in self.heads:
             anatomy = self.anatomies[head]
             with torch.inference_mode():
-                normed = anatomy.final_norm(picked.to(device_of(anatomy.final_norm)))
+                normed = anatomy.normed(picked)
                 scores = score(anatomy, normed, targets.tokens, self.pair.vocabulary)
             check_finite(scores, targets, self.variants[body].name, self.pair.blocks - 1)
             self.store.update(Mix(body, cell, head).key("tokens"), targets.index, targets.sums(scores))

@@ -118,6 +118,7 @@ class Lesson:
         )
         with bench.phase("train"):
             done = training.run()
+        bench.notes += _unreached(done.unreached)
         planned["frozen_prefix"] |= {"computed": done.prefix.computed, "served": done.prefix.served}
         if self.course.loop.shard:
             release(prepared.causal)
@@ -191,6 +192,14 @@ class Lesson:
             "frozen_prefix": {"blocks": prepared.first, "cached": store is not None, "bytes": cache},
             "notes": list(notes),
         }
+
+
+def _unreached(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"No gradient reaches {names[0]} ({len(names)} such in all), as the architecture computes: left as they are."
+    ]
 
 
 def _given_in_memory(data: str | ExampleSet) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from midblock.checkpoints import value_of
 from midblock.tuning.loop.scoring import LOGIT_BYTES
 from midblock.tuning.place.prepared import Prepared
 from midblock.tuning.settings import Schedule
@@ -38,7 +39,9 @@ def estimate_memory(
     weights = sum(value.numel() * value.element_size() for value in prepared.model.parameters())
     trained = sum(value.numel() * value.element_size() for value in prepared.trained.values())
     config = prepared.anatomy.config
-    inner = getattr(config, "intermediate_size", None) or 4 * prepared.anatomy.width
+    given, width = value_of(config, "intermediate_size"), prepared.anatomy.width
+    down = [each.shape[-1] for each in prepared.anatomy.projections.values() if each.role == "down_proj"]
+    inner = given if isinstance(given, int) else max(down, default=4 * width)  # some give one for each block
     item = 2 if next(iter(prepared.trained.values())).element_size() == 2 else 4
     tokens = settings.per_device_train_batch_size * longest
     graphs = len(prepared.anatomy) - prepared.first

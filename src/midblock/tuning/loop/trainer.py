@@ -25,7 +25,7 @@ from midblock.tuning.loop.fingerprints import Untouched
 from midblock.tuning.loop.tally import Tally
 from midblock.tuning.loop.watch import Watch
 from midblock.tuning.losses import LOSSES, Scored
-from midblock.tuning.place.gradients import Gradients
+from midblock.tuning.place.gradients import Gradients, plain_name
 
 SCORES = ("log_probs", "row", "reference", "divergence")
 
@@ -36,6 +36,7 @@ class DepthTrainer(SFTTrainer):
     Attributes:
         anchor: what holds on to the pretrained weights; None until `hold_on`, and where nothing does.
         untouched: fingerprints of the frozen tensors; None until `hold_on`.
+        unreached: parameters that were to be trained and that no gradient came to.
     """
 
     def __init__(self, model: nn.Module, arguments: Any, watch: Watch, **parts: Any) -> None:
@@ -54,6 +55,7 @@ class DepthTrainer(SFTTrainer):
         self.anchor: Anchor | None = None
         self.untouched: Untouched | None = None
         self.looked = False
+        self.unreached: tuple[str, ...] = ()
         # the loss is divided by all target tokens of a step, so the loop must count them first
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
@@ -104,7 +106,7 @@ class DepthTrainer(SFTTrainer):
         self._check_finite(float(self.tally.loss), sum(squares.values()) ** 0.5)
         if not self.looked:
             gradients.check_first(squares)
-            self.looked = True
+            self.looked, self.unreached = True, tuple(map(plain_name, gradients.unreached))
         self.tally.loss = 0.0
         self.tally.norms = gradients.by_place(squares)
 

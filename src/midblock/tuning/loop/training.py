@@ -41,11 +41,13 @@ class Trained:
         log: its lines.
         prefix: the frozen blocks, with their counts.
         compared: how many frozen tensors were found unchanged to the bit.
+        unreached: parameters that were to be trained and that no gradient came to.
     """
 
     log: LogFile
     prefix: FrozenPrefix
     compared: int
+    unreached: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ class Training:
             trainer.watch.advance(found[1] if found else 0)
             self._loop(trainer, str(found[0]) if found else None)
             compared = trainer.untouched.check(self.prepared.model)
-        return Trained(log, prefix, compared)
+        return Trained(log, prefix, compared, trainer.unreached)
 
     @property
     def checkpoints(self) -> Path:

@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
+from torch.nn import functional
 
 from midblock.base import LayerPlan, MidblockError
 from midblock.checkpoints import Anatomy, Projection
@@ -156,7 +158,14 @@ def _adaptable(projection: Projection, model: nn.Module) -> bool:
 def _of_its_own(module: nn.Linear) -> bool:
     """Whether a family computes with the weight in another way than a linear layer, which an adapter knows not."""
     kind = type(module)
-    return kind.__module__.startswith("transformers.models.") and kind.forward is not nn.Linear.forward
+    if not kind.__module__.startswith("transformers.models.") or kind.forward is nn.Linear.forward:
+        return False
+    with torch.no_grad():
+        rows = module.weight.new_ones(1, module.in_features)
+        try:
+            return not torch.allclose(module(rows), functional.linear(rows, module.weight, module.bias))
+        except (RuntimeError, TypeError):
+            return True
 
 
 def _costs(wanted: Sequence[Projection], depth: int, dora: bool) -> tuple[BlockCost, ...]:

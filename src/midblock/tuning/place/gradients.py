@@ -42,17 +42,20 @@ class Gradients:
             found[name] = (where.layer, where.part)
         return found
 
+    @property
+    def unreached(self) -> list[str]:
+        """Trained parameters that no gradient came to: of a cross attention without an encoder, for one."""
+        return [name for name, value in self.trained.items() if value.grad is None]
+
     def squares(self) -> dict[str, float]:
-        """‖∂L/∂θ‖² of each trained parameter; of sharded ones over all ranks.
+        """‖∂L/∂θ‖² of each trained parameter, 0 where no gradient came; of sharded ones over all ranks.
 
         Raises:
-            MidblockError: a parameter that got no gradient at all, by name.
+            MidblockError: an adapter that got no gradient at all, by name.
         """
-        local = []
-        for name, value in self.trained.items():
-            if value.grad is None:
-                raise MidblockError(f"{plain_name(name)} is to be trained but gets no gradient")
-            local.append(_local(value.grad))
+        if lost := next((name for name in self.unreached if ".lora_" in name), None):
+            raise MidblockError(f"{plain_name(lost)} is to be trained but gets no gradient")
+        local = [_zero(value) if value.grad is None else _local(value.grad) for value in self.trained.values()]
         coarse = any(each.element_size() < 4 for each in local)  # their norms would be as coarse
         norms = _wide(torch._foreach_norm(local, dtype=torch.float32 if coarse else None)).square()
         if any(isinstance(value, DTensor) for value in self.trained.values()):
@@ -62,12 +65,18 @@ class Gradients:
     def check_first(self, squares: Mapping[str, float]) -> None:
         """After the first backward pass: every planned module has a gradient, nothing else has one.
 
+        Modules that no gradient reaches, as a family computes with them, may stand in a block; not be all of it.
+
         Raises:
-            MidblockError: the module or the tensor concerned.
+            MidblockError: the module, the layer or the tensor concerned.
         """
+        unreached = {name.rpartition(".")[0] for name in self.unreached}
         for owner, total in self._by_owner(squares).items():
-            if not total > 0:
+            if not total > 0 and owner not in unreached:
                 raise MidblockError(f"{plain_name(owner)} is to be trained but its gradient is exactly zero")
+        for (layer, part), norm in self.by_place(squares).items():
+            if part == "block" and not norm > 0:
+                raise MidblockError(f"layer {layer} is to be trained but gets no gradient")
         strays = [name for name, value in self.model.named_parameters() if name not in self.trained and _has(value)]
         if strays:
             raise MidblockError(f"the frozen tensor {strays[0]} got a gradient")
@@ -120,6 +129,11 @@ def plain_name(name: str) -> str:
 
 def _local(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
+
+
+def _zero(value: Tensor) -> Tensor:
+    local = _local(value)
+    return torch.zeros(1, dtype=local.dtype, device=local.device)
 
 
 def _wide(norms: Sequence[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,13 @@ class OwnWeights(Trainable):
         causal: the causal language model.
         chosen: the names of those parameters, each with its part.
         anatomy: where they sit.
+        config: of the model before training.
     """
 
     causal: nn.Module
     chosen: Mapping[str, str]
     anatomy: Anatomy
+    config: Any
 
     @property
     def model(self) -> nn.Module:
@@ -80,7 +83,11 @@ class OwnWeights(Trainable):
 
     def write(self, folder: Path, state: Mapping[str, Tensor], base: Checkpoint) -> None:
         causal: Any = self.causal
-        causal.save_pretrained(folder, state_dict=state)
+        during, causal.config = causal.config, self.config  # trainers set switches in it that are no part of the model
+        try:
+            causal.save_pretrained(folder, state_dict=state)
+        finally:
+            causal.config = during
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: value for name, value in self.causal.named_parameters() if value.requires_grad}
@@ -94,4 +101,4 @@ def choose_own_weights(causal: nn.Module, plan: LayerPlan, settings: CourseSetti
     """
     chosen = choose_weights(causal, plan, settings)
     train_only(causal, chosen)
-    return OwnWeights(causal, chosen, Anatomy.of(causal))
+    return OwnWeights(causal, chosen, Anatomy.of(causal), deepcopy(causal.config))

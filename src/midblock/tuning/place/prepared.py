@@ -13,6 +13,7 @@ from midblock.checkpoints import Anatomy, Checkpoint, LoadSettings, load_model
 from midblock.tuning.place.gradients import plain_name
 from midblock.tuning.place.methods import METHODS
 from midblock.tuning.place.trainable import Trainable
+from midblock.tuning.place.weights import frozen_by_the_model
 from midblock.tuning.settings import CourseSettings
 
 
@@ -83,6 +84,8 @@ def prepare(checkpoint: Checkpoint, plan: LayerPlan, settings: CourseSettings, l
     trainable = METHODS[settings.method].make(causal, plan, settings)
     trained = plan.only({target["block"] for target in trainable.targets()})
     notes = _notes(plan, trained, settings.target_modules or "attention")
+    if not METHODS[settings.method].base_stays:
+        notes += _kept_by_the_model(causal, trained, anatomy)
     return Prepared(
         trainable=trainable, causal=causal, anatomy=anatomy, plan=trained, total_parameters=total, notes=notes
     )
@@ -93,6 +96,13 @@ def _notes(asked: LayerPlan, trained: LayerPlan, modules: str) -> tuple[str, ...
     if not empty:
         return ()
     return (f"Nothing of {modules!r} is in the chosen blocks {LayerPlan(asked.total, empty)}: they stay as they are.",)
+
+
+def _kept_by_the_model(causal: nn.Module, trained: LayerPlan, anatomy: Anatomy) -> tuple[str, ...]:
+    kept = [name for name in frozen_by_the_model(causal) if anatomy.projection_of(name).block in trained.blocks]
+    if not kept:
+        return ()
+    return (f"The architecture itself does not train {min(kept)} ({len(kept)} such in all): left as they are.",)
 
 
 def _load(checkpoint: Checkpoint, loading: LoadSettings) -> nn.Module:

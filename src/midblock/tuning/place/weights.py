@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from torch import nn
 
 from midblock.base import LayerPlan, MidblockError
-from midblock.checkpoints import Anatomy
+from midblock.checkpoints import Anatomy, skeleton_of
 from midblock.tuning.place.parts import matches_nothing, select_roles
 from midblock.tuning.settings import Placement
 
@@ -19,9 +20,10 @@ _EMBEDDINGS = ("embedding", "position_embedding", TIED)
 def choose_weights(model: nn.Module, plan: LayerPlan, settings: Placement) -> dict[str, str]:
     """Decide which parameters to train.
 
-    In a chosen block, every parameter; with `target_modules` only weights of those roles, and their own biases.
-    `also` adds the `embedding` (learned positions too), the `head`, the `final_norm`, or `norms`: every norm of the
-    decoder. A head tied to the embedding is one parameter: either name trains it, under the part `tied_embedding`.
+    In a chosen block, every parameter that the architecture itself does not freeze; with `target_modules` only weights
+    of those roles, and their own biases. `also` adds the `embedding` (learned positions too), the `head`, the
+    `final_norm`, or `norms`: every norm of the decoder. A head tied to the embedding is one parameter: either name
+    trains it, under the part `tied_embedding`.
 
     Args:
         model: a causal language model.
@@ -44,7 +46,13 @@ def choose_weights(model: nn.Module, plan: LayerPlan, settings: Placement) -> di
     asked = _in_blocks(anatomy, plan, settings.target_modules)
     for part in settings.also:
         asked |= _outside(part, model, parts, anatomy)
-    return {name: part for name, part in parts.items() if name in asked}
+    return {name: part for name, part in parts.items() if name in asked - frozen_by_the_model(model)}
+
+
+def frozen_by_the_model(model: nn.Module) -> frozenset[str]:
+    """Parameters that the architecture itself never trains: biases by which a router is kept in balance, for one."""
+    config: Any = model.config
+    return frozenset(name for name, value in skeleton_of(config).named_parameters() if not value.requires_grad)
 
 
 def parameter_parts(model: nn.Module) -> dict[str, str]:
