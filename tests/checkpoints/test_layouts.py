@@ -14,7 +14,8 @@ SMALL = {
 FALCON = {key: value for key, value in SMALL.items() if key not in ("num_key_value_heads", "intermediate_size")}
 QKV = {
     "gpt2": {}, "phi3": {}, "gpt_neox": {}, "gpt_neox_japanese": {}, "bloom": {}, "mpt": {},
-    "persimmon": {"qk_layernorm": False}, "gpt_bigcode": {}, "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "persimmon": {"qk_layernorm": False}, "gpt_bigcode": {},
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},
 }  # fmt: skip
 VARIANTS = {
     **{kind: (kind, fields) for kind, fields in QKV.items()},
