@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,9 @@ from midblock.runs.request import models_of
 from midblock.runs.run import Bench, Outcome
 
 Advance = Callable[[float], None]
+
+# Words of notes about weights that only one model has, or that cannot be compared: no sentence calls the models equal.
+LEFT_OUT = ("not compared", "are compared", "left out")
 
 
 def kinds_of(settings: AnalysisSettings) -> frozenset[str]:
@@ -75,10 +78,15 @@ class Analysis:
             raise MidblockError("nothing to measure", hint="the metrics asked for need what was switched off")
         return Outcome(
             rows,
-            summarize(LayerTable.from_rows(rows)),
+            summarize(LayerTable.from_rows(rows), whole=self._whole(bench.notes)),
             {"models": models_of(self.pair)} if bench.run else {},  # hashes whole files
             {"samples.json": self._write_samples} if self.samples else {},
         )
+
+    def _whole(self, notes: Sequence[str]) -> bool:
+        """Whether nothing was left out of the comparison."""
+        told = any(words in note for note in notes for words in LEFT_OUT)
+        return len(self.plan.blocks) == self.pair.blocks and not told
 
     def _states(self, bench: Bench) -> list[LayerRow]:
         samples = list(self._by_sample(bench))
