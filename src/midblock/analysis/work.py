@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -105,7 +106,11 @@ class Analysis:
                 measured = self._measurement(number, bench.partial).run(measuring)
             judging = judging or bench.progress.phase("intervals and nulls", len(self.layers) * len(self.samples))
             with bench.phase("evaluate"):
-                rows = list(self._estimates(number, measured).rows(judging))
+                estimates = self._estimates(number, measured)
+                rows = list(estimates.rows(judging))
+            if number == 0 and not any(METRICS[name].of_weights for name in self.wanted):
+                _check_defined(estimates, rows)
+            bench.notes += [f"Sample {number}: {note}" if number else note for note in estimates.notes()]
             yield rows
 
     def _measurement(self, number: int, partial: Path | None) -> Measurement:
@@ -124,6 +129,7 @@ class Analysis:
             reference=self.samples[number].reference,
             seed=self.settings.seed,
             references=number == 0,
+            repeats=self.samples[number].repeats,
         )
 
     def _weights(self, bench: Bench) -> list[LayerRow]:
@@ -149,3 +155,10 @@ class Analysis:
 
     def _write_samples(self, path: Path) -> None:
         write_json(path, [{"prompt": text} for text in self.samples[0].samples])
+
+
+def _check_defined(estimates: Estimates, rows: Sequence[LayerRow]) -> None:
+    """Raise MidblockError where none of the numbers that were asked for has a value."""
+    if not any("." not in row.metric and math.isfinite(row.value) for row in rows):
+        told = estimates.undefined.told()
+        raise MidblockError(*told[:1] or ["nothing to measure"], hint="use more prompts, other --metrics or --region")
