@@ -66,7 +66,7 @@ def _moved_outside(name: str, found: Differences, blocks: int) -> str:
 
 
 def _moved_nowhere(name: str, found: Differences, blocks: int) -> str:
-    what = f"states differ by {_amounts(found, blocks)}" if found.layers else f"predictions differ{_divergence(found)}"
+    what = f"states differ{_amounts(found, blocks)}" if found.layers else f"predictions differ{_divergence(found)}"
     return f"{name}'s {what}, though no weight that was compared moved."
 
 
@@ -80,7 +80,7 @@ def _moved_inside(name: str, found: Differences, weights: Depth, states: Depth, 
         return _ended(_represents(name, states), f"its {moved}")
     if found.states and not found.layers:
         return f"{name}'s {moved}, yet {_seen(found, blocks)}."
-    return _ended(f"{name}'s {moved}", _seen(found, blocks))
+    return _ended(f"{name}'s {moved}")
 
 
 def _unread(name: str, found: Differences, states: Depth, blocks: int) -> str:
@@ -88,7 +88,7 @@ def _unread(name: str, found: Differences, states: Depth, blocks: int) -> str:
     if states:
         return _ended(_represents(name, states))
     if found.layers:
-        return _ended(f"{name}'s states differ by {_amounts(found, blocks)}", "its weights were not compared")
+        return _ended(f"{name}'s states differ{_amounts(found, blocks)}", "its weights were not compared")
     unseen = ", though no state measured on these prompts does" if found.states else ""
     return _ended(f"{name}'s predictions differ{_divergence(found)}{unseen}", "its weights were not compared")
 
@@ -105,7 +105,7 @@ def _represents(name: str, states: Mapping[str, Any]) -> str:
 def _seen(found: Differences, blocks: int) -> str:
     """What the prompts show of it; "" where no state was measured."""
     if found.layers:
-        return f"states differ by {_amounts(found, blocks)}"
+        return f"states differ{_amounts(found, blocks)}"
     unseen = "no state measured on these prompts differs" if found.states else ""
     if not found.divergence:  # NaN is a difference too
         return unseen
@@ -118,10 +118,12 @@ def _divergence(found: Differences) -> str:
 
 
 def _amounts(found: Differences, blocks: int) -> str:
-    """How much, at the first and at the last layer that differ."""
+    """How much, at the first and at the last layer that differ; "" where that was not measured."""
     ends = list(dict.fromkeys((min(found.layers), max(found.layers))))
-    said = [f"{_number(found.layers[layer])} {_layer(layer, blocks)}" for layer in ends]
-    return f"{' and by '.join(said)} (of the base's norm)"
+    if any(math.isnan(found.layers[layer]) for layer in ends):
+        return ""
+    said = " and ".join(f"by {found.layers[layer]:.3g} {_layer(layer, blocks)}" for layer in ends)
+    return f" {said} (of the base's norm)"
 
 
 def _layer(layer: int, blocks: int) -> str:
@@ -131,7 +133,7 @@ def _layer(layer: int, blocks: int) -> str:
 
 
 def _part(part: Part) -> str:
-    facts = [] if math.isnan(part.relative) else [f"delta_rel {_number(part.relative)}"]
+    facts = [] if math.isnan(part.relative) else [f"delta_rel {part.relative:.3g}"]
     if part.share < FEW:
         facts.append(f"{_percent(part.share)} of its values differ")
     return f"{part.name} ({', '.join(facts)})" if facts else part.name
@@ -149,10 +151,6 @@ def _where(depth: Mapping[str, Any]) -> str:
     third = int(np.argmax(depth["thirds"]))
     percent = round(100 * depth["thirds"][third])
     return "evenly over depth" if percent < EVEN else f"most in the {THIRDS[third]} third ({percent} %)"
-
-
-def _number(value: float) -> str:
-    return "an unknown amount" if math.isnan(value) else f"{value:.3g}"
 
 
 def _percent(share: float) -> str:
