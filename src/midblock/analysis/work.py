@@ -103,7 +103,9 @@ class Analysis:
         judging: Advance | None = None
         for number in range(len(self.samples)):
             with bench.phase("measure"), quiet_transformers():
-                measured = self._measurement(number, bench.partial).run(measuring)
+                measurement = self._measurement(number, bench.partial)
+                measured = measurement.run(measuring)
+            bench.notes += measurement.notes()
             judging = judging or bench.progress.phase("intervals and nulls", len(self.layers) * len(self.samples))
             with bench.phase("evaluate"):
                 estimates = self._estimates(number, measured)
