@@ -60,7 +60,8 @@ def rounded(anatomy: Anatomy, types: Mapping[str, torch.dtype] | None = None) ->
 def _cast(module: nn.Module, name: str, wanted: Mapping[str, torch.dtype]) -> Kept:
     """Exchange a module's own tensors for cast ones; those that stood there."""
     kept: Kept = []
-    for place in (module._parameters, module._buffers):
+    places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+    for place in places:
         for key, tensor in place.items():
             full = f"{name}.{key}" if name else key
             if tensor is None or not tensor.is_floating_point() or wanted.get(full, tensor.dtype) == tensor.dtype:
@@ -109,13 +110,12 @@ def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _skeleton(backbone: nn.Module, dtype: torch.dtype) -> Any:
-    from transformers import PreTrainedModel
-
-    if not isinstance(backbone, PreTrainedModel):
+    build = getattr(type(backbone), "_from_config", None)
+    if build is None:
         return None
     try:
         with torch.device("meta"):
-            return type(backbone)._from_config(copy.deepcopy(backbone.config), dtype=dtype)
+            return build(copy.deepcopy(backbone.config), dtype=dtype)
     except (ValueError, TypeError, RuntimeError, NotImplementedError):  # what a config's own checks and __init__ raise
         return None
 
