@@ -70,7 +70,7 @@ def _source(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     if path.suffix not in (".jinja", ".jinja2", ".j2"):
         raise unknown("template", template, ("raw", "chat", "a path ending in .jinja"))
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MidblockError(f"cannot read the chat template {path}: {reason}") from error
