@@ -47,7 +47,8 @@ class Prompts:
             "without_region": f"without a token in the region {facts.get('region')!r}: left out.",
             "completion_lost": f"cut at {facts.get('max_length')} tokens, before the completion begins.",
         }
-        notes = [f"{facts[name]} prompt(s) {note}" for name, note in told.items() if facts.get(name)]
+        notes = [*facts.get("left_out", ())]
+        notes += [f"{facts[name]} prompt(s) {note}" for name, note in told.items() if facts.get(name)]
         if self.repeats:
             different = facts["num_samples"] - len(self.repeats)
             notes.append(

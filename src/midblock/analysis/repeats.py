@@ -26,7 +26,9 @@ def repeats_of(prompts: Sequence[TokenizedPrompt], region: str) -> dict[int, int
     found = {}
     for prompt in sorted(prompts, key=lambda prompt: prompt.index):
         ids = prompt.input_ids[: prompt.answer_start] if region == "prompt" else prompt.input_ids
-        earlier = first.setdefault((prompt.answer_start * (region == "answer"), *ids), prompt.index)
+        earlier = first.setdefault(
+            (*((prompt.answer_start, prompt.answer_end) if region == "answer" else ()), -1, *ids), prompt.index
+        )
         if earlier != prompt.index:
             found[prompt.index] = earlier
     return found

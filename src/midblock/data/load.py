@@ -44,11 +44,12 @@ def load_dataset(
     if (num_samples is not None and num_samples < 1) or skip < 0:
         raise MidblockError(f"cannot draw {num_samples} samples after skipping {skip}", hint="ask for 1 or more")
     reference = str(reference)
+    bad: dict[int, MidblockError] = {}
     if reference.startswith("builtin:"):
         name = reference.removeprefix("builtin:")
         rows = make_rows(name, split=split, num_samples=num_samples, seed=seed, skip=skip)
         layout = rows.layout or detect_layout(rows)
-        examples, bad = read_examples(rows, layout, range(rows.count)), {}
+        examples = read_examples(rows, layout, range(rows.count))
     else:
         rows = _open(reference, split)
         layout = rows.layout or detect_layout(rows)
@@ -113,8 +114,9 @@ def _sample(
 def _check_enough(
     rows: Records, good: Mapping[int, Example], bad: Mapping[int, MidblockError], num_samples: int | None, skip: int
 ) -> None:
-    if bad and not good:
-        raise next(iter(bad.values()))
+    if bad and len(bad) >= len(good):  # no slip here and there: these columns hold something else
+        first = bad[min(bad)]
+        raise MidblockError(f"{first.what}; {len(bad)} of {len(good) + len(bad)} rows cannot be read", hint=first.hint)
     if len(good) < skip + (1 if num_samples is None else num_samples):
         after = f" after skipping {skip}" if skip else ""
         asked = f"{num_samples} samples{after}" if num_samples else f"samples{after}"

@@ -12,7 +12,8 @@ from midblock.data.records import Record, text_in
 
 ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's words for them
 # What a turn may say besides its content: chat templates know these by name.
-SAID = ("tool_calls", "reasoning_content", "reasoning", "thinking")
+REASONING = ("reasoning_content", "reasoning", "thinking")
+SAID = ("tool_calls", *REASONING)
 TOLD = ("name", "tool_call_id")
 
 
