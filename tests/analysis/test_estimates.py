@@ -7,7 +7,6 @@ import torch
 
 from midblock.analysis.estimates import Estimates
 from midblock.analysis.measure import ROUNDED, Measured
-from midblock.base import MidblockError
 from midblock.metrics.catalogue import METRICS, computed_from, values
 from midblock.metrics.geometry import Pooled
 from midblock.metrics.metric import NULL, PRECISION_FLOOR, SPLIT_FLOOR, Metric
@@ -262,10 +261,51 @@ def test_prompts_without_a_value_are_counted_out(rows):
     assert row.value == pytest.approx(float(tokens[:3, 2].mean()))
 
 
-def test_a_value_that_cannot_be_computed_names_metric_model_and_layer(rows):
+def test_a_value_that_cannot_be_computed_costs_its_row_and_a_note(rows, table):
     flat = {**rows, "pooled|1|sft": RowStatistic(torch.arange(N), torch.ones(N, D, dtype=torch.float64))}
-    with pytest.raises(MidblockError, match=r"of sft at layer 1 is nan .*n = 24"):
-        estimate(flat, wanted=frozenset({"cka_debiased"}))
+    made = Estimates(Measured(columns_of(flat, ALL)), ("sft",), ALL, LAYERS, L, "some:data", 0)
+    found = {(row.model, row.layer, row.metric): row for row in made.rows()}
+    lost = {"cka", "cka_debiased", "cosine_centered", "procrustes", "effective_rank_centered", "intrinsic_dimension"}
+    missing = {key for key in table if key not in found}
+    assert missing == {("sft", 1, name + kind) for name in lost for kind in ("", NULL)} & table.keys()
+    assert all(math.isfinite(row.value) for row in found.values())
+    undefined = [note for note in made.notes() if "not defined" in note]
+    assert sorted(undefined) == sorted(
+        f"{name} of sft is not defined at layer 1 (of {N} prompts too few differ there): left out." for name in lost
+    )
+    assert f"The {N} prompts have 1 different states at layer 1 of sft" in made.notes()[0]
+
+
+def test_layers_without_a_value_are_told_together(rows):
+    ones = RowStatistic(torch.arange(N), torch.ones(N, D, dtype=torch.float64))
+    flat = {**rows, **{f"pooled|{layer}|base": ones for layer in (-1, 0, 2)}}
+    wanted = frozenset({"intrinsic_dimension"})
+    made = Estimates(Measured(columns_of(flat, wanted)), ("sft",), wanted, LAYERS, L, "", 0)
+    assert {(row.model, row.layer) for row in made.rows()} == {("base", 1), *(("sft", layer) for layer in LAYERS)}
+    assert made.undefined.notes() == [
+        f"intrinsic_dimension of base is not defined at layers -1 to 0, 2 (of {N} prompts too few differ there): "
+        "left out."
+    ]
+
+
+def test_prompts_that_repeat_have_the_states_of_the_first(rows):
+    """Batches padded otherwise round otherwise, and a condition number would be that of the rounding."""
+    repeats = {18: 2, 23: 1}  # the second pair is not among the rounded base's prompts
+    noisy, exact = dict(rows), dict(rows)
+    for key, stat in rows.items():
+        if key.startswith("pooled"):
+            values, same = stat.values.clone(), stat.values.clone()
+            places = {int(index): place for place, index in enumerate(stat.index)}
+            for later, first in repeats.items():
+                if later in places:
+                    same[places[later]] = values[places[first]]
+                    values[places[later]] = values[places[first]] * (1 + 1e-7)
+            noisy[key], exact[key] = RowStatistic(stat.index, values), RowStatistic(stat.index, same)
+    wanted = frozenset({"intrinsic_dimension", "condition_number", "cka_debiased", "change_intensity"})
+    made = Estimates(Measured(columns_of(noisy, wanted)), ("sft",), wanted, LAYERS, L, "", 0, repeats=repeats)
+    plain = Estimates(Measured(columns_of(exact, wanted)), ("sft",), wanted, LAYERS, L, "", 0)
+    assert list(map(repr, made.rows())) == list(map(repr, plain.rows()))
+    assert made.notes() == []
 
 
 def test_progress_hears_of_every_layer(rows):

@@ -5,6 +5,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from midblock.analysis.lens import lens_positions
@@ -318,3 +319,90 @@ def test_progress_hears_of_every_token(pair):
     assert sum(heard) == total_tokens(prompts)
     padded = [batch.input_ids.numel() for group in (prompts.deep, prompts.pooled, *prompts.views) for batch in group]
     assert heard == padded
+
+
+LINEAR = {
+    "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "block_size": 16,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}  # fmt: skip
+# Families with buffers of a floating type, or with parameters that stay in float32 whatever the rest is loaded in.
+STATEFUL = {
+    "minimax": ("MiniMaxConfig", LINEAR),
+    "deepseek_v3": (
+        "DeepseekV3Config",
+        {
+            "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1,
+            "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8,
+            "moe_intermediate_size": 16, "first_k_dense_replace": 1,
+        },
+    ),
+    "falcon_h1": (
+        "FalconH1Config",
+        {"head_dim": 8, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8,
+         "mamba_n_groups": 1, "mamba_expand": 1},
+    ),
+    "gemma3": ("Gemma3TextConfig", {"head_dim": 8}),
+}  # fmt: skip
+SHAPE = {
+    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", STATEFUL)
+def test_the_rounded_pass_is_what_transformers_loads_in_bfloat16(family, tmp_path, tuned_from):
+    name, settings = STATEFUL[family]
+    torch.manual_seed(0)
+    config = getattr(transformers, name)(**{**SHAPE, **settings})
+    base = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    base.save_pretrained(tmp_path)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    own = {**dict(base.named_parameters()), **dict(base.named_buffers())}
+    found = measure(Pair.of_models(base, {"sft": tuned_from(base)}, None), prompts_of(token_lists(), batch_tokens=1))
+    for prompt in token_lists()[:4]:
+        for layer, states in states_of(loaded, prompt.input_ids).items():
+            rounded = found[f"pooled|{layer}|{ROUNDED}"].values[prompt.index]
+            assert torch.equal(rounded, states[0].double().mean(0)), layer
+    now = {**dict(base.named_parameters()), **dict(base.named_buffers())}
+    assert all(now[name] is own[name] for name in own)
+
+
+class OnlyFloat32(torch.nn.Module):
+    """Stands around a projection and takes float32 alone, as a kernel of its own would."""
+
+    def __init__(self, inner, error):
+        super().__init__()
+        self.inner, self.error = inner, error
+
+    def forward(self, states):
+        if states.dtype != torch.float32:
+            raise self.error
+        return self.inner(states)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no kernel for BFloat16.\nsecond line"), TypeError("no bfloat16")])
+def test_a_base_that_cannot_run_rounded_costs_the_floor_alone(pico, tuned_from, error):
+    base, tuned = pico("llama"), tuned_from(pico("llama"))
+    plain = Measurement(Pair.of_models(base, {"sft": tuned}, None), prompts_of(token_lists()), AnalysisSettings(),
+                        EVERYTHING - {"floor"}, LAYERS)  # fmt: skip
+    expected = plain.run().rows
+    assert plain.notes() == []
+    block = base.model.layers[1].mlp
+    block.up_proj = OnlyFloat32(block.up_proj, error)
+    made = Measurement(
+        Pair.of_models(base, {"sft": tuned}, None), prompts_of(token_lists()), AnalysisSettings(), EVERYTHING, LAYERS
+    )
+    found = made.run().rows
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key].values, expected[key].values) for key in expected)
+    assert made.notes() == [f"The precision floor could not be had: {str(error).splitlines()[0].rstrip('.')}."]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("none left"), MemoryError(), KeyboardInterrupt()])
+def test_what_is_no_matter_of_precision_ends_the_run(pico, tuned_from, error):
+    base = pico("llama")
+    block = base.model.layers[1].mlp
+    block.up_proj = OnlyFloat32(block.up_proj, error)
+    with pytest.raises(type(error)):
+        measure(Pair.of_models(base, {"sft": tuned_from(pico("llama"))}, None), prompts_of(token_lists()))
+    assert all(value.dtype == torch.float32 for value in base.parameters())

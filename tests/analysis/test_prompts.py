@@ -146,5 +146,9 @@ def test_prompts_left_out_are_counted_and_told(pair):
     assert prompts.notes() == ["4 prompt(s) without a token in the region 'answer': left out."]
     cut = prepare(pair, max_length=3)
     assert cut.facts["completion_lost"] == 12
-    assert cut.notes() == ["12 prompt(s) cut at 3 tokens, before the completion begins."]
+    assert cut.notes() == [
+        "12 prompt(s) cut at 3 tokens, before the completion begins.",
+        "10 of 12 prompts repeat the tokens of an earlier one: intrinsic_dimension takes each of the 2 different ones "
+        "once, all other numbers and intervals count every prompt.",
+    ]
     assert prepare(pair).notes() == []

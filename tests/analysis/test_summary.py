@@ -120,7 +120,7 @@ def test_several_models_share_a_headline():
     summary = summarize(LayerTable.from_rows([*rows, *table_of(added=[0] * L, model="same")]))
     assert [facts["name"] for facts in summary["models"]] == ["sft", "dpo", "same"]
     assert summary["headline"].endswith(
-        "sft most in the lower third (60 %); dpo most in the upper third (100 %); same nowhere."
+        "sft most in the lower third (60 %); dpo most in the upper third (100 %); same nowhere on these prompts."
     )
 
 

@@ -128,3 +128,17 @@ def test_json_nested_too_deeply_is_refused_with_its_line(tmp_path):
     file.write_text('{"prompt": "a", "completion": "b"}\n' + "[" * 200_000)
     with pytest.raises(MidblockError, match="line 2 is nested too deeply"):
         read_file(file)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize(("name", "indent"), [("rows.json", 2), ("rows.json", None), ("rows.jsonl", None)])
+def test_encodings_that_json_may_have(tmp_path, encoding, name, indent):
+    text = json.dumps(RECORDS, indent=indent) if name == "rows.json" else "\n".join(map(json.dumps, RECORDS))
+    (tmp_path / name).write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert read_file(tmp_path / name).take(range(5)) == RECORDS
+
+
+def test_a_broken_utf_16_is_named(tmp_path):
+    (tmp_path / "rows.json").write_bytes('[{"text": "a"}]'.encode("utf-16")[:-1])
+    with pytest.raises(MidblockError, match=r"is no valid UTF-16: .*save it as UTF-8"):
+        read_file(tmp_path / "rows.json")

@@ -182,10 +182,38 @@ def test_two_nn_of_three_points_on_a_line():
     assert float(intrinsic_dimension(Pooled.whole(X))) == pytest.approx(expected)
 
 
-def test_two_nn_leaves_duplicates_out():
+def test_two_nn_counts_a_point_once_however_often_it_comes():
     X = torch.tensor([[0.0], [1.0], [3.0], [100.0], [100.0]]).double()
-    expected = 3 / (math.log(3) + math.log(2) + math.log(1.5))
+    expected = 4 / (math.log(3) + math.log(2) + math.log(1.5) + math.log(99 / 97))
     assert float(intrinsic_dimension(Pooled.whole(X))) == pytest.approx(expected)
+
+
+@few
+@given(st.integers(1, 12), seeds)
+def test_two_nn_of_copies_is_that_of_the_different_rows(copies, seed):
+    X = gaussian(12, 5, seed=seed) + 100
+    twice = torch.cat([X, X[:copies]])[torch.randperm(12 + copies, generator=torch.Generator().manual_seed(seed))]
+    expected = by_numpy(X.numpy())["intrinsic_dimension"]
+    assert float(intrinsic_dimension(Pooled.whole(twice))) == pytest.approx(expected)
+    assert float(intrinsic_dimension(Pooled.whole(twice * (1 + 1e-15)))) == pytest.approx(expected)
+
+
+def test_two_nn_of_index_sets_with_copies_is_that_of_their_different_rows():
+    X = gaussian(9, 4)
+    X[7], X[8] = X[0], X[1]
+    keep = torch.tensor([[0, 1, 2, 3, 4, 7], [2, 3, 4, 5, 7, 8], [1, 2, 3, 4, 5, 6]])
+    whole = Pooled(States.of(X), keep)
+    different = [[0, 1, 2, 3, 4], [2, 3, 4, 5, 7, 8], [1, 2, 3, 4, 5, 6]]
+    expected = [float(intrinsic_dimension(Pooled.whole(X[rows]))) for rows in different]
+    assert intrinsic_dimension(whole).tolist() == pytest.approx(expected)
+
+
+def test_what_is_no_geometry_is_nan_and_no_rounding():
+    """Rows that are all the same leave, once their mean is out, nothing but rounding."""
+    X = (gaussian(8) / 3).expand(6, 8).clone()
+    assert math.isnan(of(X, wanted=["effective_rank_centered"])["effective_rank_centered"])
+    assert math.isnan(of(torch.zeros(6, 8).double(), wanted=["condition_number"])["condition_number"])
+    assert math.isnan(of(torch.zeros(6, 8).double(), wanted=["dataset_entropy"])["dataset_entropy"])
 
 
 @pytest.mark.parametrize("X", [gaussian(2, 4), gaussian(4).expand(6, 4)])

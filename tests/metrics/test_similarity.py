@@ -115,7 +115,7 @@ def test_everything_is_numpys_and_scipys(size, seed, amount):
     base, tuned = related(*size, seed=seed, amount=amount)
     received = gaussian(*size, seed=seed + 9)
     expected = by_numpy(base.numpy(), tuned.numpy(), received.numpy())
-    assert of(base, tuned, received=received) == pytest.approx(expected, rel=1e-8, abs=1e-12)
+    assert of(base, tuned, received=received) == pytest.approx(expected, rel=1e-8, abs=1e-11)
 
 
 @pytest.mark.parametrize("size", [(10, 25), (25, 10)])
@@ -335,3 +335,13 @@ def test_permuted_procrustes_is_that_of_the_shuffled_rows(shape):
     orders = torch.stack([torch.arange(shape[0]), torch.arange(shape[0]).flip(0)])
     expected = [of(base, tuned[order])["procrustes"] for order in orders]
     assert procrustes_null(shuffled(base, tuned, orders)).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["cka", "cka_debiased", "cosine_centered", "procrustes"])
+def test_one_point_for_all_prompts_has_no_geometry(name):
+    """Not even that of the rounding of its mean."""
+    point = (gaussian(8) / 3).expand(7, 8).clone()
+    for base, tuned in ((point, gaussian(7, 8)), (gaussian(7, 8), point), (point, point)):
+        assert np.isnan(of(base, tuned)[name])
+        null = METRICS[name].null(shuffled(base, tuned, torch.stack([torch.randperm(7) for _ in range(3)])))
+        assert null.isnan().all()

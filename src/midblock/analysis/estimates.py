@@ -8,8 +8,8 @@ Cost: each jackknife computes a metric for 21 sets of prompts. Formulas: docs/me
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from midblock.analysis.measure import ROUNDED, Measured
-from midblock.base import Estimate, LayerRow, MidblockError
+from midblock.analysis.repeats import Alike, with_one_state
+from midblock.analysis.undefined import Undefined
+from midblock.base import Estimate, LayerRow
 from midblock.checkpoints import BASE
 from midblock.metrics.catalogue import METRICS, computed_from, values
 from midblock.metrics.geometry import Pooled, States
@@ -27,6 +29,7 @@ from midblock.metrics.similarity import Pairing, Pairs, Shuffled
 from midblock.metrics.spectra import single_threaded_workers
 from midblock.metrics.uncertainty import Folds, bootstrap_means, halves, jackknife, permutations
 from midblock.metrics.views import VIEWS, Views
+from midblock.trace import RowStatistic
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,9 @@ class Estimates:
         blocks: L.
         reference: the dataset, for the table.
         references: whether nulls and split floors are computed too.
+        repeats: for each prompt that repeats an earlier one, that one.
+        undefined: what has no value; filled by `rows`.
+        alike: layers at which different prompts have the same state; filled by `rows`.
     """
 
     measured: Measured
@@ -100,6 +106,13 @@ class Estimates:
     reference: str
     seed: int
     references: bool = True
+    repeats: Mapping[int, int] = field(default_factory=dict)
+    undefined: Undefined = field(default_factory=Undefined)
+    alike: Alike = field(default_factory=Alike)
+
+    def notes(self) -> list[str]:
+        """What a reader must know, once `rows` are through."""
+        return [*self.alike.notes(), *self.undefined.notes()]
 
     def rows(self, advance: Callable[[float], None] = lambda layers: None) -> Iterator[LayerRow]:
         """All rows, layer by layer, then the means, whose intervals are drawn in one go.
@@ -109,9 +122,15 @@ class Estimates:
         means: list[Column] = []
         for found, columns in single_threaded_workers(torch.get_num_threads()).map(self._layer, self.layers):
             means += columns
-            yield from (self._row(*each) for each in found)
+            yield from self._defined(found)
             advance(1)
-        yield from (self._row(*each) for each in self._means(means))
+        yield from self._defined(self._means(means))
+
+    def _defined(self, found: Iterable[Found]) -> Iterator[LayerRow]:
+        """Rows of what has a value; where no prompt has what a metric needs, the row stays and is empty."""
+        for key, estimate in found:
+            if not self.undefined.takes(key.metric, key.model, key.layer, estimate) or estimate.n == 0:
+                yield self._row(key, estimate)
 
     def _layer(self, layer: int) -> tuple[list[Found], list[Column]]:
         found: list[Found] = []
@@ -126,9 +145,10 @@ class Estimates:
 
     def _samples(self, layer: int) -> Iterator[Sample]:
         for model in (BASE, *self.models):
-            if (pooled := self.measured.get(model, "pooled", layer)) is not None:
+            if (pooled := self._pooled(model, layer)) is not None:
                 names = computed_from("pooled", self.wanted, paired=False)
                 states = States.of(pooled.values)
+                self.alike.look(model, layer, states, len(self.repeats.keys() & set(pooled.index.tolist())))
                 yield Sample(model, layer, names, len(states.X), partial(Pooled, states))
             views = [self.measured.get(model, f"view{view}", layer) for view in range(VIEWS)]
             found = [view.values for view in views if view is not None]
@@ -157,10 +177,14 @@ class Estimates:
 
     def _both(self, model: str, layer: int) -> tuple[Tensor, Tensor] | None:
         """Pooled states of the base and of a model, for the prompts that the model has."""
-        base, other = (self.measured.get(each, "pooled", layer) for each in (BASE, model))
+        base, other = (self._pooled(each, layer) for each in (BASE, model))
         if base is None or other is None:
             return None
         return base.values[torch.isin(base.index, other.index)], other.values
+
+    def _pooled(self, model: str, layer: int) -> RowStatistic | None:
+        rows = self.measured.get(model, "pooled", layer)
+        return None if rows is None else with_one_state(rows, self.repeats)
 
     def _columns(self, layer: int) -> Iterator[Column]:
         """Metrics that came out of the measuring pass as a value a prompt."""
@@ -229,7 +253,6 @@ class Estimates:
         name, _, suffix = key.metric.partition(".")
         if suffix == "":
             estimate = estimate.within(METRICS[name].bounds)
-            _check_defined(key, estimate)
         return LayerRow(
             model=key.model,
             layer=key.layer,
@@ -244,10 +267,3 @@ class Estimates:
 
 
 _NONE = (float("nan"), float("nan"))
-
-
-def _check_defined(key: Key, estimate: Estimate) -> None:
-    """A number that could not be computed is said aloud, unless no prompt has what the metric needs (n = 0)."""
-    if estimate.n > 0 and not torch.isfinite(torch.tensor(estimate.value)):
-        what = f"{key.metric} of {key.model} at layer {key.layer} is {estimate.value}"
-        raise MidblockError(what, hint=f"leave it out of --metrics, or use more prompts (n = {estimate.n})")

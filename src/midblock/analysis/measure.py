@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from midblock.analysis.lens import gather_positions, lens_positions, log_probabilities
 from midblock.analysis.prompts import Prompts
-from midblock.analysis.rounding import rounded
+from midblock.analysis.rounding import FATAL, rounded, types_of
 from midblock.analysis.settings import AnalysisSettings
+from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, Pair
 from midblock.data import Batch
 from midblock.metrics.catalogue import choose, columns, computed_from
@@ -24,6 +26,7 @@ from midblock.metrics.tokens import Tokens, pooled_mean
 from midblock.runs.steps import run_steps
 from midblock.trace import RowStatistic, RowStore, reduce_batch
 from midblock.trace.pieces import SAVE_SECONDS
+from midblock.trace.stream import Reduction
 
 ROUNDED = "base, rounded"  # the base in the other precision, for the precision floor
 
@@ -53,6 +56,7 @@ class Measurement:
         layers: the layers to measure.
         partial: folder for pieces of an unfinished pass, None to keep them in memory only.
         save_seconds: least time between two pieces.
+        lost: why the base could not be run in the other precision; "" while it can.
     """
 
     pair: Pair
@@ -63,6 +67,8 @@ class Measurement:
     partial: Path | None = None
     save_seconds: float = SAVE_SECONDS
     store: RowStore = field(default_factory=RowStore)
+    lost: str = ""
+    _types: dict[str, torch.dtype] | None = None
 
     def run(self, advance: Advance = lambda tokens: None) -> Measured:
         """Run what is left to run; `advance` hears how many tokens each batch held.
@@ -75,7 +81,19 @@ class Measurement:
             (batch.input_ids.numel(), partial(self._step, kind, batch, anatomies)) for kind, batch in self._batches()
         ]
         run_steps(steps, self.store, self.partial, advance, save_seconds=self.save_seconds)
-        return Measured(self.store.finish())
+        return Measured(self._whole(self.store.finish()))
+
+    def notes(self) -> list[str]:
+        """What a reader must know, once it has run."""
+        return [f"The precision floor could not be had: {self.lost}."] if self.lost else []
+
+    def _whole(self, rows: dict[str, RowStatistic]) -> dict[str, RowStatistic]:
+        """The rows, without those of a rounded base that did not get through all of its prompts."""
+        deep = sum(len(batch.index) for batch in self.prompts.deep)
+        short = {key for key, found in rows.items() if key.endswith(f"|{ROUNDED}") and len(found.index) < deep}
+        if short and not self.lost:
+            self.lost = "it failed on some prompts before this run was resumed"
+        return {key: found for key, found in rows.items() if not (self.lost and key.endswith(f"|{ROUNDED}"))}
 
     def _batches(self) -> Iterator[tuple[str, Batch]]:
         yield from (("deep", batch) for batch in self.prompts.deep)
@@ -96,14 +114,29 @@ class Measurement:
         reduced = {}
         for name, anatomy in anatomies.items():
             reduced[name] = reduce_batch(name, anatomy, batch, mask, self.layers, reductions).rows
-        if deep and "floor" in self.kinds:
-            reductions.pop("tokens", None)
-            with rounded(anatomies["base"]):
-                rows = reduce_batch(ROUNDED, anatomies["base"], batch, mask, self.layers, reductions).rows
-            reduced[ROUNDED] = rows
+        if deep and "floor" in self.kinds and not self.lost:
+            rest = {name: reduction for name, reduction in reductions.items() if name != "tokens"}
+            if (rows := self._rounded(anatomies["base"], batch, mask, rest)) is not None:
+                reduced[ROUNDED] = rows
         states = {name: self._keep(name, kind, batch, rows) for name, rows in reduced.items()}
         if "lens" in reductions:
             self._compare_predictions(batch, states, anatomies)
+
+    def _rounded(
+        self, anatomy: Anatomy, batch: Batch, mask: Tensor, reductions: Mapping[str, Reduction]
+    ) -> Mapping[tuple[str, int], Tensor] | None:
+        """Rows of the base in the other precision; None where it cannot run in it: a side measurement ends no run."""
+        try:
+            if self._types is None:
+                self._types = types_of(anatomy)
+            with rounded(anatomy, self._types):
+                return reduce_batch(ROUNDED, anatomy, batch, mask, self.layers, reductions).rows
+        except FATAL:
+            raise
+        except (RuntimeError, TypeError, MidblockError) as error:
+            said = error.what if isinstance(error, MidblockError) else str(error) or type(error).__name__
+            self.lost = said.strip().splitlines()[0].rstrip(".")
+            return None
 
     def _names(self, source: str) -> tuple[str, ...]:
         """The metrics that this pass computes from one source: the columns of its rows."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from midblock.analysis.repeats import repeats_of
 from midblock.analysis.settings import LEAST_PROMPTS, AnalysisSettings
 from midblock.base import MidblockError, generator
 from midblock.checkpoints import Pair
@@ -27,6 +28,7 @@ class Prompts:
         views: for each augmented view, batches of all prompts; empty unless wanted.
         facts: what `run.json` records about the data.
         samples: the first few texts, to be shown.
+        repeats: for each prompt that repeats an earlier one in the region, that one, by index.
     """
 
     reference: str
@@ -35,6 +37,7 @@ class Prompts:
     views: tuple[list[Batch], ...]
     facts: Mapping[str, Any]
     samples: list[str]
+    repeats: Mapping[int, int] = field(default_factory=dict)
 
     def notes(self) -> list[str]:
         """What a reader must know: how many prompts were left out or cut, and why."""
@@ -44,7 +47,16 @@ class Prompts:
             "without_region": f"without a token in the region {facts.get('region')!r}: left out.",
             "completion_lost": f"cut at {facts.get('max_length')} tokens, before the completion begins.",
         }
-        return [f"{facts[name]} prompt(s) {note}" for name, note in told.items() if facts.get(name)]
+        notes = [*facts.get("left_out", ())]
+        notes += [f"{facts[name]} prompt(s) {note}" for name, note in told.items() if facts.get(name)]
+        if self.repeats:
+            different = facts["num_samples"] - len(self.repeats)
+            notes.append(
+                f"{len(self.repeats)} of {facts['num_samples']} prompts repeat the tokens of an earlier one: "
+                f"intrinsic_dimension takes each of the {different} different ones once, all other numbers and "
+                "intervals count every prompt."
+            )
+        return notes
 
 
 def prepare_prompts(pair: Pair, data: str | ExampleSet, settings: AnalysisSettings, *, views: bool) -> Prompts:
@@ -67,6 +79,7 @@ def prepare_prompts(pair: Pair, data: str | ExampleSet, settings: AnalysisSettin
         views=_views(found.tokens, settings) if views else (),
         facts={**found.facts, "num_token_samples": len(chosen), "asked": len(found.examples)},
         samples=[example.text for example in found.examples.examples[:SHOWN]],
+        repeats=repeats_of(found.tokens.prompts, settings.region),
     )
 
 

@@ -72,7 +72,7 @@ def _draw_others(reference: str, settings: AnalysisSettings, first: ExampleSet) 
             seen |= new.keys()
             fresh += new.values()
             skip, repeated = skip + missing, repeated + missing - len(new)
-        samples.append(with_examples(first, fresh))
+        samples.append(replace(with_examples(first, fresh), left_out=found.left_out))
     return samples
 
 

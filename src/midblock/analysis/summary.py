@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from midblock.analysis.differences import Differences
+from midblock.analysis.sentences import place, reading
 from midblock.base import LayerTable
 from midblock.metrics.catalogue import METRICS
 from midblock.metrics.metric import PRECISION_FLOOR, SEED, SEEDS
@@ -18,8 +20,7 @@ from midblock.metrics.metric import PRECISION_FLOOR, SEED, SEEDS
 if TYPE_CHECKING:
     import pandas as pd
 
-THIRDS = ("lower", "middle", "upper")
-EVEN = 40  # percent: a largest third below this is called even
+ROUNDING = "This is no more than rounding to bfloat16 changes."
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,11 @@ class Spread:
         return cls(float((share * middle).sum()), shares, peak)  # type: ignore[arg-type]
 
 
-def summarize(table: LayerTable) -> dict[str, Any]:
+def summarize(table: LayerTable, *, whole: bool = True) -> dict[str, Any]:
     """Read a table: the spread of weight change and of representation change by depth, and the headline.
+
+    Args:
+        whole: False where parts of the models were not compared, so that no sentence says they are the same.
 
     Returns:
         What `summary.json` holds: `headline`, and for each tuned model its `reading`, `weight_depth`,
@@ -63,13 +67,18 @@ def summarize(table: LayerTable) -> dict[str, Any]:
         included, `center` of the change that blocks add, and `half_depth`.
     """
     paired = table.frame[table.frame.metric.isin([name for name, metric in METRICS.items() if metric.paired])]
-    models = [_read_model(table, str(model)) for model in dict.fromkeys(paired.model)]
+    found = {str(model): Differences.of(table, str(model)) for model in dict.fromkeys(paired.model)}
+    models = [_read_model(table, model, each, whole) for model, each in found.items()]
     if not models:
         return {"headline": "Nothing was compared.", "models": []}
-    return {"headline": models[0]["reading"] if len(models) == 1 else _together(models), "models": models}
+    places = [
+        place(each, facts["weight_depth"], facts["representation_depth"])
+        for each, facts in zip(found.values(), models, strict=True)
+    ]
+    return {"headline": models[0]["reading"] if len(models) == 1 else _together(models, places), "models": models}
 
 
-def _read_model(table: LayerTable, model: str) -> dict[str, Any]:
+def _read_model(table: LayerTable, model: str, found: Differences, whole: bool) -> dict[str, Any]:
     blocks = table.blocks
     weights = table.curve("delta_rel", model, "block")
     weight_depth = Spread.of(weights, weights.value.to_numpy(), blocks)
@@ -87,7 +96,9 @@ def _read_model(table: LayerTable, model: str) -> dict[str, Any]:
     main = representation_depth or weight_depth
     facts["peak_block"] = main.peak_block if main else None
     facts["measured"] = len(weights) + len(added) > 0
-    facts["reading"] = _sentence(facts, _is_rounding(table, model, blocks))
+    facts["reading"] = _sentence(facts, found, blocks, whole)
+    if representation_depth and _is_rounding(table, model, blocks):
+        facts["reading"] += f" {ROUNDING}"
     return facts
 
 
@@ -130,36 +141,17 @@ def _is_rounding(table: LayerTable, model: str, blocks: int) -> bool:
     return not change.empty and not floor.empty and bool(change.value.iloc[-1] <= floor.value.iloc[-1])
 
 
-def _sentence(facts: dict[str, Any], rounding: bool) -> str:
+def _sentence(facts: dict[str, Any], found: Differences, blocks: int, whole: bool) -> str:
     name, weights, states = facts["name"], facts["weight_depth"], facts["representation_depth"]
     if not facts["measured"]:
         return f"{name}: where in depth it changed was not measured (that takes change_increment or delta_rel)."
-    if not weights and not states:
-        return f"{name} does not differ from the base."
-    parts = []
-    if states:
-        block = states["peak_block"]
-        parts.append(f"{name} changes what the model represents {_where(states)}, most of all across block {block}")
-    if weights:
-        lead = "its weights moved" if parts else f"{name}'s weights moved"
-        parts.append(f"{lead} {_where(weights)}, most in block {weights['peak_block']}")
-    sentence = "; ".join(parts) + "."
-    return sentence + " This is no more than rounding to bfloat16 changes." if rounding else sentence
+    return reading(name, found, weights, states, blocks=blocks, whole=whole)
 
 
-def _where(depth: dict[str, Any]) -> str:
-    """Where an amount sits, in words; near a third each it is called even."""
-    if depth["thirds"] is None:
-        return "among the blocks that were measured"
-    third = int(np.argmax(depth["thirds"]))
-    percent = round(100 * depth["thirds"][third])
-    return "evenly over depth" if percent < EVEN else f"most in the {THIRDS[third]} third ({percent} %)"
-
-
-def _together(models: list[dict[str, Any]]) -> str:
-    parts = []
-    for facts in models:
-        depth = facts["representation_depth"] or facts["weight_depth"]
-        absent = "nowhere" if facts["measured"] else "not measured"
-        parts.append(f"{facts['name']} {_where(depth) if depth else absent}")
+def _together(models: list[dict[str, Any]], places: list[str]) -> str:
+    """One sentence about several models."""
+    parts = [
+        f"{facts['name']} {where if facts['measured'] else 'not measured'}"
+        for facts, where in zip(models, places, strict=True)
+    ]
     return "Where the change gathers: " + "; ".join(parts) + "."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,6 +22,9 @@ from midblock.runs.request import models_of
 from midblock.runs.run import Bench, Outcome
 
 Advance = Callable[[float], None]
+
+# Words of notes about weights that only one model has, or that cannot be compared: no sentence calls the models equal.
+LEFT_OUT = ("not compared", "are compared", "left out")
 
 
 def kinds_of(settings: AnalysisSettings) -> frozenset[str]:
@@ -75,10 +79,15 @@ class Analysis:
             raise MidblockError("nothing to measure", hint="the metrics asked for need what was switched off")
         return Outcome(
             rows,
-            summarize(LayerTable.from_rows(rows)),
+            summarize(LayerTable.from_rows(rows), whole=self._whole(bench.notes)),
             {"models": models_of(self.pair)} if bench.run else {},  # hashes whole files
             {"samples.json": self._write_samples} if self.samples else {},
         )
+
+    def _whole(self, notes: Sequence[str]) -> bool:
+        """Whether nothing was left out of the comparison."""
+        told = any(words in note for note in notes for words in LEFT_OUT)
+        return len(self.plan.blocks) == self.pair.blocks and not told
 
     def _states(self, bench: Bench) -> list[LayerRow]:
         samples = list(self._by_sample(bench))
@@ -94,10 +103,16 @@ class Analysis:
         judging: Advance | None = None
         for number in range(len(self.samples)):
             with bench.phase("measure"), quiet_transformers():
-                measured = self._measurement(number, bench.partial).run(measuring)
+                measurement = self._measurement(number, bench.partial)
+                measured = measurement.run(measuring)
+            bench.notes += measurement.notes()
             judging = judging or bench.progress.phase("intervals and nulls", len(self.layers) * len(self.samples))
             with bench.phase("evaluate"):
-                rows = list(self._estimates(number, measured).rows(judging))
+                estimates = self._estimates(number, measured)
+                rows = list(estimates.rows(judging))
+            if number == 0 and not any(METRICS[name].of_weights for name in self.wanted):
+                _check_defined(estimates, rows)
+            bench.notes += [f"Sample {number}: {note}" if number else note for note in estimates.notes()]
             yield rows
 
     def _measurement(self, number: int, partial: Path | None) -> Measurement:
@@ -116,6 +131,7 @@ class Analysis:
             reference=self.samples[number].reference,
             seed=self.settings.seed,
             references=number == 0,
+            repeats=self.samples[number].repeats,
         )
 
     def _weights(self, bench: Bench) -> list[LayerRow]:
@@ -141,3 +157,10 @@ class Analysis:
 
     def _write_samples(self, path: Path) -> None:
         write_json(path, [{"prompt": text} for text in self.samples[0].samples])
+
+
+def _check_defined(estimates: Estimates, rows: Sequence[LayerRow]) -> None:
+    """Raise MidblockError where none of the numbers that were asked for has a value."""
+    if not any("." not in row.metric and math.isfinite(row.value) for row in rows):
+        told = estimates.undefined.told()
+        raise MidblockError(*told[:1] or ["nothing to measure"], hint="use more prompts, other --metrics or --region")

@@ -6,6 +6,7 @@ from midblock.data.batches import make_batches as make_batches
 from midblock.data.encode import TokenizedPrompt as TokenizedPrompt
 from midblock.data.encode import TokenizedSet as TokenizedSet
 from midblock.data.encode import encode as encode
+from midblock.data.encode import encode_renderable as encode_renderable
 from midblock.data.examples import Example as Example
 from midblock.data.examples import ExampleSet as ExampleSet
 from midblock.data.examples import Message as Message

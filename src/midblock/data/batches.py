@@ -40,7 +40,8 @@ class Batch:
         real = self.attention_mask.bool()
         if name not in REGIONS:
             raise unknown("region", name, REGIONS)
-        return {"all": real, "prompt": real & ~self.answer_mask, "answer": self.answer_mask}[name]
+        before = self.answer_mask.cumsum(1) == 0  # what a template writes behind the answer is neither
+        return {"all": real, "prompt": real & before, "answer": self.answer_mask}[name]
 
     def labels(self) -> Int[Tensor, "B T"]:
         """The input ids on the completion's tokens, -100 elsewhere; not shifted, as transformers' models want them."""
@@ -83,6 +84,7 @@ def _pad(group: Sequence[TokenizedPrompt], pad_id: int) -> Batch:
     width = len(group[0].input_ids)
     lengths = torch.tensor([len(prompt.input_ids) for prompt in group])[:, None]
     starts = torch.tensor([prompt.answer_start for prompt in group])[:, None]
+    stops = torch.tensor([prompt.answer_end for prompt in group])[:, None]
     position = torch.arange(width)[None, :]
     real = position < lengths
     rows = [[*prompt.input_ids, *[pad_id] * (width - len(prompt.input_ids))] for prompt in group]
@@ -90,5 +92,5 @@ def _pad(group: Sequence[TokenizedPrompt], pad_id: int) -> Batch:
         index=torch.tensor([prompt.index for prompt in group]),
         input_ids=torch.tensor(rows),
         attention_mask=real.long(),
-        answer_mask=real & (position >= starts),
+        answer_mask=real & (position >= starts) & (position < stops),
     )

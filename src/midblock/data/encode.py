@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from midblock.base import MidblockError
 from midblock.data.examples import Example, ExampleSet
-from midblock.data.templates import Rendering, render
+from midblock.data.templates import Rendering, render, renderable
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,18 @@ class TokenizedPrompt:
         index: the sample's position in its ExampleSet, its identity everywhere.
         input_ids: token ids, special tokens included, no padding.
         answer_start: position of the first token that holds a character of the completion; len(input_ids) if none does.
+        answer_stop: position behind its last token; None where the sample ends with it.
     """
 
     index: int
     input_ids: tuple[int, ...]
     answer_start: int
+    answer_stop: int | None = None
+
+    @property
+    def answer_end(self) -> int:
+        """Position behind the completion's last token."""
+        return len(self.input_ids) if self.answer_stop is None else self.answer_stop
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,26 @@ class TokenizedSet:
     truncated: int
     too_short: tuple[int, ...]
     completion_lost: tuple[int, ...]
+
+
+def encode_renderable(
+    examples: ExampleSet, tokenizer: PreTrainedTokenizerBase, **options: Any
+) -> tuple[ExampleSet, TokenizedSet]:
+    """Tokenise the examples that the template can write, and give them with the reasons why others are left out.
+
+    Args:
+        **options: as of `encode`.
+
+    Raises:
+        MidblockError: as `encode` does; where not one example can be written, about the first.
+    """
+    try:
+        return examples, encode(examples, tokenizer, **options)
+    except MidblockError:
+        kept = renderable(examples, tokenizer, options.get("template", "raw"))
+        if len(kept) in (0, len(examples)):
+            raise
+    return kept, encode(kept, tokenizer, **options)
 
 
 def encode(
@@ -104,9 +132,15 @@ def _tokenise(rendering: Rendering, tokenizer: PreTrainedTokenizerBase) -> list[
         return_offsets_mapping=True,
         verbose=False,
     )
+    answers = rendering.answers or (None,) * len(rendering.texts)
     spans = zip(encoded["input_ids"], encoded["offset_mapping"], rendering.texts, rendering.boundaries, strict=True)
     return [
-        TokenizedPrompt(index, tuple(ids), _answer_start(offsets, boundary) if boundary < len(text) else len(ids))
+        TokenizedPrompt(
+            index,
+            tuple(ids),
+            _answer_start(offsets, boundary) if boundary < len(text) else len(ids),
+            _answer_stop(offsets, answers[index]),
+        )
         for index, (ids, offsets, text, boundary) in enumerate(spans)
     ]
 
@@ -114,6 +148,13 @@ def _tokenise(rendering: Rendering, tokenizer: PreTrainedTokenizerBase) -> list[
 def _answer_start(offsets: Sequence[tuple[int, int]], boundary: int) -> int:
     """The first token that reaches past the boundary; special tokens have the span (0, 0) and never do."""
     return next((position for position, (_, end) in enumerate(offsets) if end > boundary), len(offsets))
+
+
+def _answer_stop(offsets: Sequence[tuple[int, int]], answer: tuple[int, int] | None) -> int | None:
+    """The first token that begins behind the marked answer; None where there is none."""
+    if answer is None:
+        return None
+    return next((position for position, (start, end) in enumerate(offsets) if start >= answer[1] and end > start), None)
 
 
 def _end_token(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -135,4 +176,7 @@ def _loses_completion(prompt: TokenizedPrompt, max_length: int) -> bool:
 
 
 def _cut(prompt: TokenizedPrompt, max_length: int) -> TokenizedPrompt:
-    return TokenizedPrompt(prompt.index, prompt.input_ids[:max_length], min(prompt.answer_start, max_length))
+    ids, start, stop = prompt.input_ids[:max_length], prompt.answer_start, prompt.answer_stop
+    return TokenizedPrompt(
+        prompt.index, ids, min(start, max_length), None if stop is None or stop >= len(ids) else stop
+    )

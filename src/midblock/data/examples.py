@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+SHOWN = 3  # reasons, and rows of each
 
 
 @dataclass(frozen=True)
@@ -13,10 +17,17 @@ class Message:
     Attributes:
         role: "system", "user", "assistant", or another role the chat template knows.
         content: what was said.
+        fields: what else chat templates may write of the turn, by their names for it (`tool_calls`, …); `content` is
+            among them, as None, where it is null beside tool calls.
     """
 
     role: str
     content: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_turn(self) -> dict[str, Any]:
+        """As a chat template takes it."""
+        return {"role": self.role, "content": self.content, **self.fields}
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,7 @@ class Example:
         messages: the same as turns for a chat template; empty for plain text.
         separator: what stands between prompt and completion in raw text.
         extra: what scoring needs besides, such as {"answer": "72"}; never shown to the model.
+        tools: functions that the conversation may call, for a chat template.
     """
 
     prompt: str
@@ -36,6 +48,13 @@ class Example:
     messages: tuple[Message, ...] = ()
     separator: str = "\n"
     extra: Mapping[str, str] = field(default_factory=dict)
+    tools: tuple[Any, ...] = ()
+
+    @property
+    def answered(self) -> bool:
+        """Whether an answer comes with it; one of tool calls alone is no text."""
+        last = self.messages[-1:]
+        return bool(self.completion) or bool(len(self.messages) > 1 and last[0].role == "assistant" and last[0].fields)
 
     @property
     def text(self) -> str:
@@ -53,6 +72,7 @@ class ExampleSet:
         layout: the column layout that was recognised, a name of `LAYOUTS`.
         examples: the samples; their positions here identify them everywhere else.
         content_hash: SHA-256 of what the samples say, the same on every machine.
+        left_out: why rows of the data are not among them, and which: no text, or none that the template can write.
     """
 
     reference: str
@@ -60,6 +80,22 @@ class ExampleSet:
     layout: str
     examples: tuple[Example, ...]
     content_hash: str
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def notes(self) -> list[str]:
+        """What a reader must know: how many rows were left out, and why."""
+        notes = []
+        for why, rows in list(self.left_out.items())[:SHOWN]:
+            more = ", …" if len(rows) > SHOWN else ""
+            notes.append(f"{len(rows)} row(s) of the data left out: {why} ({', '.join(rows[:SHOWN])}{more}).")
+        if rest := list(self.left_out.values())[SHOWN:]:
+            notes.append(f"{sum(map(len, rest))} more row(s) of the data left out for other reasons.")
+        return notes
+
+    def without(self, reasons: Mapping[int, str]) -> "ExampleSet":
+        """The samples but some, told by their place, and why; the hash stays that of what was read."""
+        kept = tuple(example for place, example in enumerate(self.examples) if place not in reasons)
+        return replace(self, examples=kept, left_out=left_out(reasons, "sample {}", self.left_out))
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -68,11 +104,28 @@ class ExampleSet:
         return iter(self.examples)
 
 
+def left_out(
+    reasons: Mapping[int, str], name: str, before: Mapping[str, tuple[str, ...]] | None = None
+) -> dict[str, tuple[str, ...]]:
+    """Reasons with what they concern, those that differ in a number alone as one.
+
+    Args:
+        name: of what is told by a number, "row {}".
+        before: reasons found earlier, to go on from.
+    """
+    found = dict(before or {})
+    for place, why in sorted(reasons.items()):
+        why = re.sub(r"\b(sample|message) \d+", r"a \1", why)
+        found[why] = (*found.get(why, ()), name.format(place))
+    return found
+
+
 def hash_examples(examples: Iterable[Example]) -> str:
     """Return the SHA-256 (hex) over every field of the examples, in order."""
     digest = hashlib.sha256()
     for example in examples:
-        turns = [[message.role, message.content] for message in example.messages]
+        turns = [[turn.role, turn.content, *([turn.fields] if turn.fields else [])] for turn in example.messages]
         parts = [example.prompt, example.separator, example.completion, turns, sorted(example.extra.items())]
-        digest.update(json.dumps(parts).encode("ascii") + b"\n")
+        parts += [example.tools] if example.tools else []
+        digest.update(json.dumps(parts, sort_keys=True, default=str).encode("ascii") + b"\n")
     return digest.hexdigest()

@@ -1,5 +1,6 @@
 """Local datasets: `.jsonl`, `.json` and `.parquet` files."""
 
+import codecs
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def _missing(path: Path) -> MidblockError:
 
 def _read_json(path: Path) -> Records:
     """One record a line, or, as `.json` often is, one list of records."""
-    content = path.read_bytes()
+    content = _as_utf8(path.read_bytes(), path)
     if path.suffix.lower() == ".json" and content.lstrip().startswith(b"["):
         records = _parse(content, str(path))
     else:
@@ -51,6 +52,19 @@ def _read_json(path: Path) -> Records:
             what = f"{path}, row {number} is a JSON {type(record).__name__}, not an object with named columns"
             raise MidblockError(what, hint='write {"prompt": …, "completion": …}')
     return Records.from_records(str(path), records)
+
+
+def _as_utf8(content: bytes, path: Path) -> bytes:
+    """The text without the byte order mark that some programs put in front; UTF-16 and UTF-32 are told by theirs."""
+    encoding = json.detect_encoding(content[:4])
+    if encoding == "utf-8-sig":
+        return content.removeprefix(codecs.BOM_UTF8)
+    if encoding == "utf-8":
+        return content
+    try:
+        return content.decode(encoding).encode("utf-8")
+    except UnicodeError as error:
+        raise MidblockError(f"{path} is no valid {encoding.upper()}: {error}", hint="save it as UTF-8") from error
 
 
 def _parse(text: bytes, where: str) -> Any:

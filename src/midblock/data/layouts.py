@@ -7,9 +7,8 @@ from typing import Any
 
 from midblock.base import MidblockError, nearest
 from midblock.data.examples import Example, Message
-from midblock.data.records import Record, Records
-
-ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's words for them
+from midblock.data.records import Record, Records, text_in
+from midblock.data.turns import tools_in, turns_in
 
 
 @dataclass(frozen=True)
@@ -50,27 +49,23 @@ def read_examples(rows: Records, layout: str, chosen: Sequence[int]) -> tuple[Ex
     Raises:
         MidblockError: when a cell is missing, null, empty or no text; it names the row, counted from 1.
     """
+    found = try_examples(rows, layout, chosen)
+    for each in found:
+        if isinstance(each, MidblockError):
+            raise each
+    return tuple(each for each in found if isinstance(each, Example))
+
+
+def try_examples(rows: Records, layout: str, chosen: Sequence[int]) -> list[Example | MidblockError]:
+    """Each of the chosen rows, or what is wrong with it."""
     read = LAYOUTS[layout].read
-    examples = []
+    found: list[Example | MidblockError] = []
     for index, row in zip(chosen, rows.take(chosen), strict=True):
         try:
-            examples.append(read(row))
+            found.append(read(row))
         except MidblockError as error:
-            raise MidblockError(f"{rows.name}, row {index + 1}: {error.what}", hint=error.hint) from error
-    return tuple(examples)
-
-
-def _text(row: Record, column: str) -> str:
-    """The text in a column, refused when a model could not be given it."""
-    value = row.get(column)
-    if not isinstance(value, str):
-        found = "null or missing" if value is None else f"{type(value).__name__}, not text"
-        raise MidblockError(f"column {column!r} is {found}")
-    if not value.strip():
-        raise MidblockError(f"column {column!r} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise MidblockError(f"column {column!r} is no valid Unicode (half a surrogate pair)")
-    return value
+            found.append(MidblockError(f"{rows.name}, row {index + 1}: {error.what}", hint=error.hint))
+    return found
 
 
 def _answered(prompt: str, completion: str, *, separator: str = "\n", **extra: str) -> Example:
@@ -78,32 +73,16 @@ def _answered(prompt: str, completion: str, *, separator: str = "\n", **extra: s
     return Example(prompt, completion, turns, separator, extra)
 
 
-def _turns(value: Any, column: str) -> tuple[Message, ...]:
-    """Read a list of {role, content}, or ShareGPT's {from, value}."""
-    if not isinstance(value, list | tuple) or not value:
-        raise MidblockError(f"column {column!r} holds no list of messages")
-    messages = []
-    for number, turn in enumerate(value, start=1):
-        if not isinstance(turn, Mapping):
-            raise MidblockError(f"column {column!r}, message {number} has no role and content")
-        role, content = ("role", "content") if "role" in turn else ("from", "value")
-        try:
-            speaker = _text(turn, role)
-            messages.append(Message(ROLES.get(speaker, speaker), _text(turn, content)))
-        except MidblockError as error:
-            raise MidblockError(f"column {column!r}, message {number}: {error.what}") from error
-    return tuple(messages)
-
-
-def _conversation(messages: tuple[Message, ...]) -> Example:
+def _conversation(messages: tuple[Message, ...], tools: tuple[Any, ...] = ()) -> Example:
     """The last turn is the completion if it is the assistant's and something came before it."""
     ends = len(messages) > 1 and messages[-1].role == "assistant"
     before = messages[:-1] if ends else messages
-    return Example("\n".join(turn.content for turn in before), messages[-1].content if ends else "", messages)
+    completion = messages[-1].content if ends else ""
+    return Example("\n".join(turn.content for turn in before), completion, messages, tools=tools)
 
 
 def _read_messages(column: str) -> Callable[[Record], Example]:
-    return lambda row: _conversation(_turns(row.get(column), column))
+    return lambda row: _conversation(turns_in(row, column), tools_in(row))
 
 
 def _read_pair(prompt: str, completion: str, separator: str = "\n") -> Callable[[Record], Example]:
@@ -111,8 +90,8 @@ def _read_pair(prompt: str, completion: str, separator: str = "\n") -> Callable[
 
     def read(row: Record) -> Example:
         if isinstance(row.get(prompt), list):
-            return _conversation(_turns(row[prompt], prompt) + _turns(row.get(completion), completion))
-        return _answered(_text(row, prompt), _text(row, completion), separator=separator)
+            return _conversation(turns_in(row, prompt) + turns_in(row, completion), tools_in(row))
+        return _answered(text_in(row, prompt), text_in(row, completion), separator=separator)
 
     return read
 
@@ -123,22 +102,22 @@ def _read_prompt(row: Record) -> Example:
     if isinstance(value, list) and value and isinstance(value[0], str):
         row = {"prompt": value[0]}
     elif isinstance(value, list):
-        return _conversation(_turns(value, "prompt"))
-    prompt = _text(row, "prompt")
+        return _conversation(turns_in(row, "prompt"), tools_in(row))
+    prompt = text_in(row, "prompt")
     return Example(prompt, messages=(Message("user", prompt),))
 
 
 def _read_question(row: Record) -> Example:
-    answer = _text(row, "answer")
+    answer = text_in(row, "answer")
     # GSM8K puts the number to score behind ####; elsewhere the whole answer is it.
-    return _answered(_text(row, "question"), answer, answer=answer.rpartition("####")[2].strip())
+    return _answered(text_in(row, "question"), answer, answer=answer.rpartition("####")[2].strip())
 
 
 def _read_instruction(row: Record) -> Example:
-    instruction = _text(row, "instruction")
+    instruction = text_in(row, "instruction")
     context = row.get("input")
-    prompt = f"{instruction}\n{_text(row, 'input')}" if context not in (None, "") else instruction
-    return _answered(prompt, _text(row, "output"))
+    prompt = f"{instruction}\n{text_in(row, 'input')}" if context not in (None, "") else instruction
+    return _answered(prompt, text_in(row, "output"))
 
 
 def _read_choices(row: Record) -> Example:
@@ -150,7 +129,7 @@ def _read_choices(row: Record) -> Example:
         raise MidblockError(f"column 'answer' is {right!r}, not the position of one of {len(choices)} choices")
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     lettered = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=False)]
-    prompt = "\n".join([_text(row, "question"), *lettered, "Answer:"])
+    prompt = "\n".join([text_in(row, "question"), *lettered, "Answer:"])
     extra = {"answer": letters[right], "choices": json.dumps(choices)}
     return _answered(prompt, letters[right], separator=" ", **extra)
 
@@ -158,16 +137,16 @@ def _read_choices(row: Record) -> Example:
 def _read_code(row: Record) -> Example:
     """HumanEval: the solution continues the prompt, with nothing between."""
     scoring = {name: row[name] for name in ("task_id", "entry_point", "test") if isinstance(row.get(name), str)}
-    return _answered(_text(row, "prompt"), _text(row, "canonical_solution"), separator="", **scoring)
+    return _answered(text_in(row, "prompt"), text_in(row, "canonical_solution"), separator="", **scoring)
 
 
 def _read_text(row: Record) -> Example:
-    return Example(_text(row, "text"))
+    return Example(text_in(row, "text"))
 
 
 def _is_paragraph(row: Record) -> bool:
     """WikiText keeps blank lines and ` = Headings = ` as rows of their own."""
-    text = _text(row, "text").strip() if row.get("text") else ""
+    text = text_in(row, "text").strip() if row.get("text") else ""
     return bool(text) and not (text.startswith("=") and text.endswith("="))
 
 

@@ -2,17 +2,17 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from midblock.base import MidblockError, generator, unknown
-from midblock.data.examples import ExampleSet, hash_examples
+from midblock.data.examples import Example, ExampleSet, hash_examples, left_out
 from midblock.data.files import READERS, read_file
 from midblock.data.hub import HUB_SETS, HubSet, read_hub
-from midblock.data.layouts import LAYOUTS, detect_layout, read_examples
+from midblock.data.layouts import LAYOUTS, detect_layout, read_examples, try_examples
 from midblock.data.procedural import BUILTIN_SETS, make_rows
-from midblock.data.records import Records
+from midblock.data.records import Record, Records
 
 FILE_ENDINGS = (*READERS, ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst")  # meant as files even where none is
 
@@ -44,16 +44,18 @@ def load_dataset(
     if (num_samples is not None and num_samples < 1) or skip < 0:
         raise MidblockError(f"cannot draw {num_samples} samples after skipping {skip}", hint="ask for 1 or more")
     reference = str(reference)
+    bad: dict[int, MidblockError] = {}
     if reference.startswith("builtin:"):
         name = reference.removeprefix("builtin:")
         rows = make_rows(name, split=split, num_samples=num_samples, seed=seed, skip=skip)
-        chosen: Sequence[int] = range(rows.count)
+        layout = rows.layout or detect_layout(rows)
+        examples = read_examples(rows, layout, range(rows.count))
     else:
         rows = _open(reference, split)
-        chosen = _sample(rows, num_samples, seed, skip)
-    layout = rows.layout or detect_layout(rows)
-    examples = read_examples(rows, layout, chosen)
-    return ExampleSet(reference, rows.split, layout, examples, hash_examples(examples))
+        layout = rows.layout or detect_layout(rows)
+        examples, bad = _sample(rows, layout, num_samples, seed, skip)
+    reasons = {row + 1: error.what.removeprefix(f"{rows.name}, row {row + 1}: ") for row, error in bad.items()}
+    return ExampleSet(reference, rows.split, layout, examples, hash_examples(examples), left_out(reasons, "row {}"))
 
 
 def local_places(data: str | ExampleSet) -> list[Path]:
@@ -84,25 +86,55 @@ def _open(reference: str, split: str | None) -> Records:
     raise unknown("dataset", reference, [*HUB_SETS, *(f"builtin:{name}" for name in BUILTIN_SETS)])
 
 
-def _sample(rows: Records, num_samples: int | None, seed: int, skip: int) -> list[int]:
-    """Choose row positions, ascending."""
-    usable = _usable(rows)
-    wanted = skip + (1 if num_samples is None else num_samples)
-    if wanted > len(usable):
+def _sample(
+    rows: Records, layout: str, num_samples: int | None, seed: int, skip: int
+) -> tuple[tuple[Example, ...], dict[int, MidblockError]]:
+    """The samples in the dataset's order, and the rows met on the way that cannot be read: the next ones stand in."""
+    order = _usable(rows)
+    if num_samples is not None or skip:
+        shuffled = generator(seed, "data", "sample").permutation(len(order)).tolist()
+        order = [order[position] for position in shuffled]
+    good: dict[int, Example] = {}
+    bad: dict[int, MidblockError] = {}
+    wanted, at = len(order) if num_samples is None else skip + num_samples, 0
+    while len(good) < wanted and at < len(order):
+        chosen = order[at : at + wanted - len(good)]
+        for row, found in zip(chosen, try_examples(rows, layout, chosen), strict=True):
+            if isinstance(found, MidblockError):
+                bad[row] = found
+            else:
+                good[row] = found
+        at += len(chosen)
+        if not good:
+            break  # nothing of what was drawn can be read
+    _check_enough(rows, good, bad, num_samples, skip)
+    return tuple(good[row] for row in sorted(list(good)[skip:])), bad
+
+
+def _check_enough(
+    rows: Records, good: Mapping[int, Example], bad: Mapping[int, MidblockError], num_samples: int | None, skip: int
+) -> None:
+    if bad and len(bad) >= len(good):  # no slip here and there: these columns hold something else
+        first = bad[min(bad)]
+        raise MidblockError(f"{first.what}; {len(bad)} of {len(good) + len(bad)} rows cannot be read", hint=first.hint)
+    if len(good) < skip + (1 if num_samples is None else num_samples):
         after = f" after skipping {skip}" if skip else ""
         asked = f"{num_samples} samples{after}" if num_samples else f"samples{after}"
-        left = len(usable) - skip
+        left = len(good) - skip
         hint = f"--num-samples {left}" if num_samples and left > 0 else None
-        raise MidblockError(f"{rows.name} holds {len(usable)} samples; {asked} were asked for", hint=hint)
-    if num_samples is None and skip == 0:
-        return list(usable)
-    order = generator(seed, "data", "sample").permutation(len(usable))
-    end = None if num_samples is None else skip + num_samples
-    return sorted(usable[position] for position in order[skip:end].tolist())
+        unread = f", and {len(bad)} rows that cannot be read" if bad else ""
+        raise MidblockError(f"{rows.name} holds {len(good)} samples{unread}; {asked} were asked for", hint=hint)
 
 
 def _usable(rows: Records) -> Sequence[int]:
     keep = LAYOUTS[rows.layout].keep if rows.layout else None
     if keep is None:
         return range(rows.count)
-    return [index for index, row in enumerate(rows.take(range(rows.count))) if keep(row)]
+    return [index for index, row in enumerate(rows.take(range(rows.count))) if _counts(keep, row)]
+
+
+def _counts(keep: Callable[[Record], bool], row: Record) -> bool:
+    try:
+        return keep(row)
+    except MidblockError:
+        return True  # reading it says what is wrong

@@ -4,7 +4,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from midblock.base import MidblockError
+
 Record = Mapping[str, Any]
+
+
+def text_in(row: Record, column: str) -> str:
+    """The text in a column.
+
+    Raises:
+        MidblockError: a model could not be given it.
+    """
+    value = row.get(column)
+    if not isinstance(value, str):
+        found = "null or missing" if value is None else f"{type(value).__name__}, not text"
+        raise MidblockError(f"column {column!r} is {found}")
+    if not value.strip():
+        raise MidblockError(f"column {column!r} is empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise MidblockError(f"column {column!r} is no valid Unicode (half a surrogate pair)")
+    return value
 
 
 @dataclass(frozen=True)

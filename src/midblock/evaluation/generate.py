@@ -196,7 +196,8 @@ def _as_example(text: str) -> Example:
 def _asked(example: Example, template: str) -> Example:
     """The example without its answer."""
     if template != "raw":
-        return Example(example.prompt, messages=example.messages[:-1] if example.completion else example.messages)
+        before = example.messages[:-1] if example.answered else example.messages
+        return Example(example.prompt, messages=before, tools=example.tools)
     answerable = example.completion or example.messages
     return Example(example.prompt + example.separator if answerable else example.prompt)
 

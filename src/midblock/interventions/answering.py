@@ -89,7 +89,8 @@ class Answers:
             "without_region": f"without a token in the region {self.region!r}: left out.",
             "truncated": f"cut at {self.facts['max_length']} tokens.",
         }
-        return [f"{self.facts[name]} example(s) {note}" for name, note in told.items() if self.facts.get(name)]
+        counted = [f"{self.facts[name]} example(s) {note}" for name, note in told.items() if self.facts.get(name)]
+        return [*self.facts.get("left_out", ()), *counted]
 
 
 def read_answers(pair: Pair, data: str | ExampleSet, settings: ReadingSettings) -> Answers:

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from midblock.metrics.spectra import eigenvalues, entropy, subset_spectra
 
+SAME = 1e-12  # of a row's length: rows no farther apart are the same point
+
 PerSet = Float[Tensor, " G"]
 
 
@@ -39,6 +41,13 @@ class States:
     def norms(self) -> Float[Tensor, " N"]:
         """Length of each row."""
         return self.X.norm(dim=1)
+
+    @cached_property
+    def first(self) -> Int[Tensor, " N"]:
+        """For each row the place of the first one that is the same, within the rounding of sums in float64."""
+        places = torch.arange(len(self.X))
+        equal = self.apart <= SAME * torch.maximum(self.norms[:, None], self.norms)
+        return torch.where(equal.fill_diagonal_(True), places, len(self.X)).amin(1)
 
     @cached_property
     def apart(self) -> Float[Tensor, "N N"]:
@@ -100,13 +109,13 @@ def effective_rank_centered(pooled: Pooled) -> PerSet:
     """Effective rank after each set's own mean is taken out."""
     X, keep = pooled.states.X, pooled.keep
     if keep.shape[1] <= X.shape[1]:
-        X = X - X.mean(0)  # the set's own mean goes below; a large shared one would swallow the digits first
+        X = centred(X)  # the set's own mean goes below; a large shared one would swallow the digits first
         gram = X @ X.T
         gram = gram[keep[:, :, None], keep[:, None, :]]
         gram = gram - gram.mean(1, keepdim=True) - gram.mean(2, keepdim=True) + gram.mean((1, 2), keepdim=True)
         return entropy(eigenvalues(gram)).exp()
-    centred = [X[rows] - X[rows].mean(0) for rows in keep]
-    return torch.stack([entropy(eigenvalues(part.T @ part)).exp() for part in centred])
+    parts = [centred(X[rows]) for rows in keep]
+    return torch.stack([entropy(eigenvalues(part.T @ part)).exp() for part in parts])
 
 
 def spectral_norm(pooled: Pooled) -> PerSet:
@@ -125,6 +134,8 @@ def condition_number(pooled: Pooled) -> PerSet:
     if bool((rough < 1e6).all()):
         return rough
     exact = torch.stack([torch.linalg.svdvals(X[rows]) for rows in pooled.keep])
+    if not bool((exact[:, 0] > 0).all()):  # all states are zero
+        return torch.full_like(rough, torch.nan)
     floor = exact[:, :1] * max(X.shape) * torch.finfo(torch.float64).eps
     smallest = exact.masked_fill(exact <= floor, torch.inf).amin(1)
     return exact[:, 0] / smallest
@@ -148,6 +159,12 @@ def gini_of(values: Float[Tensor, "G n"]) -> PerSet:
     return ((2 * rank - n - 1) * ordered).sum(1) / (n * ordered.sum(1))
 
 
+def centred(X: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+    """The rows with their mean taken out; zeros where all are the same, of which only rounding would be left."""
+    rest = X - X.mean(0)
+    return rest if bool(rest.norm() > SAME * X.norm()) else torch.zeros_like(X)
+
+
 def distances(X: Float[Tensor, "N D"]) -> Float[Tensor, "N N"]:
     """Euclidean distances between rows; infinite from a row to itself.
 
@@ -159,12 +176,18 @@ def distances(X: Float[Tensor, "N D"]) -> Float[Tensor, "N N"]:
 def intrinsic_dimension(pooled: Pooled) -> PerSet:
     """TwoNN: n / Σ ln(r₂/r₁), with r₁ and r₂ the distances to the nearest and second nearest neighbour.
 
-    Rows with a duplicate (r₁ = 0) carry no scale and are left out; fewer than 3 rows give NaN.
+    Points are the different rows: two copies lie at one distance from every third row, and would raise the estimate
+    without bound. Fewer than 3 give NaN.
     """
     keep = pooled.keep
     if keep.shape[1] < 3:
         return torch.full((len(keep),), torch.nan, dtype=torch.float64)
-    near = pooled.states.apart[keep[:, :, None], keep[:, None, :]].topk(2, dim=2, largest=False).values
-    usable = near[..., 0] > 0
+    apart, counts = pooled.states.apart[keep[:, :, None], keep[:, None, :]], torch.ones(keep.shape, dtype=torch.bool)
+    first = pooled.states.first[keep]
+    if bool((first != keep).any()):
+        counts = ~(first[:, :, None] == first[:, None, :]).tril(-1).any(2)
+        apart = apart.masked_fill(~counts[:, None, :], torch.inf)
+    near = apart.topk(2, dim=2, largest=False).values
+    usable = counts & near[..., 1].isfinite()
     log_ratio = torch.where(usable, near[..., 1] / near[..., 0], 1.0).log()
     return usable.sum(1) / log_ratio.sum(1)

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from midblock.metrics.geometry import centred
+
 FEW = 20  # permutations of a metric that takes a decomposition each
 
 PerSet = Float[Tensor, " G"]
@@ -128,14 +130,14 @@ def cosine_similarity_null(shuffled: Shuffled) -> PerOrder:
 def cosine_centered(pairs: Pairs) -> PerSet:
     """Mean cosine of paired rows after each side's mean over the set is taken out."""
     base, tuned = pairs.pairing.base, pairs.pairing.tuned
-    sets = [(base[rows] - base[rows].mean(0), tuned[rows] - tuned[rows].mean(0)) for rows in pairs.keep]
+    sets = [(centred(base[rows]), centred(tuned[rows])) for rows in pairs.keep]
     return torch.stack([torch.cosine_similarity(ours, theirs, dim=1, eps=0).mean() for ours, theirs in sets])
 
 
 def cosine_centered_null(shuffled: Shuffled) -> PerOrder:
     """The same between unrelated prompts."""
     base, tuned = shuffled.pairing.base, shuffled.pairing.tuned
-    return _cosine_of_orders(base - base.mean(0), tuned - tuned.mean(0), shuffled.orders)
+    return _cosine_of_orders(centred(base), centred(tuned), shuffled.orders)
 
 
 def _cosine_of_orders(base: Tensor, tuned: Tensor, orders: Tensor) -> Tensor:
@@ -173,7 +175,7 @@ def mean_shift_relative(pairs: Pairs) -> PerSet:
 
 def centred_gram(X: Float[Tensor, "N D"]) -> Float[Tensor, "N N"]:
     """Linear kernel of the centred rows; centring first keeps a large shared mean from swallowing the digits."""
-    X = X - X.mean(0)
+    X = centred(X)
     return X @ X.T
 
 
@@ -255,10 +257,13 @@ def procrustes_null(shuffled: Shuffled) -> PerOrder:
 
 def _unit_factor(X: Tensor) -> Tensor:
     """A factor, a row a prompt, of the Gram matrix of X's centred rows at unit norm; it has min(n, D) columns."""
-    X = X - X.mean(0)
+    X = centred(X)
     X = X / X.norm()
     return torch.linalg.qr(X.T, mode="r").R.T if X.shape[0] < X.shape[1] else X
 
 
 def _procrustes(ours: Tensor, theirs: Tensor) -> Tensor:
-    return (2 - 2 * torch.linalg.svdvals(ours.T @ theirs).sum()).clamp(min=0)
+    product = ours.T @ theirs
+    if not bool(torch.isfinite(product).all()):  # one side is a single point
+        return product.new_tensor(torch.nan)
+    return (2 - 2 * torch.linalg.svdvals(product).sum()).clamp(min=0)

@@ -25,11 +25,13 @@ def entropy(weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
 
 
 def eigenvalues(gram: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n"]:
-    """Eigenvalues of symmetric matrices, ascending.
+    """Eigenvalues of symmetric matrices, ascending; NaN for all matrices where one of them is not finite.
 
     On the CPU a batch is shared out, matrix by matrix: LAPACK's own threads only get in each other's way at a few
     hundred rows (three times slower on two cores).
     """
+    if not bool(torch.isfinite(gram.sum())):
+        return torch.full_like(gram[..., 0], torch.nan)
     threads = torch.get_num_threads()
     if gram.device.type != "cpu" or gram.ndim < 3 or threads == 1:
         return torch.linalg.eigvalsh(gram)

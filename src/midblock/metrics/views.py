@@ -32,7 +32,9 @@ def drop_tokens(prompts: Sequence[TokenizedPrompt], rate: float, view: int, seed
         keep[:3] = True
         keep[prompt.answer_start : prompt.answer_start + 1] = True
         ids = tuple(token for token, kept in zip(prompt.input_ids, keep, strict=True) if kept)
-        dropped.append(replace(prompt, input_ids=ids, answer_start=int(keep[: prompt.answer_start].sum())))
+        start, stop = (int(keep[:place].sum()) for place in (prompt.answer_start, prompt.answer_end))
+        kept = replace(prompt, input_ids=ids, answer_start=start)
+        dropped.append(kept if prompt.answer_stop is None else replace(kept, answer_stop=stop))
     return dropped
 
 

@@ -19,7 +19,7 @@ from midblock.data import (
     Batch,
     ExampleSet,
     TokenizedSet,
-    encode,
+    encode_renderable,
     load_dataset,
     make_batches,
     tokenizer_difference,
@@ -135,7 +135,8 @@ def read(pair: Pair, data: str | ExampleSet, settings: ReadingSettings) -> Readi
     """
     examples = load_samples(data, settings)
     tokenizer = common_tokenizer(pair, examples, settings.template)
-    tokens = encode(examples, tokenizer, template=settings.template, max_length=settings.max_length)
+    options = {"template": settings.template, "max_length": settings.max_length}
+    examples, tokens = encode_renderable(examples, tokenizer, **options)
     long_enough = len(tokens.prompts)
     tokens = with_region(tokens, settings.region)
     if tokens.prompts:
@@ -155,6 +156,7 @@ def read(pair: Pair, data: str | ExampleSet, settings: ReadingSettings) -> Readi
         "too_short": len(tokens.too_short),
         "completion_lost": len(tokens.completion_lost),
         "without_region": long_enough - len(tokens.prompts),
+        **({"left_out": examples.notes()} if examples.left_out else {}),
     }
     return Reading(examples, tokenizer, tokens, facts)
 

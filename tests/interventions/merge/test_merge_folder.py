@@ -58,6 +58,24 @@ def test_the_run_folder(parents, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize(
+    ("alphas", "apart", "said"),
+    [
+        (0.5, {}, "Every block takes 0.5 of tuned and 0.5 of the base."),
+        (0, {"embedding_alpha": 1}, "Every block takes 0 of tuned and 1 of the base (the embedding 1)."),
+        (
+            "0,0.5,0.5",
+            {"head_alpha": 1},
+            "tuned counts most, with alpha 0.5, in blocks 1 to 2 (the head 1); the mean over the blocks is 0.33.",
+        ),
+    ],
+)
+def test_the_headline_names_what_takes_more_than_the_blocks(parents, tmp_path, alphas, apart, said):
+    base, tuned = parents
+    out = merge(base, tuned, alphas, output_dir=tmp_path / "out", **apart)
+    assert json.loads((out / "summary.json").read_text())["headline"] == said
+
+
 def test_a_folder_that_is_there(parents, tmp_path):
     base, tuned = parents
     out = merge(base, tuned, 0.5, output_dir=tmp_path / "out")

@@ -212,3 +212,36 @@ def test_the_collator_pads_on_the_right(tokenizer):
         assert batch["labels"][position].tolist() == row["labels"] + [IGNORED] * (width - length)
         assert batch["attention_mask"][position].tolist() == [1] * length + [0] * (width - length)
     assert {value.dtype for value in batch.values()} == {torch.int64}
+
+
+def with_template(tokenizer, template):
+    tokens = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, chat_template=template, **tokens)
+
+
+def test_what_a_template_marks_as_generated_is_trained_on_to_its_end_and_no_further(tokenizer):
+    marked = CHAT.replace(
+        "{{ message['content'] }}<eos>\n",
+        "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<eos>{% endgeneration %}"
+        "{% else %}{{ message['content'] }}<eos>{% endif %}{{ '\n' }}",
+    )
+    examples = load(with_template(tokenizer, marked), answered("How many?", "She has 7."), template="chat")
+    assert targets(tokenizer, examples) == "She has 7.<eos>"
+    assert tokenizer.decode(examples.dataset()[0]["input_ids"]).endswith("She has 7.<eos>\n")
+    assert examples.facts["target_tokens"] == sum(label != IGNORED for label in examples.dataset()[0]["labels"])
+
+
+def test_a_thought_that_only_asking_has_is_no_part_of_the_answer(tokenizer):
+    asking = CHAT.replace("<bos>assistant\n{% endif %}", "<bos>assistant\n<think>\n{% endif %}")
+    examples = load(with_template(tokenizer, asking), answered("How many?", "<th>She has 7."), template="chat")
+    assert targets(tokenizer, examples) == "<th>She has 7.<eos>\n"
+
+
+def test_rows_that_the_template_cannot_write_are_left_out_and_said(tokenizer, chatty):
+    called = Message("assistant", "", {"tool_calls": [{"function": {"name": "add"}}]})
+    rows = [answered("How many?", "She has 7."), Example("How many?", "", (Message("user", "How many?"), called))]
+    for template in ("raw", "chat"):
+        examples = load(chatty, *rows, *rows[:1], template=template)
+        assert len(examples) == 2
+        (note,) = examples.notes
+        assert note.startswith("1 row(s) of the data left out: a sample holds tool calls, which ")

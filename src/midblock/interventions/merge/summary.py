@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from midblock.base import LayerRow
@@ -58,11 +58,25 @@ def _cell(item: Item, alphas: Alphas, weights: Weights) -> tuple[int, str]:
 def _headline(tuned: str, alphas: Alphas) -> str:
     low, high = min(alphas.blocks), max(alphas.blocks)
     if low == high:
-        return f"Every block takes {low:.3g} of {tuned} and {1 - low:.3g} of the base."
+        others = _apart(alphas, lambda alpha: alpha != low)
+        return f"Every block takes {low:.3g} of {tuned} and {1 - low:.3g} of the base{others}."
     last = max(index for index, alpha in enumerate(alphas.blocks) if alpha == high)
     first = alphas.blocks.index(high)
     blocks = f"block {first}" if first == last else f"blocks {first} to {last}"
     if any(alpha != high for alpha in alphas.blocks[first : last + 1]):
         blocks = f"{alphas.blocks.count(high)} blocks between {first} and {last}"
     mean = sum(alphas.blocks) / len(alphas.blocks)
-    return f"{tuned} counts most, with alpha {high:.3g}, in {blocks}; the mean over the blocks is {mean:.2f}."
+    above = _apart(alphas, lambda alpha: alpha > high)
+    return f"{tuned} counts most, with alpha {high:.3g}, in {blocks}{above}; the mean over the blocks is {mean:.2f}."
+
+
+def _apart(alphas: Alphas, told: Callable[[float], bool]) -> str:
+    """The parts with an α of their own that has to be told."""
+    parts = {"the embedding": (alphas.embedding,), "the head": (alphas.head,), **alphas.overrides}
+    found = [f"{part} {_range(row)}" for part, row in parts.items() if any(map(told, row))]
+    return f" ({', '.join(found)})" if found else ""
+
+
+def _range(row: Sequence[float]) -> str:
+    low, high = min(row), max(row)
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"

@@ -72,8 +72,8 @@ def steer(base: str, source: str | Path, data: str | ExampleSet = DEFAULT_DATA, 
     def prepare(progress: Progress) -> Ready:
         heldout = read_answers(pair, samples.judged, settings)
         load_readable(pair, heldout, progress)
-        # The held-out prompts are read whole, without their own answers: nothing of them was cut or left out.
-        told = [*notes_for(pair, samples.judged, heldout, ()), *notes]
+        # The held-out prompts are read whole, without their own answers: nothing of them was cut.
+        told = [*notes_for(pair, samples.judged, heldout, heldout.facts.get("left_out", ())), *notes]
         known = _read_samples(pair, samples, settings) if earlier is None else earlier
         inputs = {}
         if isinstance(known, Answers):

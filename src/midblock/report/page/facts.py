@@ -74,7 +74,7 @@ def _peak(metric: str, module: str, kind: str) -> Reader:
 
     def read(run: Run, model: str) -> Number | None:
         curve = _blocks(run, metric, model, module)
-        if curve.empty:
+        if curve.empty or not (curve.value > 0).any():  # no block is where nothing changed most
             return None
         depth = run.summary_of(model).get(kind)
         named = depth.get("peak_block") if isinstance(depth, dict) else None

@@ -101,8 +101,8 @@ def _row(settings: Mapping[str, Any]) -> str:
     if settings["template"] == "raw":
         return '{"prompt": example.prompt + example.separator, "completion": example.completion}'
     if settings["train_on_prompt"]:
-        return '{"messages": [{"role": m.role, "content": m.content} for m in example.messages]}'
-    turns = '[{"role": m.role, "content": m.content} for m in example.messages[%s]]'
+        return '{"messages": [m.as_turn() for m in example.messages]}'
+    turns = "[m.as_turn() for m in example.messages[%s]]"
     return f'{{"prompt": {turns % ":-1"}, "completion": {turns % "-1:"}}}'
 
 

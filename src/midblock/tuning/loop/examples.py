@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from midblock.base import MidblockError
-from midblock.data import ExampleSet, TokenizedPrompt, TokenizedSet, encode, make_batches
+from midblock.data import ExampleSet, TokenizedPrompt, TokenizedSet, encode_renderable, make_batches
 from midblock.data.batches import IGNORED
 from midblock.data.load import FILE_ENDINGS
 from midblock.evaluation import check_head
@@ -62,8 +62,9 @@ class TrainingExamples:
         )
 
     def _labels(self, prompt: TokenizedPrompt) -> list[int]:
-        start = _first_target(prompt, self.on_prompt)
-        return [IGNORED] * start + list(prompt.input_ids[start:])
+        start, stop = _first_target(prompt, self.on_prompt), _last_target(prompt, self.on_prompt)
+        behind = len(prompt.input_ids) - stop
+        return [IGNORED] * start + list(prompt.input_ids[start:stop]) + [IGNORED] * behind
 
 
 def load_examples(data: str | ExampleSet, tokenizer: Any, settings: CourseSettings) -> TrainingExamples:
@@ -75,13 +76,13 @@ def load_examples(data: str | ExampleSet, tokenizer: Any, settings: CourseSettin
     """
     split = settings.split or ("train" if isinstance(data, str) and not _is_file(data) else None)
     data = load_samples(data, replace(settings, split=split))
-    tokens = encode(
-        data, tokenizer, template=settings.template, max_length=settings.max_length, min_tokens=2, add_eos=True
-    )
+    options = {"template": settings.template, "max_length": settings.max_length, "min_tokens": 2, "add_eos": True}
+    data, tokens = encode_renderable(data, tokenizer, **options)
     if not settings.train_on_prompt:
         _refuse_without_targets(data, tokens, settings.max_length)
     prompts = tokens.prompts
-    targets = [len(p.input_ids) - _first_target(p, settings.train_on_prompt) for p in prompts]
+    on_prompt = settings.train_on_prompt
+    targets = [_last_target(p, on_prompt) - _first_target(p, on_prompt) for p in prompts]
     facts = {
         "reference": data.reference,
         "split": data.split,
@@ -96,7 +97,7 @@ def load_examples(data: str | ExampleSet, tokenizer: Any, settings: CourseSettin
         "target_tokens": sum(targets),
         "longest": max(len(p.input_ids) for p in prompts),
     }
-    notes = _notes(tokens, settings)
+    notes = [*data.notes(), *_notes(tokens, settings)]
     return TrainingExamples(prompts=prompts, on_prompt=settings.train_on_prompt, facts=facts, notes=notes)
 
 
@@ -139,6 +140,11 @@ def check_fit(examples: TrainingExamples, config: Any) -> list[str]:
 def _first_target(prompt: TokenizedPrompt, on_prompt: bool) -> int:
     """Position of the first token to be predicted; nothing predicts the very first, so it must not be counted."""
     return 1 if on_prompt else max(1, prompt.answer_start)
+
+
+def _last_target(prompt: TokenizedPrompt, on_prompt: bool) -> int:
+    """Position behind the last token to be predicted."""
+    return len(prompt.input_ids) if on_prompt else prompt.answer_end
 
 
 def _is_file(data: str) -> bool:

@@ -1,0 +1,71 @@
+"""Prompts that come more than once: which of them the model read the same tokens of.
+
+The same tokens have the same states, up to the rounding of batches that were padded otherwise; metrics of distances and
+of small singular values would take that rounding for geometry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from midblock.analysis.layers_in_words import layers_in_words
+from midblock.data import TokenizedPrompt
+from midblock.metrics.geometry import States
+from midblock.trace import RowStatistic
+
+
+def repeats_of(prompts: Sequence[TokenizedPrompt], region: str) -> dict[int, int]:
+    """For each prompt whose states in the region are those of an earlier one: that one, by index.
+
+    The states of a prompt's own tokens do not know the answer behind them.
+    """
+    first: dict[tuple[int, ...], int] = {}
+    found = {}
+    for prompt in sorted(prompts, key=lambda prompt: prompt.index):
+        ids = prompt.input_ids[: prompt.answer_start] if region == "prompt" else prompt.input_ids
+        earlier = first.setdefault(
+            (*((prompt.answer_start, prompt.answer_end) if region == "answer" else ()), -1, *ids), prompt.index
+        )
+        if earlier != prompt.index:
+            found[prompt.index] = earlier
+    return found
+
+
+def with_one_state(rows: RowStatistic, repeats: Mapping[int, int]) -> RowStatistic:
+    """Rows in which a prompt that repeats an earlier one has the very state of that one."""
+    if not repeats:
+        return rows
+    places = {int(index): place for place, index in enumerate(rows.index.tolist())}
+    origins: dict[int, int] = {}  # the earliest one may not be among these rows
+    for index, place in places.items():
+        origins.setdefault(repeats.get(index, index), place)
+    order = [origins[repeats.get(index, index)] for index in places]
+    return RowStatistic(rows.index, rows.values[torch.tensor(order)])
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Where prompts of different tokens have the same state: answers of one token at the embedding, say.
+
+    Attributes:
+        layers: by model, number of prompts and of different states.
+    """
+
+    layers: dict[tuple[str, int, int], list[int]] = field(default_factory=dict)
+
+    def look(self, model: str, layer: int, states: States, repeats: int) -> None:
+        """Remember a layer whose states are fewer than its different prompts."""
+        N = len(states.X)
+        if len(states.norms.unique()) < N - repeats and (count := len(states.first.unique())) < N - repeats:
+            self.layers.setdefault((model, N, count), []).append(layer)  # several threads look
+
+    def notes(self) -> list[str]:
+        """One for each model."""
+        return [
+            f"The {N} prompts have {count} different states at {layers_in_words(layers)} of {model}: "
+            "intrinsic_dimension takes each once."
+            for (model, N, count), layers in sorted(self.layers.items())
+        ]
