@@ -16,9 +16,13 @@ from torch import Tensor
 
 from midblock.base import MidblockError
 from midblock.checkpoints.adapter import Adapter
+from midblock.checkpoints.anatomy import Anatomy
+from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.low_rank import Delta
 from midblock.checkpoints.pieces import Piece, sides
 from midblock.checkpoints.projections import Projection
+from midblock.checkpoints.skeleton import anatomy_of, skeleton_of
+from midblock.checkpoints.stored_names import pieces_of
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,17 @@ class Known:
         return name in self.shapes
 
 
+def known_of(checkpoint: Checkpoint) -> tuple[Known, Anatomy]:
+    """What an adapter may name in a checkpoint's base, and the base's anatomy; headers are read, no weights."""
+    skeleton = skeleton_of(checkpoint.config, trust_remote_code=checkpoint.trust_remote_code)
+    anatomy = anatomy_of(skeleton)
+    with checkpoint.tensors() as store:
+        stored = {name: store.shape(name) for name in store.names}
+    head, embedding = (f"{anatomy.names[part]}.weight" for part in ("head", "embedding"))
+    known = Known.of(stored, pieces_of(stored, skeleton), anatomy.projections)
+    return known.with_head(head, embedding), anatomy
+
+
 def check_reached(changes: Changes, pieces: Sequence[Piece], head: str, folder: Path) -> None:
     """Do nothing if all that is changed can be read.
 
@@ -121,7 +136,7 @@ def check_reached(changes: Changes, pieces: Sequence[Piece], head: str, folder: 
     operation = next((each.opaque for each in pieces if each.opaque), None)
     if operation is None:
         raise MidblockError(what, hint="--base names another")
-    hint = "merge it with PEFT (merge_and_unload) and give the merged folder"
+    hint = "merge it with PEFT (merge_and_unload), and give the merged folder"
     raise MidblockError(f"{what}, whose files store it by {operation}", hint=hint)
 
 
