@@ -26,6 +26,7 @@ NOT_LOW_RANK: Mapping[str, str] = {
     "use_bdlora": "block-diagonal LoRA",
     "use_qalora": "QA-LoRA",
     "monteclora_config": "MonteCLoRA",
+    "velora_config": "VeLoRA",
     "megatron_config": "Megatron's sharded LoRA",
 }
 

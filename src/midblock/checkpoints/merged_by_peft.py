@@ -78,16 +78,24 @@ def put_on(model: nn.Module, adapter: Adapter, base: Tensors) -> Any:
 def merge(tuned: Any, adapter: Adapter) -> nn.Module:
     """Merge an adapter that has been put on, and take PEFT off.
 
+    Tied weights of which the adapter changes one are parted first; those that end up alike are tied again.
+
     Raises:
         MidblockError: PEFT cannot.
     """
-    _untie(tuned, adapter)
+    parted = _part(tuned, adapter)
     try:
-        return tuned.merge_and_unload(safe_merge=True)
+        merged = tuned.merge_and_unload(safe_merge=True)
     except torch.OutOfMemoryError:
         raise
     except REFUSED as error:
         raise MidblockError(f"PEFT cannot merge {adapter.folder}: {_reason(error)}") from error
+    for one, other in parted:
+        tied = torch.equal(one.weight, other.weight)
+        if tied:
+            other.weight = one.weight
+        merged.config.tie_word_embeddings = merged.config.get_text_config().tie_word_embeddings = tied
+    return merged
 
 
 def merge_compared(tuned: Any, adapter: Adapter) -> tuple[nn.Module, float]:
@@ -158,8 +166,12 @@ def _is_own(name: str, tuned: Any) -> bool:
     return shared is None or shared not in name
 
 
-def _untie(tuned: Any, adapter: Adapter) -> None:
-    """Give each adapted module a weight of its own: a change merged into one of two tied weights moves both."""
+def _part(tuned: Any, adapter: Adapter) -> list[tuple[Any, Any]]:
+    """Give each adapted module a weight of its own: a change merged into one of two tied weights moves both.
+
+    Returns:
+        The modules that shared one.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     adapted = {id(module.get_base_layer()) for module in tuned.modules() if isinstance(module, BaseTunerLayer)}
@@ -168,12 +180,15 @@ def _untie(tuned: Any, adapter: Adapter) -> None:
         weight = module._parameters.get("weight")
         if weight is not None:
             holders.setdefault(id(weight), []).append(module)
-    for sharing in holders.values():
-        if len(sharing) > 1 and any(id(module) in adapted for module in sharing):
-            for module in sharing[1:]:
-                _give_own_weight(module, adapter)
-            tuned.config.get_text_config().tie_word_embeddings = False
-            tuned.config.tie_word_embeddings = False
+    parted = [
+        (sharing[0], module)
+        for sharing in holders.values()
+        for module in sharing[1:]
+        if any(id(each) in adapted for each in sharing)
+    ]
+    for _, module in parted:
+        _give_own_weight(module, adapter)
+    return parted
 
 
 def _give_own_weight(module: nn.Module, adapter: Adapter) -> None:
