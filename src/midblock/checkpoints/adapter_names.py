@@ -54,7 +54,9 @@ class AdapterNames:
         Raises:
             MidblockError: two names mean the same tensor.
         """
-        known, stored, modules = _Modules.of(base), {}, {}
+        known = _Modules.of(base)
+        stored: dict[str, str] = {}
+        modules: dict[str, str] = {}
         for name in names:
             full, module = known.find(name)
             if full in stored:
