@@ -6,7 +6,9 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, Gemma3Config
 
+import midblock
 from midblock.base import MidblockError
 from midblock.checkpoints import EffectiveTensors, load_pair
 from midblock.checkpoints.adapter_names import AdapterNames
@@ -64,6 +66,22 @@ def test_other_names_are_put_right_and_told(adapt, how):
     assert re.search(rf"calls {count} of its 12 tensors", note)
 
 
+def test_a_multimodal_base_takes_an_adapter_of_its_text_model(adapt):
+    sizes = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}
+    tower = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision = {**tower, "image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config={**sizes, **heads}, vision_config=vision, mm_tokens_per_image=4)
+    targets = r".*language_model.*\.(q_proj|v_proj)"
+    torch.manual_seed(0)
+    adapted = adapt(model=AutoModelForCausalLM.from_config(config), target_modules=targets)
+    assert checked(adapted) == []
+    adapted.rename(lambda name: name.replace("model.language_model.", "model."))
+    assert any("otherwise than PEFT would" in note for note in checked(adapted))
+    adapted.configure(target_modules=["q_proj", "v_proj"])
+    assert any("names model.vision_tower" in note and "holds nothing" in note for note in checked(adapted))
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama_tied"])
 def test_whole_tensors_biases_and_embeddings_are_put_right_too(adapt, family):
     targets = ["c_attn", "wte"] if family == "gpt2" else ["q_proj", "embed_tokens"]
@@ -103,6 +121,22 @@ def test_two_names_of_one_tensor_are_refused(adapt):
     adapted = adapt()
     adapted.rewrite(lambda tensors: tensors | {f"module.{name}": value + 1 for name, value in tensors.items()})
     refused(adapted, r"holds a tensor twice: .*q_proj.* and module\..* are both base_model\.model\.model\.layers")
+
+
+@pytest.mark.parametrize("how", RENAMED)
+def test_exports_for_servers_and_trainers_put_right_or_refuse(adapt, tmp_path, how):
+    adapted = adapt(rank_pattern={"q_proj": 2})
+    adapted.rename(RENAMED[how])
+    made = midblock.export(adapted.adapter, tmp_path / "merged", to="merged")
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(made)(input_ids=IDS).logits
+    torch.testing.assert_close(logits, adapted.logits, rtol=1e-4, atol=1e-4)
+    midblock.export(adapted.adapter, tmp_path / "config", to="lora-config")
+    if how in ("another prefix", "from AutoModel", "multimodal", "multimodal, outside"):  # no base to tell by
+        midblock.export(adapted.adapter, tmp_path / "equal", to="equal-rank")
+        return
+    with pytest.raises(MidblockError, match="is not called as PEFT would call it"):
+        midblock.export(adapted.adapter, tmp_path / "equal", to="equal-rank")
 
 
 def test_an_ambiguous_short_name_is_not_guessed(tmp_path):

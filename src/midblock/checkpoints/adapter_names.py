@@ -30,6 +30,11 @@ WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 HOLDERS = frozenset({"base_model", "model", "language_model", "text_model", "transformer", "decoder", "llm"})
 
 
+def unwrapped(name: str) -> str:
+    """A name without what wrappers put into it, where no base is at hand to tell what else is too much."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS | {ADAPTER})
+
+
 @dataclass(frozen=True)
 class AdapterNames:
     """Where each tensor of an adapter belongs.
