@@ -133,7 +133,7 @@ def test_an_adapter_of_another_shape_is_named(pico, saved, tmp_path):
     get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     save_file({name: torch.zeros(3, 5) for name in load_file(file)}, file)
-    with pytest.raises(MidblockError, match=r"adapter does not fit its base: .*q_proj.*") as caught:
+    with pytest.raises(MidblockError, match=r"factors for .*q_proj have rank 5, its config says 2") as caught:
         load(tmp_path / "adapter")
     assert "\n" not in str(caught.value)
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from midblock.base import MidblockError
+from midblock.checkpoints.adapter_names import PREFIX, AdapterNames, AdapterTensors
 from midblock.checkpoints.lora_config import LoraSettings
 from midblock.checkpoints.low_rank import Delta, LowRankDelta, StackedDelta
 from midblock.checkpoints.projections import Projection
@@ -22,9 +23,9 @@ from midblock.checkpoints.reference import ModelReference
 from midblock.checkpoints.tensors import TensorReader
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-PREFIX = "base_model.model."
 FACTORS = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
 MAGNITUDES = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
+MERGE_FIRST = "merge that one first (midblock export --to merged), and give the merged folder with --base"
 LAYER = ".base_layer"  # what PEFT puts into the name of a module that it wraps
 
 
@@ -70,8 +71,17 @@ class Adapter:
         return cls(folder, _find_base(folder, settings, base), settings)
 
     def tensors(self) -> TensorReader:
-        """The adapter's own tensors, under PEFT's names."""
+        """The adapter's own tensors, under the names in its file."""
         return TensorReader.open(self.folder / WEIGHTS)
+
+    def tensors_on(self, base: Tensors) -> AdapterTensors:
+        """The adapter's own tensors, under the names that PEFT gives them on a base.
+
+        Raises:
+            MidblockError: two of them mean the same.
+        """
+        own = self.tensors()
+        return AdapterTensors(own, AdapterNames.of(own.names, base.names, self.folder))
 
     def check_expressible(self) -> None:
         """Do nothing if the adapter is low-rank changes, with or without magnitudes, plus whole replaced tensors.
@@ -80,7 +90,7 @@ class Adapter:
             MidblockError: naming what makes it something else (IA3, an init that alters the base, …).
         """
         if reason := self.settings.inexpressible:
-            hint = "merge it with PEFT (merge_and_unload) and give the merged folder"
+            hint = "midblock export --to merged, and give the merged folder"
             raise MidblockError(f"{self.folder}: {reason} is no low-rank change of the weights", hint=hint)
 
     def deltas(self, base: Tensors, projections: Mapping[str, Projection] | None = None) -> Iterator[tuple[str, Delta]]:
@@ -97,7 +107,7 @@ class Adapter:
         """
         self.check_expressible()
         known = projections or {}
-        with self.tensors() as own:
+        with self.tensors_on(base) as own:
             for module, left, right in _factor_pairs(own, self.folder):
                 B, A = own.read(left), own.read(right)
                 if name := self._parameter(module, left, base):
@@ -114,7 +124,7 @@ class Adapter:
         """Give DoRA's magnitude of each output, by the name of the weight in the base; none without DoRA."""
         if not self.settings.use_dora:
             return
-        with self.tensors() as own:
+        with self.tensors_on(base) as own:
             for name in own.names:
                 if name.endswith(MAGNITUDES):
                     module = _plain(name).rpartition(".lora_magnitude_vector")[0].replace(LAYER, "")
@@ -130,7 +140,7 @@ class Adapter:
             MidblockError: as `check_expressible`; a tensor that the base has not.
         """
         self.check_expressible()
-        with self.tensors() as own:
+        with self.tensors_on(base) as own:
             for name in own.names:
                 if not name.endswith((*FACTORS, *MAGNITUDES)):
                     yield self._replaced_name(name, base), own.read(name)
@@ -178,10 +188,15 @@ def settings_of(folder: Path) -> LoraSettings:
     """Read the settings of an adapter whose weights can be read too.
 
     Raises:
-        MidblockError: the config is missing or broken, or the weights are missing or pickled.
+        MidblockError: the config is missing or broken, the adapter is no change of weights, or its weights are missing,
+            pickled, or empty.
     """
     settings = LoraSettings.read(folder / CONFIG)
+    if settings.unmergeable:
+        why, hint = settings.unmergeable
+        raise MidblockError(f"the adapter {folder} cannot be merged into its base's weights: {why}", hint=hint)
     if (folder / WEIGHTS).exists():
+        _check_filled(folder / WEIGHTS)
         return settings
     if (folder / PICKLED).exists():
         hint = "a pickle can run code; load it with PEFT and save it again as safetensors"
@@ -189,11 +204,22 @@ def settings_of(folder: Path) -> LoraSettings:
     raise MidblockError(f"{folder} has no {WEIGHTS}", hint="fetch the adapter again")
 
 
+def _check_filled(file: Path) -> None:
+    """Sharded training that does not gather its parameters before it saves leaves nothing of them."""
+    hint = "gather the parameters before saving (ZeRO-3: stage3_gather_16bit_weights_on_model_save), or save it again"
+    with TensorReader.open(file) as own:
+        if not own.names:
+            raise MidblockError(f"{file} holds no tensors", hint=hint)
+        if empty := [name for name in own.names if 0 in own.shape(name)]:
+            what = f"{file}: the tensor {empty[0]} has no entries ({len(empty)} of {len(own)} tensors have none)"
+            raise MidblockError(what, hint=hint)
+
+
 def _plain(name: str) -> str:
     return name.removeprefix(PREFIX)
 
 
-def _factor_pairs(own: TensorReader, folder: Path) -> Iterator[tuple[str, str, str]]:
+def _factor_pairs(own: AdapterTensors, folder: Path) -> Iterator[tuple[str, str, str]]:
     """Module name in the base, name of B, name of A, for every adapted module."""
     for name in own.names:
         if not name.endswith(FACTORS):
@@ -209,14 +235,15 @@ def _factor_pairs(own: TensorReader, folder: Path) -> Iterator[tuple[str, str, s
 
 
 def _base_name(name: str, base: Tensors, folder: Path) -> str:
-    """Find a module's tensor in the base, whose file may have one prefix more or less than the model that was tuned."""
+    """See that the base has a tensor; a tied head is not in its file, the embedding stands for it.
+
+    Raises:
+        MidblockError: it has not.
+    """
     if name in base or name == "lm_head.weight":
-        return name  # a tied head is not in the file, the embedding stands for it
-    close = [other for other in base.names if other.endswith(f".{name}") or name.endswith(f".{other}")]
-    if len(close) != 1:
-        hint = "another base was tuned, or the tensor is stored in another form there; --base names the right one"
-        raise MidblockError(f"the adapter {folder} changes {name}, which its base has not", hint=hint)
-    return close[0]
+        return name
+    hint = "another base was tuned, or the tensor is stored in another form there; --base names the right one"
+    raise MidblockError(f"the adapter {folder} changes {name}, which its base has not", hint=hint)
 
 
 def _misfit(folder: Path, name: str, ours: tuple[int, ...], theirs: tuple[int, ...]) -> MidblockError:
@@ -258,7 +285,5 @@ def _find_base(folder: Path, settings: LoraSettings, given: str | None) -> Model
 
 def _no_adapter(base: ModelReference, folder: Path) -> ModelReference:
     if base.kind == "adapter":
-        raise MidblockError(
-            f"the base of the adapter {folder} is an adapter itself: {base}", hint="merge that one first"
-        )
+        raise MidblockError(f"the base of the adapter {folder} is an adapter itself: {base}", hint=MERGE_FIRST)
     return base

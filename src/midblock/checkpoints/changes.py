@@ -7,18 +7,23 @@ factors stay factored. Source: PEFT's file format (`adapter`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 from torch import Tensor
 
 from midblock.base import MidblockError
 from midblock.checkpoints.adapter import Adapter
+from midblock.checkpoints.anatomy import Anatomy
+from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.low_rank import Delta
 from midblock.checkpoints.pieces import Piece, sides
 from midblock.checkpoints.projections import Projection
+from midblock.checkpoints.skeleton import anatomy_of, skeleton_of
+from midblock.checkpoints.stored_names import pieces_of
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,15 @@ class Changes:
         """Read an adapter.
 
         Raises:
-            MidblockError: it is no change of its base's tensors, or does not fit them.
+            MidblockError: it is no change of its base's tensors, does not fit them, or is not whole.
         """
-        return cls(
+        found = cls(
             dict(adapter.deltas(known, parameters)), dict(adapter.magnitudes(known)), dict(adapter.replaced(known))
         )
+        if lacking := next(_lacking(found, adapter, parameters), None):
+            hint = "the file is not whole: save the adapter again"
+            raise MidblockError(f"{adapter.folder} lacks {lacking}, which its config promises", hint=hint)
+        return found
 
     def touch(self, piece: Piece) -> bool:
         """Whether anything happens to a piece: to its parameter, or to it by its name on disk."""
@@ -102,6 +111,29 @@ class Known:
         return name in self.shapes
 
 
+def known_of(checkpoint: Checkpoint) -> tuple[Known, Anatomy]:
+    """What an adapter may name in a checkpoint's base, and the base's anatomy; headers are read, no weights."""
+    skeleton = skeleton_of(checkpoint.config, trust_remote_code=checkpoint.trust_remote_code)
+    anatomy = anatomy_of(skeleton)
+    with checkpoint.tensors() as store:
+        stored = {name: store.shape(name) for name in store.names}
+    head, embedding = (f"{anatomy.names[part]}.weight" for part in ("head", "embedding"))
+    known = Known.of(stored, pieces_of(stored, skeleton), anatomy.projections)
+    return known.with_head(head, embedding), anatomy
+
+
+def _lacking(changes: Changes, adapter: Adapter, parameters: Mapping[str, Projection]) -> Iterator[str]:
+    """What belongs to a change that is there, or is to be replaced, and is not in the adapter's file."""
+    settings = adapter.settings
+    if settings.use_dora:
+        yield from (f"the lora_magnitude_vector of {name}" for name in changes.deltas if name not in changes.magnitudes)
+        yield from (f"the factors of {name}" for name in changes.magnitudes if name not in changes.deltas)
+    for name in parameters if settings.modules_to_save else ():
+        modules = accumulate(name.split(".")[:-1], "{}.{}".format)
+        if name not in changes.replaced and any(each.endswith(settings.modules_to_save) for each in modules):
+            yield f"{name} (modules_to_save)"
+
+
 def check_reached(changes: Changes, pieces: Sequence[Piece], head: str, folder: Path) -> None:
     """Do nothing if all that is changed can be read.
 
@@ -121,7 +153,7 @@ def check_reached(changes: Changes, pieces: Sequence[Piece], head: str, folder: 
     operation = next((each.opaque for each in pieces if each.opaque), None)
     if operation is None:
         raise MidblockError(what, hint="--base names another")
-    hint = "merge it with PEFT (merge_and_unload) and give the merged folder"
+    hint = "merge it with PEFT (merge_and_unload), and give the merged folder"
     raise MidblockError(f"{what}, whose files store it by {operation}", hint=hint)
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midblock.base import MidblockError
-from midblock.checkpoints.adapter import CONFIG, Adapter
+from midblock.checkpoints.adapter import CONFIG, MERGE_FIRST, Adapter
 from midblock.checkpoints.builtin import builtin_folder
 from midblock.checkpoints.config import has_tokenizer, load_config, load_tokenizer
 from midblock.checkpoints.gguf import gguf_folder
 from midblock.checkpoints.hub import hub_folder
+from midblock.checkpoints.quantised_base import check_plain
 from midblock.checkpoints.reference import ModelReference
 from midblock.checkpoints.tensors import TensorReader, content_hash
 from midblock.checkpoints.weight_files import find_weight_files
@@ -119,9 +120,8 @@ def open_checkpoint(
         adapter = Adapter.open(folder, base or adapter_base)
         below = open_checkpoint(adapter.base, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
         if below.adapter is not None:
-            raise MidblockError(
-                f"the base of the adapter {reference} is an adapter itself", hint="merge that one first"
-            )
+            raise MidblockError(f"the base of the adapter {reference} is an adapter itself", hint=MERGE_FIRST)
+        check_plain(below.folder, folder)
         return Checkpoint(reference, below.folder, adapter, allow_pickle, trust_remote_code)
     if base is not None:
         raise MidblockError(f"{reference} is no adapter, so it has no base", hint="leave out --base")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import MidblockError
+from midblock.checkpoints.unmergeable import unmergeable
 
 # config fields that, when set, make the change something else than scale · B A
 NOT_LOW_RANK: Mapping[str, str] = {
@@ -25,6 +26,7 @@ NOT_LOW_RANK: Mapping[str, str] = {
     "use_bdlora": "block-diagonal LoRA",
     "use_qalora": "QA-LoRA",
     "monteclora_config": "MonteCLoRA",
+    "velora_config": "VeLoRA",
     "megatron_config": "Megatron's sharded LoRA",
 }
 
@@ -46,7 +48,10 @@ class LoraSettings:
         rank_pattern, alpha_pattern: regular expression of module names to rank, to alpha.
         target_parameters: ends of the names of parameters that are adapted themselves: stacked experts.
         use_dora: the change has a magnitude for each output too.
+        starts_as_base: an adapter of which nothing was loaded changes nothing.
         inexpressible: why the change is neither low-rank, DoRA, nor a whole replaced tensor; None if it is.
+        unmergeable: why it is no change of weights at all, and what to try; None if it is one.
+        rest: of what is inexpressible, everything the config says, for it all may decide the change.
     """
 
     peft_type: str
@@ -62,7 +67,10 @@ class LoraSettings:
     modules_to_save: tuple[str, ...] = ()
     target_parameters: tuple[str, ...] = ()
     use_dora: bool = False
+    starts_as_base: bool = True
     inexpressible: str | None = None
+    unmergeable: tuple[str, str] | None = None
+    rest: str = ""
 
     @classmethod
     def read(cls, file: Path) -> LoraSettings:
@@ -84,7 +92,7 @@ class LoraSettings:
     def _from_config(cls, config: Mapping[str, Any]) -> LoraSettings:
         kind = str(config["peft_type"]).upper()
         is_lora = kind == "LORA"
-        targets = config.get("target_modules") or ()
+        targets, reason = config.get("target_modules") or (), _inexpressible(kind, config)
         return cls(
             peft_type=kind,
             base=config.get("base_model_name_or_path"),
@@ -99,14 +107,18 @@ class LoraSettings:
             modules_to_save=tuple(config.get("modules_to_save") or ()),
             target_parameters=tuple(config.get("target_parameters") or ()),
             use_dora=bool(config.get("use_dora")),
-            inexpressible=_inexpressible(kind, config),
+            starts_as_base=config.get("init_lora_weights", True) is not False,
+            inexpressible=reason,
+            unmergeable=unmergeable(kind, config),
+            rest=json.dumps({**config, "base_model_name_or_path": None}, sort_keys=True) if reason else "",
         )
 
     @property
     def scaling(self) -> tuple[object, ...]:
         """Everything besides the factors that decides the change."""
         patterns = (tuple(self.rank_pattern.items()), tuple(self.alpha_pattern.items()))
-        return (self.r, self.lora_alpha, *patterns, self.use_rslora, self.fan_in_fan_out)
+        rest = (self.rest,) if self.rest else ()
+        return (self.r, self.lora_alpha, *patterns, self.use_rslora, self.fan_in_fan_out, *rest)
 
     def scale(self, module: str, rank: int) -> float:
         """What PEFT multiplies B A by in this module: alpha/r, or alpha/√r with rslora.

@@ -11,7 +11,9 @@ from torch import nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints.adapter import Adapter
+from midblock.checkpoints.changes import Changes, known_of
 from midblock.checkpoints.checkpoint import Checkpoint
+from midblock.checkpoints.merged_by_peft import merge_in
 from midblock.checkpoints.settings import LoadSettings
 
 
@@ -73,7 +75,7 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
         name, found, expected = misfits[0]
         raise MidblockError(f"{checkpoint.name}: {name} is {list(found)}, its config wants {list(expected)}")
     if checkpoint.adapter is not None:
-        model = _merge_adapter(model, checkpoint.adapter)
+        model = _merge_adapter(model, checkpoint, checkpoint.adapter)
     if settings.device_map is None:
         model = model.to(place)
     return model.eval().requires_grad_(False)
@@ -86,18 +88,13 @@ def _check_files(checkpoint: Checkpoint) -> None:
         checkpoint.adapter.tensors().close()
 
 
-def _merge_adapter(model: nn.Module, adapter: Adapter) -> nn.Module:
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise MidblockError("peft is needed to read an adapter", hint='pip install "midblock[train]"') from error
-    try:
-        return PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError) as error:  # the second line of torch's message names the tensor
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[:2][-1].strip()
-        raise MidblockError(f"the adapter {adapter.folder} does not fit its base: {reason}") from error
+def _merge_adapter(model: nn.Module, checkpoint: Checkpoint, adapter: Adapter) -> nn.Module:
+    """Merge the adapter, once all that it changes was found in the base as a comparison of weights finds it."""
+    known, anatomy = known_of(checkpoint)
+    if adapter.settings.inexpressible is None:
+        Changes.of(adapter, known, anatomy.projections)
+    with quiet_transformers():
+        return merge_in(model, adapter, known)
 
 
 @contextmanager

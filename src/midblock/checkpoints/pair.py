@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from midblock.base import MidblockError
+from midblock.checkpoints.adapter_notes import adapter_notes
 from midblock.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from midblock.checkpoints.models import load_model, pick_device, pick_dtype
 from midblock.checkpoints.settings import DTYPES, LoadSettings
@@ -152,6 +153,9 @@ class Pair:
     def notes(self) -> list[str]:
         """What a reader of the results must know about this pair."""
         found = [note for variant in self.tuned if (note := self._other_base(variant))]
+        found += [
+            note for each in self for note in (adapter_notes(each.checkpoint, each.name) if each.checkpoint else ())
+        ]
         found += [
             f"{variant.name} ships no tokenizer: the base's was used."
             for variant in self.tuned

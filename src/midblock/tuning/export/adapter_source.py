@@ -12,7 +12,8 @@ import yaml
 
 from midblock.base import MidblockError
 from midblock.checkpoints import ModelReference, TensorReader
-from midblock.checkpoints.adapter import CONFIG, PREFIX, WEIGHTS, settings_of
+from midblock.checkpoints.adapter import CONFIG, WEIGHTS, settings_of
+from midblock.checkpoints.adapter_names import PREFIX, unwrapped
 from midblock.checkpoints.hub import hub_folder
 from midblock.checkpoints.lora_config import LoraSettings
 
@@ -71,13 +72,13 @@ class AdapterSource:
             MidblockError: a factor without its partner.
         """
         for name in own.names:
-            if not name.endswith(STARTS):
+            if not unwrapped(name).endswith(STARTS):
                 continue
             head, _, tail = name.rpartition("lora_")
             partner = f"{head}lora_{tail.replace('A', 'B')}"
             if partner not in own:
                 raise MidblockError(f"{self.folder / WEIGHTS} has {name} without {partner}")
-            module = head.removeprefix(PREFIX).rstrip(".")
+            module = unwrapped(head).removeprefix(PREFIX).rstrip(".")
             yield FactorNames(module.replace(".base_layer", ""), name, partner)
 
 

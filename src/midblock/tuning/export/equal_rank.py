@@ -21,6 +21,7 @@ from torch import Tensor
 from midblock.base import MidblockError, write_json
 from midblock.checkpoints import LowRankDelta, TensorReader
 from midblock.checkpoints.adapter import CONFIG, WEIGHTS
+from midblock.checkpoints.adapter_names import PREFIX, unwrapped
 from midblock.checkpoints.lora_config import NOT_LOW_RANK
 from midblock.checkpoints.tensor_writer import write_tensors
 from midblock.tuning.export.adapter_source import AdapterSource, FactorNames
@@ -66,6 +67,7 @@ def write_equal_rank(source: AdapterSource, folder: Path) -> tuple[float, list[s
     """
     _check_expressible(source)
     with source.tensors() as own:
+        _check_named(own, source.folder)
         modules = list(_modules(source, own))
         rank = served_rank([module.rank for module in modules])
         alpha = common_alpha([module.scale for module in modules], rank)
@@ -108,6 +110,13 @@ def _check_expressible(source: AdapterSource) -> None:
         others.insert(0, reason)
     if others:
         what = f"{source.folder}: {others[0]} cannot be given one rank and scale"
+        raise MidblockError(what, hint="--to merged takes it")
+
+
+def _check_named(own: TensorReader, folder: Path) -> None:
+    """Do nothing if the tensors are called as PEFT calls them; programs that serve adapters find them by that."""
+    if strange := next((name for name in own.names if not name.startswith(PREFIX) or name != unwrapped(name)), None):
+        what = f"{folder}: the tensor {strange} is not called as PEFT would call it, so that servers pass over it"
         raise MidblockError(what, hint="--to merged takes it")
 
 

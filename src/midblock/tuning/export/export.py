@@ -18,6 +18,7 @@ from midblock.base import MidblockError, unknown, write_json
 from midblock.base.files import folder_atomically, replace_atomically, size_text
 from midblock.checkpoints import Checkpoint, open_checkpoint
 from midblock.checkpoints.adapter import CONFIG
+from midblock.checkpoints.adapter_notes import names_note
 from midblock.checkpoints.checkpoint_files import copy_small_files
 from midblock.checkpoints.settings import DTYPES
 from midblock.tuning.export.adapter_source import AdapterSource
@@ -189,13 +190,13 @@ def _check_apart(output: Path, adapter: Path) -> None:
 
 def _merged(asked: Asked, folder: Path) -> Made:
     checkpoint = open_checkpoint(str(asked.source.folder), base=asked.base)
-    _check_base(checkpoint, folder)
-    reason = asked.source.settings.inexpressible
+    _check_space(checkpoint, folder)
+    reason, told = asked.source.settings.inexpressible, names_note(checkpoint, asked.source.folder.name)
     if reason is None:
         lost = write_merged(checkpoint, folder, asked.dtype)
-        return Made(_loss_note(lost), lost, CHANGE)
+        return Made([*_loss_note(lost), *told], lost, CHANGE)
     error = write_merged_by_peft(checkpoint, folder, asked.dtype)
-    return Made([f"merged by PEFT, with the whole model in memory: {reason}"], error, LOGITS)
+    return Made([*told, f"merged by PEFT, with the whole model in memory: {reason}"], error, LOGITS)
 
 
 def _loss_note(lost: float) -> list[str]:
@@ -204,11 +205,7 @@ def _loss_note(lost: float) -> list[str]:
     return [f"rounding takes away up to {lost:.0%} of a tensor's change; --dtype float32 keeps it"]
 
 
-def _check_base(checkpoint: Checkpoint, folder: Path) -> None:
-    config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("quantization_config"):
-        hint = "give its full-precision original with --base"
-        raise MidblockError(f"the base {checkpoint.folder} is stored quantised: nothing can be added to it", hint=hint)
+def _check_space(checkpoint: Checkpoint, folder: Path) -> None:
     size = sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors"))
     if shutil.disk_usage(folder).free < size:
         raise MidblockError(f"no space left beside {folder.parent}: {size_text(size)} are needed")

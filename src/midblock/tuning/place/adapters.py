@@ -16,6 +16,7 @@ from torch import nn
 
 from midblock.base import MidblockError, derive, unknown
 from midblock.checkpoints import LowRankDelta
+from midblock.checkpoints.unmergeable import LOST_STARTS
 from midblock.tuning.place.adapter_plan import AdapterPlan, Target
 from midblock.tuning.settings import Placement
 
@@ -143,8 +144,11 @@ def adapter_parameters(peft_model: nn.Module) -> dict[str, LowRankDelta]:
 
 def _check_supported(adapters: AdapterPlan, settings: Placement) -> None:
     init = settings.init_lora_weights
-    if init not in INITS and not re.fullmatch(r"pissa_niter_\d+", init):
-        raise unknown("init_lora_weights", init, (*INITS, "pissa_niter_16"))
+    if init.startswith(LOST_STARTS):
+        what = f"init_lora_weights {init!r} takes out of the base what loading the adapter could not find again"
+        raise MidblockError(what, hint="pissa starts from the same factors, computed exactly")
+    if init not in INITS:
+        raise unknown("init_lora_weights", init, INITS)
     odd = next((target for target in adapters.targets if target.rank % 2), None)
     if init == "orthogonal" and odd is not None:
         raise MidblockError(f"an orthogonal start needs even ranks, {odd.name} has {odd.rank}")
