@@ -34,6 +34,7 @@ from midblock.checkpoints.source import Source, dora_factor, same_values
 from midblock.checkpoints.stored_names import pieces_of
 from midblock.checkpoints.tensors import TensorReader
 
+PARTS = ("head", "embedding", "final_norm", "blocks", "backbone")  # of a decoder, the narrowest first
 BUFFERS = ("inv_freq", "masked_bias", ".attn.bias", ".attention.bias")
 
 Store = TensorReader | ModelTensors
@@ -146,6 +147,17 @@ class EffectiveTensors:
         """The pieces of a parameter; of a head that the files lack, its start."""
         return self.by_name.get(name) or (self.head_piece,)
 
+    def name_of(self, other: EffectiveTensors, name: str) -> str:
+        """What a parameter of another model is called here: decoders correspond part by part, wherever they stand."""
+        if self.anatomy.names == other.anatomy.names:
+            return name
+        for part in PARTS:
+            theirs, ours = other.anatomy.names[part], self.anatomy.names[part]
+            rest = name.removeprefix(f"{theirs}." if theirs else "")
+            if rest != name:
+                return f"{ours}.{rest}" if ours else rest
+        return name
+
     def projection(self, name: str) -> Projection:
         """Where a parameter sits and what it does."""
         return self.anatomy.projection_of(name)
@@ -162,7 +174,8 @@ class EffectiveTensors:
         if name in changes.replaced:
             stored = box(changes.replaced[name], piece.region)
         else:
-            stored = box(self.store.read(piece.stored), piece.inside)
+            read = self.store.read(piece.stored)
+            stored = box(read if piece.turn is None else piece.turn.apply(read), piece.inside)
         delta = changes.deltas.get(name)
         if delta is None:
             delta = changes.deltas.get(piece.stored) if piece.region else None
@@ -177,7 +190,7 @@ class EffectiveTensors:
         """The piece here that is the same box of the same parameter as another model's; None where none is just it."""
         if piece.name == other.head and (self.tied or self.head not in self.by_name):
             return self.head_piece if self.has_head else None
-        return self._by_box.get((piece.name, piece.region))
+        return self._by_box.get((self.name_of(other, piece.name), piece.region))
 
     def like(self, other: EffectiveTensors, piece: Piece) -> Source:
         """The value here of another model's piece, however it is stored here.
@@ -188,7 +201,8 @@ class EffectiveTensors:
         twin = self.twin(other, piece)
         if twin is not None:
             return self.source(twin)
-        name, pieces = piece.name, self.by_name[piece.name]
+        name = self.name_of(other, piece.name)
+        pieces = self.by_name[name]
         if len(pieces) == 1 and not pieces[0].region:
             return self.source(pieces[0]).cut(piece.region)
         return Source(box(self.read(name), piece.region))
