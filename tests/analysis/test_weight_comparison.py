@@ -433,7 +433,7 @@ def test_a_tensor_only_one_side_has_is_mentioned_unless_it_is_a_head(pico):
 
 
 def test_models_without_a_common_name_raise(pico):
-    with pytest.raises(MidblockError, match="tuned and the base have no tensor name in common"):
+    with pytest.raises(MidblockError, match="tuned and the base have no tensor of a block in common"):
         in_both(opened(pico("llama")), opened(pico("gpt2"), "tuned"), [])
 
 
@@ -471,3 +471,49 @@ def test_progress_ends_though_layers_are_left_out(llamas):
     pair, heard = in_memory(*llamas), []
     list(WeightComparison(pair.base, pair.tuned[0], pair.blocks, NORMS, frozenset({1}), 4).rows(heard.append))
     assert sum(heard) == sum(value.numel() for value in llamas[0].parameters())
+
+
+# one decoder alone, the other inside a multimodal model
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "mistral3", "qwen2_5_vl"])
+@pytest.mark.parametrize("turned", [False, True], ids=["wrapper first", "text first"])
+def test_a_decoder_is_found_inside_a_multimodal_model(kind, turned, wrapped, tuned_from, saved):
+    whole, alone = wrapped(kind)
+    tuned = tuned_from(alone)
+    places = [saved(whole, "whole"), saved(tuned, "alone")]
+    notes = []
+    found = compare(load_pair(*(reversed(places) if turned else places)), NORMS, notes=notes)
+    before, after = (arrays(model) for model in ((tuned, alone) if turned else (alone, tuned)))
+    for layer in range(3):
+        names = [name for name in before if f".layers.{layer}." in name]
+        rel = norms([before[name] for name in names], [after[name] for name in names])[1]
+        assert found[layer, "block", "delta_rel"] == pytest.approx(rel, rel=1e-6)
+    (note,) = [note for note in notes if note.startswith("Only ")]
+    towers = sum("vis" in name or "projector" in name for name, _ in whole.named_parameters())
+    assert towers == sum(int(count) for count in note.replace(",", "").split() if count.isdigit())
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "mistral3", "qwen2_5_vl"])
+def test_a_decoder_inside_a_multimodal_model_is_itself(kind, wrapped, saved):
+    whole, alone = wrapped(kind)
+    found = compare(load_pair(saved(whole, "whole"), saved(alone, "alone")), NORMS)
+    assert set(found.values()) == {0.0}
+    assert {layer for layer, module, _ in found if module == "block"} == {0, 1, 2}
+
+
+def test_what_no_model_loads_counts_nowhere_and_is_said_once(pico, tuned_from, saved):
+    base = pico("llama")
+    folders = [saved(base, "base"), saved(tuned_from(base), "tuned")]
+    plain = compare(load_pair(*folders), NORMS)
+    for seed, folder in enumerate(folders):
+        file = Path(folder) / "model.safetensors"
+        names = ("mtp.layers.0.mlp.up_proj.weight", "mtp.norm.weight", "model.layers.3.self_attn.q_proj.weight")
+        extra = {name: torch.full((4, 4), float(seed)) for name in names}
+        save_file({**load_file(file), **extra}, file, metadata={"format": "pt"})
+    notes = []
+    assert compare(load_pair(*folders), NORMS, notes=notes) == plain
+    assert notes == [
+        "3 tensors in the files of base and tuned (2 in mtp.*, 1 in model.layers.3.*) are no part of the model, "
+        "transformers does not load them: they are left out."
+    ]

@@ -28,16 +28,17 @@ from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.model_tensors import ModelTensors
 from midblock.checkpoints.pair import Variant
 from midblock.checkpoints.pieces import Piece, box, extent, grouped, put_together, sides
+from midblock.checkpoints.places import name_in
 from midblock.checkpoints.projections import Projection
+from midblock.checkpoints.quantised import Codes, DequantisedTensors, dequantised
 from midblock.checkpoints.skeleton import anatomy_of, skeleton_of
 from midblock.checkpoints.source import Source, dora_factor, same_values
 from midblock.checkpoints.stored_names import pieces_of
 from midblock.checkpoints.tensors import TensorReader
 
-PARTS = ("head", "embedding", "final_norm", "blocks", "backbone")  # of a decoder, the narrowest first
 BUFFERS = ("inv_freq", "masked_bias", ".attn.bias", ".attention.bias")
 
-Store = TensorReader | ModelTensors
+Store = TensorReader | DequantisedTensors | ModelTensors
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,15 @@ class EffectiveTensors:
         """
         config: Any = checkpoint.config
         skeleton = skeleton_of(config, trust_remote_code=checkpoint.trust_remote_code)
-        store, anatomy = checkpoint.tensors(), anatomy_of(skeleton)
+        store, anatomy = dequantised(checkpoint.tensors(), config), anatomy_of(skeleton)
         pieces = pieces_of({each: store.shape(each) for each in store.names}, skeleton)
         found = cls(name or checkpoint.name, store, anatomy, pieces)
+        ties = anatomy.head.weight is anatomy.embedding.weight
+        if ties and found.embedding not in found.by_name:  # a tied model's files may name just the head
+            found = replace(found, stored_pieces=found._renamed(found.head, found.embedding))
         if checkpoint.adapter is not None:
             found = found._changed_by(checkpoint.adapter)
-        tied = bool(getattr(config.get_text_config(), "tie_word_embeddings", False)) and found._head_is_embedding()
-        return replace(found, tied=tied)
+        return replace(found, tied=ties and found._head_is_embedding())
 
     @property
     def blocks(self) -> int:
@@ -128,6 +131,16 @@ class EffectiveTensors:
         lacking = self.has_head and not self.tied and self.head not in self.by_name
         return (*self.by_name, *((self.head,) if lacking else ()))
 
+    @cached_property
+    def unread(self) -> tuple[Piece, ...]:
+        """What lies on disk and is no part of the model: transformers does not load it. Buffers of old do not count."""
+        return tuple(each for each in self.stored_pieces if each.unread and not each.stored.endswith(BUFFERS))
+
+    @property
+    def coded(self) -> Mapping[str, Codes]:
+        """Tensors on disk that are stored as codes and read as the weights that those stand for."""
+        return self.store.coded if isinstance(self.store, DequantisedTensors) else {}
+
     @property
     def has_head(self) -> bool:
         """Whether its head is known: stored, put there by an adapter, or standing in the embedding."""
@@ -149,14 +162,7 @@ class EffectiveTensors:
 
     def name_of(self, other: EffectiveTensors, name: str) -> str:
         """What a parameter of another model is called here: decoders correspond part by part, wherever they stand."""
-        if self.anatomy.names == other.anatomy.names:
-            return name
-        for part in PARTS:
-            theirs, ours = other.anatomy.names[part], self.anatomy.names[part]
-            rest = name.removeprefix(f"{theirs}." if theirs else "")
-            if rest != name:
-                return f"{ours}.{rest}" if ours else rest
-        return name
+        return name_in(self.anatomy.names, other.anatomy.names, name)
 
     def projection(self, name: str) -> Projection:
         """Where a parameter sits and what it does."""
@@ -273,6 +279,10 @@ class EffectiveTensors:
         if name in self.changes.replaced:
             return self.changes.replaced[name]
         return replace(self, changes=Changes()).read(name)
+
+    def _renamed(self, name: str, other: str) -> tuple[Piece, ...]:
+        """The pieces, those of one parameter as another's."""
+        return tuple(replace(each, name=other) if each.name == name else each for each in self.stored_pieces)
 
     def _changed_by(self, adapter: Adapter) -> EffectiveTensors:
         """The same with an adapter's changes."""

@@ -13,6 +13,7 @@ from midblock.base import MidblockError
 from midblock.checkpoints.adapter import Adapter
 from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.settings import LoadSettings
+from midblock.checkpoints.skeleton import auto_class
 
 
 def pick_device(device: str) -> torch.device:
@@ -48,13 +49,11 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
         MidblockError: the checkpoint is no causal language model, a file is truncated or corrupt, a tensor is
             missing or misshapen, the adapter does not fit, or the device is not there.
     """
-    from transformers import AutoModelForCausalLM
-
     place = pick_device(settings.device)
     _check_files(checkpoint)
     try:
         with quiet_transformers():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = auto_class(checkpoint.config).from_pretrained(
                 checkpoint.folder,
                 dtype=pick_dtype(settings.dtype, place),
                 device_map=settings.device_map,
