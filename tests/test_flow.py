@@ -55,6 +55,7 @@ HIDDEN = {
     ("checkpoints/hub.py", "huggingface_hub"): "only for hub names",
     ("checkpoints/models.py", "peft"): EXTRA,
     ("checkpoints/models.py", "transformers"): WITHOUT_MODELS,
+    ("checkpoints/quantised.py", "transformers"): HELP,
     ("checkpoints/skeleton.py", "transformers"): HELP,
     ("checkpoints/stored_names.py", "transformers"): HELP,
     ("cli/main.py", "yaml"): HELP,

@@ -60,7 +60,7 @@ class WeightComparison:
                 nothing in common.
         """
         totals = WeightTotals(self.tuned.name, self.blocks, self.wanted, self.rank, self.exact)
-        with EffectiveTensors.of(self.base) as ours, EffectiveTensors.of(self.tuned) as theirs:
+        with self.base.tensors() as ours, self.tuned.tensors() as theirs:
             check_readable(ours)
             check_readable(theirs)
             self.notes.extend([*unread_note(ours, theirs), *coded_notes(ours, theirs)])
@@ -241,5 +241,5 @@ def _digits(kind: str) -> int:
 
 def entries_of(variant: Variant) -> int:
     """How many entries a comparison with this base reads."""
-    with EffectiveTensors.of(variant) as tensors:
+    with variant.tensors() as tensors:
         return sum(math.prod(tensors.shape(piece)) for piece in tensors.stored_pieces)

@@ -26,7 +26,6 @@ from midblock.checkpoints.anatomy import Anatomy
 from midblock.checkpoints.changes import Changes, Known, check_reached
 from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.model_tensors import ModelTensors
-from midblock.checkpoints.pair import Variant
 from midblock.checkpoints.pieces import Piece, box, extent, grouped, put_together, sides
 from midblock.checkpoints.places import name_in
 from midblock.checkpoints.projections import Projection
@@ -60,18 +59,6 @@ class EffectiveTensors:
     stored_pieces: tuple[Piece, ...]
     changes: Changes = field(default_factory=Changes)
     tied: bool = False
-
-    @classmethod
-    def of(cls, variant: Variant) -> EffectiveTensors:
-        """Open a variant's tensors: its files, or the model where it has none or its adapter is no change of tensors.
-
-        Raises:
-            MidblockError: a broken file, or an adapter that does not fit its base.
-        """
-        checkpoint = variant.checkpoint
-        if checkpoint is None or (checkpoint.adapter is not None and checkpoint.adapter.settings.inexpressible):
-            return cls.of_model(variant.model, variant.name)
-        return cls.of_checkpoint(checkpoint, variant.name)
 
     @classmethod
     def of_model(cls, model: nn.Module, name: str) -> EffectiveTensors:

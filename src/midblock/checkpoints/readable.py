@@ -41,8 +41,8 @@ def unreadable(tensors: EffectiveTensors) -> list[str]:
     found = []
     for piece in tensors.stored_pieces:
         weight = f"{piece.name.rpartition('.')[0]}.weight"
-        packed = piece.unread and weight in known and weight not in there
-        if packed or (piece.name in known and not computable(tensors.store.dtype(piece.stored))):
+        stands_for_it = piece.unread and weight in known and weight not in there
+        if (piece.name in known or stands_for_it) and not computable(tensors.store.dtype(piece.stored)):
             found.append(piece.stored)
     return found
 
