@@ -142,9 +142,17 @@ class _Reading:
             self.totals.add_low_rank(what, start, delta)
         elif same_start and not after.changed:
             self.totals.add_unchanged(what, start)
+        elif (before.changed or after.changed) and self._in_pieces(what, before, after):
+            self.totals.add_in_pieces(what, before, after)
         else:
             self._note_rounding(start.dtype, after.stored.dtype)
             self.totals.add(what, *self._shared(what, before.value(), after.value()))
+
+    def _in_pieces(self, what: Compared, before: Source, after: Source) -> bool:
+        """Whether two values are compared some rows at a time: tall matrices of one role that are large."""
+        start, parts = before.stored, what.parts(before.stored)
+        tall = start.ndim == 2 and start.shape[0] >= start.shape[1] and start.shape == after.stored.shape
+        return tall and len(parts) == 1 and what.in_pieces(next(iter(parts)), start)
 
     def _their_origin(self, piece: Piece) -> object:
         twin = self.theirs.twin(self.ours, piece)
