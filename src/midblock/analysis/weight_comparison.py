@@ -210,6 +210,8 @@ def in_both(ours: EffectiveTensors, theirs: EffectiveTensors, notes: list[str]) 
         if lonely := [name for name in _compared(owner) if other.name_of(owner, name) not in other.by_name]:
             notes.append(f"Only {title} has {_listed(lonely)}: not compared.")
     for owner, title in ((ours, "the base"), (theirs, theirs.name)):
+        if not owner.has_head:
+            notes.append(f"The files of {title} hold no head, and its config ties none: heads are not compared.")
         if opaque := [piece for piece in owner.stored_pieces if piece.opaque]:
             kinds = ", ".join(sorted({str(piece.opaque) for piece in opaque}))
             names = _listed([piece.stored for piece in opaque])

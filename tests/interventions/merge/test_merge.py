@@ -420,3 +420,53 @@ def test_a_tower_that_the_other_model_needs_is_missed(wrapped, tokenizer, tmp_pa
     rewrite(tmp_path / "tuned", **{lost: None})
     with pytest.raises(MidblockError, match=f"base has the tensor {lost}, tuned has not"):
         merge(tmp_path / "base", tmp_path / "tuned", 0.5, output_dir=tmp_path / "out")
+
+
+# quantised parents
+
+
+@pytest.mark.parametrize("which", [(0,), (1,), (0, 1)], ids=["base", "tuned", "both"])
+def test_float8_parents_are_mixed_as_their_weights(which, parents, tmp_path):
+    folders = parents(dtype=torch.bfloat16, tuned_dtype=torch.bfloat16)
+    meant = [{name: value.double() for name, value in tensors(folder).items()} for folder in folders]
+    for at in which:
+        made = {}
+        for name, value in meant[at].items():
+            if value.ndim == 2 and ".layers." in name:
+                scale = (value.abs().max() / 448).float()
+                codes = (value.float() / scale).to(torch.float8_e4m3fn)
+                made |= {name: codes, f"{name}_scale_inv": scale.reshape(1, 1)}
+                meant[at][name] = (codes.float() * scale).double()
+        rewrite(folders[at], **made)
+        config = json.loads((folders[at] / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+        (folders[at] / "config.json").write_text(json.dumps(config))
+    merge(*folders, 0.25, output_dir=tmp_path / "out")
+    out = tensors(tmp_path / "out")
+    assert out.keys() == meant[0].keys()
+    for name, value in out.items():
+        mean = 0.75 * meant[0][name] + 0.25 * meant[1][name]
+        assert same_bits(value, mean.to(torch.bfloat16)), name
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    notes = notes_of(tmp_path / "out")
+    assert sum("stores 21 weights as float8_e4m3fn" in note for note in notes) == len(which)
+    assert any("is not quantised" in note for note in notes) == (0 in which)
+
+
+def test_parents_of_unknown_codes_are_refused(parents, tmp_path):
+    base, tuned = parents()
+    name = "model.layers.1.mlp.up_proj.weight"
+    for folder in (base, tuned):
+        rewrite(folder, **{name: torch.zeros(48, 32, dtype=torch.int8)})
+    with pytest.raises(MidblockError, match=rf"base stores {name} as codes \(int8\)"):
+        merge(base, tuned, 0.5, output_dir=tmp_path / "out")
+
+
+def test_a_tied_models_own_head_is_mixed(parents, tmp_path):
+    base, tuned = parents("llama_tied")
+    heads = [torch.randn(300, 32, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    for folder, head in zip((base, tuned), heads, strict=True):
+        rewrite(folder, **{"lm_head.weight": head})
+    merge(base, tuned, 0.5, head_alpha=0.25, output_dir=tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(model.lm_head.weight, expected(*heads, 0.25))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,9 +16,10 @@ import torch
 from midblock import __version__
 from midblock.base import MidblockError, unknown, write_json
 from midblock.base.files import folder_atomically, replace_atomically, size_text
-from midblock.checkpoints import Checkpoint, open_checkpoint
+from midblock.checkpoints import Checkpoint, EffectiveTensors, open_checkpoint
 from midblock.checkpoints.adapter import CONFIG
 from midblock.checkpoints.checkpoint_files import copy_small_files
+from midblock.checkpoints.readable import unreadable
 from midblock.checkpoints.settings import DTYPES
 from midblock.tuning.export.adapter_source import AdapterSource
 from midblock.tuning.export.axolotl import write_axolotl
@@ -206,7 +207,9 @@ def _loss_note(lost: float) -> list[str]:
 
 def _check_base(checkpoint: Checkpoint, folder: Path) -> None:
     config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("quantization_config"):
+    with EffectiveTensors.of_checkpoint(replace(checkpoint, adapter=None)) as tensors:
+        codes = bool(tensors.coded) or bool(unreadable(tensors))
+    if codes or config.get("quantization_config"):
         hint = "give its full-precision original with --base"
         raise MidblockError(f"the base {checkpoint.folder} is stored quantised: nothing can be added to it", hint=hint)
     size = sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors"))
