@@ -521,6 +521,18 @@ def test_what_no_model_loads_counts_nowhere_and_is_said_once(pico, tuned_from, s
     ]
 
 
+def test_what_the_base_has_beside_its_model_is_said_once_for_all(pico, tuned_from, saved):
+    base = pico("llama")
+    folders = [saved(base, "base"), saved(tuned_from(base), "one"), saved(tuned_from(base, seed=2), "two")]
+    file = Path(folders[0]) / "model.safetensors"
+    save_file({**load_file(file), "mtp.norm.weight": torch.ones(4)}, file, metadata={"format": "pt"})
+    notes = []
+    for tuned in folders[1:]:
+        compare(load_pair(folders[0], tuned), NORMS, notes=notes)
+    assert len(notes) == 1
+    assert notes[0].startswith("1 tensor in the files of base (1 in mtp.*) are no part of the model")
+
+
 # heads that the config and the files tell differently of
 
 

@@ -63,7 +63,7 @@ class WeightComparison:
         with self.base.tensors() as ours, self.tuned.tensors() as theirs:
             check_readable(ours)
             check_readable(theirs)
-            self.notes.extend([*unread_note(ours, theirs), *coded_notes(ours, theirs)])
+            self._note_files(ours, theirs)
             _Reading(ours, theirs, self.layers, totals, self.notes).read(advance)
         yield from totals.rows()
         if totals.too_wide:
@@ -77,6 +77,12 @@ class WeightComparison:
                 f"The leading singular values or spaces of {len(unsettled)} tensors did not come to stand: errors of "
                 f"up to {unsettled[0]:.1e} remain; --exact-spectra computes them in full."
             )
+
+    def _note_files(self, ours: EffectiveTensors, theirs: EffectiveTensors) -> None:
+        """Say what the files hold beside weights; of the base once, however many models are compared with it."""
+        said = any(f" in the files of {ours.name} " in note for note in self.notes)
+        found = [*unread_note(*(() if said else (ours,)), theirs), *coded_notes(ours, theirs)]
+        self.notes.extend(note for note in found if note not in self.notes)
 
 
 @dataclass(frozen=True)
@@ -229,8 +235,9 @@ def _listed(names: Sequence[str]) -> str:
     """Names in a few words: those of a tower by its own name."""
     towers = Counter(tower for name in names if (tower := other_modality(name)))
     single = [name for name in names if not other_modality(name)]
-    more = [f"and {len(single) - NAMED} more"] if len(single) > NAMED else []
-    return " ".join([", ".join([*(f"{n} tensors of {tower}" for tower, n in towers.items()), *single[:NAMED]]), *more])
+    parts = [f"{count} {'tensor' if count == 1 else 'tensors'} of {tower}" for tower, count in towers.items()]
+    listed = ", ".join([*parts, *single[:NAMED]])
+    return listed + (f" and {len(single) - NAMED} more" if len(single) > NAMED else "")
 
 
 def coded_notes(*models: EffectiveTensors) -> list[str]:
