@@ -95,6 +95,38 @@ def make_pico(family: str, seed: int = 0, **changes: object) -> nn.Module:
     return model
 
 
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+          "image_size": 28, "patch_size": 14}  # fmt: skip
+QWEN_VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
+MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+# a multimodal model: its config, that of its text model, the vision tower's, and the class of the text model alone
+WRAPPERS = {
+    "gemma3": ("Gemma3", {**LLAMA_LIKE, "head_dim": 8}, {**VISION}, "Gemma3Text"),
+    "mistral3": ("Mistral3", {**LLAMA_LIKE, "model_type": "mistral", "head_dim": 8},
+                 {**VISION, "model_type": "pixtral"}, "Mistral"),
+    "qwen2_5_vl": ("Qwen2_5_VL", {**LLAMA_LIKE, "rope_parameters": MROPE}, QWEN_VISION, "Qwen2"),
+}  # fmt: skip
+
+
+def make_wrapped(kind: str) -> tuple[nn.Module, nn.Module]:
+    """A multimodal model, and its decoder as a language model alone, with the same weights."""
+    name, text, vision, alone = WRAPPERS[kind]
+    tied = {"tie_word_embeddings": False}
+    settings = {"text_config": {**text, **tied}, "vision_config": vision, "mm_tokens_per_image": 1, **tied}
+    config = getattr(transformers, f"{name}Config")(**settings)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{name}ForConditionalGeneration")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.copy_(torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
+    plain = {key: value for key, value in text.items() if key not in ("model_type", "rope_parameters")}
+    decoder = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{alone}Config")(**plain, **tied))
+    decoder.model.load_state_dict(model.model.language_model.state_dict())
+    decoder.lm_head.load_state_dict(model.lm_head.state_dict())
+    return model, decoder.eval()
+
+
 def make_tuned(base: nn.Module, amount: float = 0.05, seed: int = 1) -> nn.Module:
     """A copy of `base` whose weights all moved a little."""
     import copy
@@ -154,3 +186,8 @@ def pico() -> Callable[..., nn.Module]:
 @pytest.fixture(scope="session")
 def tuned_from() -> Callable[..., nn.Module]:
     return make_tuned
+
+
+@pytest.fixture(scope="session")
+def wrapped() -> Callable[[str], tuple[nn.Module, nn.Module]]:
+    return make_wrapped

@@ -56,6 +56,7 @@ HIDDEN = {
     ("checkpoints/adapter_notes.py", "peft"): EXTRA,
     ("checkpoints/merged_by_peft.py", "peft"): EXTRA,
     ("checkpoints/models.py", "transformers"): WITHOUT_MODELS,
+    ("checkpoints/quantised.py", "transformers"): HELP,
     ("checkpoints/skeleton.py", "transformers"): HELP,
     ("checkpoints/stored_names.py", "transformers"): HELP,
     ("cli/main.py", "yaml"): HELP,

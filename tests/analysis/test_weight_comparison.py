@@ -1,4 +1,5 @@
 import copy
+import json
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from midblock.analysis.weight_comparison import WeightComparison, in_both
 from midblock.base import MidblockError
@@ -433,7 +435,7 @@ def test_a_tensor_only_one_side_has_is_mentioned_unless_it_is_a_head(pico):
 
 
 def test_models_without_a_common_name_raise(pico):
-    with pytest.raises(MidblockError, match="tuned and the base have no tensor name in common"):
+    with pytest.raises(MidblockError, match="tuned and the base have no tensor of a block in common"):
         in_both(opened(pico("llama")), opened(pico("gpt2"), "tuned"), [])
 
 
@@ -471,3 +473,196 @@ def test_progress_ends_though_layers_are_left_out(llamas):
     pair, heard = in_memory(*llamas), []
     list(WeightComparison(pair.base, pair.tuned[0], pair.blocks, NORMS, frozenset({1}), 4).rows(heard.append))
     assert sum(heard) == sum(value.numel() for value in llamas[0].parameters())
+
+
+# one decoder alone, the other inside a multimodal model
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "mistral3", "qwen2_5_vl"])
+@pytest.mark.parametrize("turned", [False, True], ids=["wrapper first", "text first"])
+def test_a_decoder_is_found_inside_a_multimodal_model(kind, turned, wrapped, tuned_from, saved):
+    whole, alone = wrapped(kind)
+    tuned = tuned_from(alone)
+    places = [saved(whole, "whole"), saved(tuned, "alone")]
+    notes = []
+    found = compare(load_pair(*(reversed(places) if turned else places)), NORMS, notes=notes)
+    before, after = (arrays(model) for model in ((tuned, alone) if turned else (alone, tuned)))
+    for layer in range(3):
+        names = [name for name in before if f".layers.{layer}." in name]
+        rel = norms([before[name] for name in names], [after[name] for name in names])[1]
+        assert found[layer, "block", "delta_rel"] == pytest.approx(rel, rel=1e-6)
+    (note,) = [note for note in notes if note.startswith("Only ")]
+    towers = sum("vis" in name or "projector" in name for name, _ in whole.named_parameters())
+    assert towers == sum(int(count) for count in note.replace(",", "").split() if count.isdigit())
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "mistral3", "qwen2_5_vl"])
+def test_a_decoder_inside_a_multimodal_model_is_itself(kind, wrapped, saved):
+    whole, alone = wrapped(kind)
+    found = compare(load_pair(saved(whole, "whole"), saved(alone, "alone")), NORMS)
+    assert set(found.values()) == {0.0}
+    assert {layer for layer, module, _ in found if module == "block"} == {0, 1, 2}
+
+
+def test_what_no_model_loads_counts_nowhere_and_is_said_once(pico, tuned_from, saved):
+    base = pico("llama")
+    folders = [saved(base, "base"), saved(tuned_from(base), "tuned")]
+    plain = compare(load_pair(*folders), NORMS)
+    for seed, folder in enumerate(folders):
+        file = Path(folder) / "model.safetensors"
+        names = ("mtp.layers.0.mlp.up_proj.weight", "mtp.norm.weight", "model.layers.3.self_attn.q_proj.weight")
+        extra = {name: torch.full((4, 4), float(seed)) for name in names}
+        save_file({**load_file(file), **extra}, file, metadata={"format": "pt"})
+    notes = []
+    assert compare(load_pair(*folders), NORMS, notes=notes) == plain
+    assert notes == [
+        "3 tensors in the files of base and tuned (2 in mtp.*, 1 in model.layers.3.*) are no part of the model, "
+        "transformers does not load them: they are left out."
+    ]
+
+
+def test_what_the_base_has_beside_its_model_is_said_once_for_all(pico, tuned_from, saved):
+    base = pico("llama")
+    folders = [saved(base, "base"), saved(tuned_from(base), "one"), saved(tuned_from(base, seed=2), "two")]
+    file = Path(folders[0]) / "model.safetensors"
+    save_file({**load_file(file), "mtp.norm.weight": torch.ones(4)}, file, metadata={"format": "pt"})
+    notes = []
+    for tuned in folders[1:]:
+        compare(load_pair(folders[0], tuned), NORMS, notes=notes)
+    assert len(notes) == 1
+    assert notes[0].startswith("1 tensor in the files of base (1 in mtp.*) are no part of the model")
+
+
+# heads that the config and the files tell differently of
+
+
+def with_head(folder, head):
+    file = Path(folder) / "model.safetensors"
+    content = {name: value for name, value in load_file(file).items() if name != "lm_head.weight"}
+    save_file({**content, **({} if head is None else {"lm_head.weight": head})}, file, metadata={"format": "pt"})
+
+
+def drawn(seed):
+    return torch.randn(300, 32, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shard", ["1GB", "20KB"])
+@pytest.mark.parametrize("which", [(1, 2), (1, None), (None, 2), (1, 1)], ids=str)
+def test_a_tied_models_own_head_is_the_head(which, shard, pico, tuned_from, tokenizer, tmp_path):
+    base = pico("llama_tied")
+    models = (base, tuned_from(base))
+    heads = []
+    for name, model, seed in zip(("base", "tuned"), models, which, strict=True):
+        head = drawn(seed) if seed else model.get_input_embeddings().weight.detach().clone()
+        content = {**model.state_dict(), "lm_head.weight": head} if seed else model.state_dict()
+        model.save_pretrained(tmp_path / name, state_dict=content, max_shard_size=shard)
+        tokenizer.save_pretrained(tmp_path / name)
+        heads.append(head.double().numpy())
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        assert torch.equal(loaded.lm_head.weight.double(), torch.from_numpy(heads[-1]))
+    notes = []
+    found = compare(load_pair(str(tmp_path / "base"), str(tmp_path / "tuned")), NORMS, notes=notes)
+    if which[1] is None:
+        assert (3, "head", "delta_rel") not in found
+        assert any("no head of its own, it is tied" in note for note in notes)
+    else:
+        assert found[3, "head", "delta_rel"] == pytest.approx(norms(heads[:1], heads[1:])[1], rel=1e-9)
+
+
+@pytest.mark.parametrize(("top", "inner"), [(True, False), (False, True)], ids=["top says tied", "inside says tied"])
+def test_a_multimodal_models_head_is_what_transformers_makes_it(top, inner, wrapped, tuned_from, saved):
+    whole, _ = wrapped("gemma3")
+    folders = [saved(model, name) for model, name in ((whole, "base"), (tuned_from(whole), "tuned"))]
+    for folder in folders:
+        file = Path(folder) / "config.json"
+        config = json.loads(file.read_text())
+        config["tie_word_embeddings"], config["text_config"]["tie_word_embeddings"] = top, inner
+        file.write_text(json.dumps(config))
+        if top:
+            path = Path(folder) / "model.safetensors"
+            content = {name: value for name, value in load_file(path).items() if "lm_head" not in name}
+            save_file(content, path, metadata={"format": "pt"})
+    loaded = [AutoModelForCausalLM.from_pretrained(folder) for folder in folders]
+    tied = [model.lm_head.weight is model.get_input_embeddings().weight for model in loaded]
+    assert tied == [top, top]
+    found = compare(load_pair(*folders), NORMS)
+    if top:
+        assert (3, "head", "delta_rel") not in found
+    else:
+        heads = [model.lm_head.weight.detach().double().numpy() for model in loaded]
+        assert found[3, "head", "delta_rel"] == pytest.approx(norms(heads[:1], heads[1:])[1], rel=1e-9)
+
+
+def test_a_head_that_is_neither_stored_nor_tied_is_said(pico, tuned_from, saved):
+    base = pico("llama")
+    folders = [saved(base, "base"), saved(tuned_from(base), "tuned")]
+    with_head(folders[1], None)
+    notes = []
+    found = compare(load_pair(*folders), NORMS, notes=notes)
+    assert (3, "head", "delta_rel") not in found
+    assert notes == ["The files of tuned hold no head, and its config ties none: heads are not compared."]
+
+
+def test_a_tied_model_may_store_its_embedding_as_the_head(pico, tuned_from, saved):
+    base = pico("llama_tied")
+    folders = [saved(base, "base"), saved(tuned_from(base), "tuned")]
+    plain = compare(load_pair(*folders), NORMS)
+    file = Path(folders[1]) / "model.safetensors"
+    content = load_file(file)
+    content["lm_head.weight"] = content.pop("model.embed_tokens.weight")
+    save_file(content, file, metadata={"format": "pt"})
+    assert compare(load_pair(*folders), NORMS) == plain
+
+
+# quantised models
+
+
+def in_float8(folder, times=1.0, side=16):
+    """Store a model's block weights as float8 with scales for blocks; give what they mean, in plain torch."""
+    file, made, meant = Path(folder) / "model.safetensors", {}, {}
+    for name, value in load_file(file).items():
+        made[name] = meant[name] = value
+        if value.ndim == 2 and ".layers." in name:
+            parts = value.mul(times).unflatten(0, (-1, side)).unflatten(2, (-1, side))
+            scale = parts.abs().amax((1, 3), keepdim=True) / 448
+            codes = (parts / scale).to(torch.float8_e4m3fn)
+            made[name], made[f"{name}_scale_inv"] = codes.reshape(value.shape), scale[:, 0, :, 0].contiguous()
+            meant[name] = (codes.float() * scale).reshape(value.shape)
+    save_file(made, file, metadata={"format": "pt"})
+    return {name: value.double().numpy() for name, value in meant.items()}
+
+
+@pytest.mark.parametrize("quantised", [(False, True), (True, False), (True, True)], ids=str)
+def test_float8_models_are_compared_as_their_weights(quantised, pico, tuned_from, saved):
+    base = pico("llama")
+    folders = [saved(base, "base"), saved(tuned_from(base), "tuned")]
+    values = [
+        in_float8(folder)
+        if codes
+        else {n: v.double().numpy() for n, v in load_file(folder + "/model.safetensors").items()}
+        for folder, codes in zip(folders, quantised, strict=True)
+    ]
+    notes = []
+    found = compare(load_pair(*folders), NORMS, notes=notes)
+    for layer in range(3):
+        names = [name for name in values[0] if f".layers.{layer}." in name]
+        rel = norms([values[0][name] for name in names], [values[1][name] for name in names])[1]
+        assert found[layer, "block", "delta_rel"] == pytest.approx(rel, rel=1e-6)
+    said = [note for note in notes if "stores 21 weights as float8_e4m3fn" in note and "2^-4" in note]
+    assert len(said) == len(notes) == sum(quantised)
+
+
+def test_a_float8_model_does_not_differ_from_itself(pico, saved):
+    folders = [saved(pico("llama"), name) for name in ("base", "tuned")]
+    for folder in folders:
+        in_float8(folder)
+    assert set(compare(load_pair(*folders), NORMS).values()) == {0.0}
+
+
+def test_codes_of_an_unknown_kind_are_refused(pico, saved):
+    folders = [saved(pico("llama"), name) for name in ("base", "tuned")]
+    file = Path(folders[1]) / "model.safetensors"
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file({**load_file(file), name: torch.zeros(48, 32, dtype=torch.int8)}, file, metadata={"format": "pt"})
+    with pytest.raises(MidblockError, match=rf"tuned stores {name} as codes \(int8\)"):
+        compare(load_pair(*folders), NORMS)

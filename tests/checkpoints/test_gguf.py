@@ -1,12 +1,14 @@
 import json
+import os
 import struct
+import subprocess
 import sys
 
 import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from midblock.base import MidblockError
 from midblock.checkpoints.builtin import BUILTIN, _gguf_of, builtin_folder
@@ -22,7 +24,7 @@ def own_cache(tmp_path, monkeypatch, request):
         monkeypatch.setenv("MIDBLOCK_CACHE", str(tmp_path / "cache"))
 
 
-def write_pico(file, architecture="llama", template=None):
+def write_pico(file, architecture="llama", template=None, tensors=None):
     writer = gguf.GGUFWriter(file, architecture)
     writer.add_name("pico")
     writer.add_context_length(64)
@@ -42,13 +44,18 @@ def write_pico(file, architecture="llama", template=None):
     writer.add_eos_token_id(1)
     if template:
         writer.add_chat_template(template)
-    for name, shape in tensor_shapes().items():
-        writer.add_tensor(name, np.random.default_rng(len(name)).normal(size=shape).astype(np.float32))
+    for name, (codes, kind) in (tensors or random_tensors()).items():
+        writer.add_tensor(name, codes, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+def random_tensors():
+    drawn = {name: np.random.default_rng(len(name)).normal(size=shape) for name, shape in tensor_shapes().items()}
+    return {name: (value.astype(np.float32), gguf.GGMLQuantizationType.F32) for name, value in drawn.items()}
 
 
 def tensor_shapes():
@@ -94,6 +101,80 @@ def test_pico_converts(tmp_path, capfd):
         assert all(reader.dtype(name) == torch.float32 for name in reader)
     for written in folder.glob("*.json"):
         assert str(tmp_path) not in written.read_text()
+
+
+def permuted(weight, heads):
+    """Rows of queries or keys in the order that llama.cpp keeps them."""
+    halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, weight.shape[1])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
+
+
+NAMES = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind", [gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.Q8_0], ids=lambda kind: kind.name
+)
+def test_a_llama_comes_back_with_the_values_that_were_written(kind, tmp_path):
+    sizes = {"hidden_size": WIDTH, "intermediate_size": INNER, "num_attention_heads": HEADS, "num_key_value_heads": 1}
+    config = LlamaConfig(
+        num_hidden_layers=2, vocab_size=len(VOCABULARY), max_position_embeddings=64, rms_norm_eps=1e-5, **sizes
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    tensors, meant = {}, {}
+    for name, value in model.state_dict().items():
+        weight = torch.randn(value.shape).div(WIDTH**0.5).numpy() if value.ndim == 2 else value.numpy()
+        stored = kind if value.ndim == 2 else gguf.GGMLQuantizationType.F32
+        module = name.removesuffix(".weight")
+        block = module.split(".")[2] if ".layers." in module else None
+        there = NAMES[module] if block is None else f"blk.{block}.{NAMES[module.split('.', 3)[3]]}"
+        turned = {"attn_q": HEADS, "attn_k": 1}.get(there.rpartition(".")[2])
+        codes = gguf.quantize(weight if turned is None else permuted(weight, turned), stored)
+        tensors[f"{there}.weight"] = (codes, stored)
+        meant[name] = torch.from_numpy(gguf.dequantize(gguf.quantize(weight, stored), stored))
+    folder = gguf_folder(write_pico(tmp_path / "pico.gguf", tensors=tensors))
+    with TensorReader.open(folder) as reader:
+        assert set(reader) == set(meant)
+        assert all(torch.equal(reader.read(name), value) for name, value in meant.items())
+    model.load_state_dict(meant)
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+        torch.testing.assert_close(logits, model(ids).logits)
+
+
+FETCHES = """
+import sys
+from pathlib import Path
+def heard(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo") or (event == "import" and arguments[0] == "kernels"):
+        print("fetched", event, arguments[:2])
+sys.addaudithook(heard)
+from midblock.checkpoints.gguf import convert_gguf
+convert_gguf(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_nothing_is_fetched_to_read_one(tmp_path):
+    shapes = tensor_shapes()
+    kind = gguf.GGMLQuantizationType.Q8_0
+    tensors = {
+        name: (gguf.quantize(np.ones(shape, np.float32), kind), kind) if len(shape) == 2 else
+        (np.ones(shape, np.float32), gguf.GGMLQuantizationType.F32) for name, shape in shapes.items()
+    }  # fmt: skip
+    file = write_pico(tmp_path / "pico.gguf", tensors=tensors)
+    command = [sys.executable, "-W", "ignore", "-c", FETCHES, str(file), str(tmp_path / "out")]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == ""
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_cached_by_content(tmp_path):

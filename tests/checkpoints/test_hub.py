@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -81,6 +82,18 @@ def test_refusals(ask, endpoint, name, words):
 
 def test_nobody_there(ask):
     answer = ask("org/name", HF_ENDPOINT="http://127.0.0.1:9")
+    assert "org/name is not in the cache and the hub cannot be reached (check the network" in answer
+
+
+def test_a_hub_that_takes_calls_and_never_answers(ask):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        answer = ask("org/name", HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert "org/name is not in the cache and the hub cannot be reached (check the network" in answer
+    assert "\n" not in answer
+
+
+def test_a_name_that_nobody_can_resolve(ask):
+    answer = ask("org/name", HF_ENDPOINT="http://hub.invalid")
     assert "org/name is not in the cache and the hub cannot be reached (check the network" in answer
 
 

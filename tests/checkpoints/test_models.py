@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -141,3 +144,24 @@ def test_an_adapter_of_another_shape_is_named(pico, saved, tmp_path):
 def test_the_meta_device_is_refused():
     with pytest.raises(MidblockError, match="'meta' holds no numbers"):
         pick_device("meta")
+
+
+LISTENS = """
+import sys
+def heard(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        print("called", event, arguments[:2])
+sys.addaudithook(heard)
+from midblock.checkpoints import LoadSettings, load_model, open_checkpoint
+checkpoint = open_checkpoint(sys.argv[1])
+checkpoint.tokenizer()
+load_model(checkpoint, LoadSettings(device="cpu"))
+"""
+
+
+def test_a_local_folder_is_loaded_without_the_network(pico, saved, tmp_path):
+    folder = saved(pico("mistral"), "local")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
+    command = [sys.executable, "-W", "ignore", "-c", LISTENS, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == ""

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, HrmTextConfig, conversion_mapping
-from transformers.core_model_loading import Chunk, Interleave, WeightConverter
+from transformers.core_model_loading import Chunk, Interleave, PermuteForRope, Split, Transpose, WeightConverter
 
 from midblock.base import MidblockError
 from midblock.checkpoints import EffectiveTensors, TensorReader, open_checkpoint, projection_on_disk, value_on_disk
@@ -18,9 +19,23 @@ GATE_UP = WeightConverter(
     target_patterns=["mlp.gate_proj.weight", "mlp.up_proj.weight"],
     operations=[Chunk(dim=0)],
 )
-WOVEN = WeightConverter(
-    source_patterns="mlp.down_woven.weight", target_patterns="mlp.down_proj.weight", operations=[Interleave(dim=1)]
-)
+
+
+def converter(source, targets, *operations):
+    return WeightConverter(source_patterns=source, target_patterns=targets, operations=list(operations))
+
+
+BOTH = ["mlp.gate_proj.weight", "mlp.up_proj.weight"]
+QKV = [f"self_attn.{role}_proj.weight" for role in "qkv"]
+FOLLOWED = {
+    "woven columns": converter("mlp.down_woven.weight", "mlp.down_proj.weight", Interleave(dim=1)),
+    "woven rows": converter("mlp.down_woven.weight", "mlp.down_proj.weight", Interleave(dim=0)),
+    "woven halves": converter("mlp.w13.weight", BOTH, Interleave(dim=0), Chunk(dim=0)),
+    "transposed": converter("mlp.down_turned.weight", "mlp.down_proj.weight", Transpose(dim0=0, dim1=1)),
+    "parted by size": converter("self_attn.qkv.weight", QKV, Split(dim=0)),
+}
+IF_NEED_BE = converter("mlp.down_proj.weight", "mlp.down_proj.weight", Transpose(dim0=0, dim1=1, check_dims=True))
+PERMUTED = converter("self_attn.q_rope.weight", "self_attn.q_proj.weight", PermuteForRope())
 
 
 @pytest.fixture
@@ -96,27 +111,82 @@ def test_a_family_that_chunks_is_read_and_written_as_transformers_does(tmp_path)
                 assert sum(value.numel() for _, value in boxes) == math.prod(files.shape(stored))
 
 
+@pytest.mark.parametrize("kind", FOLLOWED)
+def test_each_operation_is_followed_there_and_back(kind, stored_by, pico):
+    folder, parameters = stored_by(FOLLOWED[kind]), dict(pico("llama").named_parameters())
+    with EffectiveTensors.of_checkpoint(open_checkpoint(str(folder))) as found:
+        assert set(found.store.names) != set(parameters)
+        assert set(found.names) == set(parameters)
+        for name, value in parameters.items():
+            assert torch.equal(found.read(name), value), name
+        for piece in found.stored_pieces:
+            assert piece.opaque is None
+            assert piece.region == ()
+            assert found.shape(piece) == tuple(parameters[piece.name].shape)
+        for name in found.store.names:
+            assert torch.equal(value_on_disk(found, name).value(), found.store.read(name)), name
+
+
+def test_a_transposition_only_where_the_model_has_it_otherwise(stored_by, pico):
+    folder, parameters = stored_by(IF_NEED_BE), dict(pico("llama").named_parameters())
+    file, name = folder / "model.safetensors", "model.layers.1.mlp.down_proj.weight"
+    content = load_file(file)
+    save_file({**content, name: content[name].T.contiguous()}, file, metadata={"format": "pt"})
+    loaded = dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
+    with EffectiveTensors.of_checkpoint(open_checkpoint(str(folder))) as found:
+        turned = [piece.name for piece in found.stored_pieces if piece.turn is not None]
+        assert turned == [name]
+        assert all(torch.equal(found.read(each), value) for each, value in loaded.items())
+        assert torch.equal(found.read(name), parameters[name])
+        assert torch.equal(value_on_disk(found, name).value(), parameters[name].T)
+
+
+@pytest.mark.parametrize("kind", ["woven rows", "woven halves", "transposed"])
+def test_an_adapter_changes_what_lies_in_another_order(kind, stored_by, adapted):
+    role = "up_proj" if kind == "woven halves" else "down_proj"
+    checkpoint, tuned = adapted(stored_by(FOLLOWED[kind]), role)
+    with EffectiveTensors.of_checkpoint(checkpoint) as found:
+        name = f"model.layers.1.mlp.{role}.weight"
+        torch.testing.assert_close(found.read(name).float(), tuned[name], rtol=1e-6, atol=1e-6)
+        (piece,) = found.by_name[name]
+        written = value_on_disk(found, piece.stored).value()
+        assert written.shape == found.store.shape(piece.stored)
+        torch.testing.assert_close(
+            piece.turn.apply(written)[tuple(slice(*side) for side in piece.inside)], found.read(name)
+        )
+
+
+def test_what_no_model_loads_is_told_apart(saved, pico):
+    folder = saved(pico("qwen3_moe"), "base")
+    file = folder / "model.safetensors"
+    extra = ("model.layers.3.mlp.experts.0.up_proj.weight", "mtp.layers.0.input_layernorm.weight", "v_head.bias")
+    save_file({**load_file(file), **{name: torch.ones(4) for name in extra}}, file, metadata={"format": "pt"})
+    with EffectiveTensors.of_checkpoint(open_checkpoint(str(folder))) as found:
+        unread = [piece for piece in found.stored_pieces if piece.unread]
+        assert {piece.stored for piece in unread} == {piece.name for piece in unread} == set(extra)
+
+
 def test_what_is_not_followed_stays_under_its_name_on_disk(stored_by, pico):
-    folder, parameters = stored_by(WOVEN), dict(pico("llama").named_parameters())
+    folder, parameters = stored_by(PERMUTED), dict(pico("llama").named_parameters())
     with EffectiveTensors.of_checkpoint(open_checkpoint(str(folder))) as found:
         opaque = {piece.stored: piece for piece in found.stored_pieces if piece.opaque}
         assert len(opaque) == found.blocks
-        assert all(piece.name == name and piece.opaque == "Interleave" for name, piece in opaque.items())
+        assert all(piece.name == name and piece.opaque == "PermuteForRope" for name, piece in opaque.items())
         followed = set(found.names) - set(opaque)
-        assert followed == {name for name in parameters if "down_proj" not in name}
+        assert followed == {name for name in parameters if "q_proj" not in name}
         assert all(torch.equal(found.read(name), parameters[name]) for name in followed)
 
 
 def test_an_adapter_on_what_is_not_followed_is_refused(stored_by, adapted):
-    checkpoint, _ = adapted(stored_by(WOVEN), "down_proj")
-    with pytest.raises(MidblockError, match=r"layers\.0\.mlp\.down_proj\.weight.* by Interleave") as refused:
+    checkpoint, _ = adapted(stored_by(PERMUTED), "q_proj")
+    with pytest.raises(MidblockError, match=r"layers\.0\.self_attn\.q_proj\.weight.* by PermuteForRope") as refused:
         EffectiveTensors.of_checkpoint(checkpoint)
     assert "\n" not in str(refused.value)
     assert "merge_and_unload" in str(refused.value)
 
 
 def test_an_adapter_beside_what_is_not_followed_is_read(stored_by, adapted):
-    checkpoint, tuned = adapted(stored_by(WOVEN), "up_proj")
+    checkpoint, tuned = adapted(stored_by(PERMUTED), "up_proj")
     name = "model.layers.1.mlp.up_proj.weight"
     with EffectiveTensors.of_checkpoint(checkpoint) as found:
         torch.testing.assert_close(found.read(name).float(), tuned[name], rtol=1e-6, atol=1e-6)

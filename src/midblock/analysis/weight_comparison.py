@@ -10,6 +10,7 @@ docs/metrics.md, "Weights".
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -18,8 +19,11 @@ from torch import Tensor
 
 from midblock.analysis.weight_totals import Compared, WeightTotals
 from midblock.base import LayerRow, MidblockError
-from midblock.checkpoints import BUFFERS, EffectiveTensors, Piece, Source, Variant
+from midblock.checkpoints import BUFFERS, EffectiveTensors, Piece, Source, Variant, check_readable, unread_note
+from midblock.checkpoints.roles import other_modality
 from midblock.metrics.top_singular import EXACT_UP_TO
+
+NAMED = 3  # tensors that a note names
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,14 @@ class WeightComparison:
             advance: hears how many entries each tensor held.
 
         Raises:
-            MidblockError: tensors of different shape, NaN or Inf (the tensor is named), or nothing in common.
+            MidblockError: tensors of different shape, NaN or Inf (the tensor is named), codes that are no weights, or
+                nothing in common.
         """
         totals = WeightTotals(self.tuned.name, self.blocks, self.wanted, self.rank, self.exact)
-        with EffectiveTensors.of(self.base) as ours, EffectiveTensors.of(self.tuned) as theirs:
+        with self.base.tensors() as ours, self.tuned.tensors() as theirs:
+            check_readable(ours)
+            check_readable(theirs)
+            self._note_files(ours, theirs)
             _Reading(ours, theirs, self.layers, totals, self.notes).read(advance)
         yield from totals.rows()
         if totals.too_wide:
@@ -69,6 +77,12 @@ class WeightComparison:
                 f"The leading singular values or spaces of {len(unsettled)} tensors did not come to stand: errors of "
                 f"up to {unsettled[0]:.1e} remain; --exact-spectra computes them in full."
             )
+
+    def _note_files(self, ours: EffectiveTensors, theirs: EffectiveTensors) -> None:
+        """Say what the files hold beside weights; of the base once, however many models are compared with it."""
+        said = any(f" in the files of {ours.name} " in note for note in self.notes)
+        found = [*unread_note(*(() if said else (ours,)), theirs), *coded_notes(ours, theirs)]
+        self.notes.extend(note for note in found if note not in self.notes)
 
 
 @dataclass(frozen=True)
@@ -98,7 +112,8 @@ class _Reading:
     def _wanted(self, piece: Piece) -> bool:
         is_head = piece.name == self.ours.head
         layer = self.ours.projection(piece.name).layer
-        return layer in self.layers and not piece.stored.endswith(BUFFERS) and not (is_head and self._tied)
+        left_out = piece.unread or piece.opaque is not None or piece.stored.endswith(BUFFERS)
+        return layer in self.layers and not left_out and not (is_head and self._tied)
 
     @property
     def _tied(self) -> bool:
@@ -133,9 +148,17 @@ class _Reading:
             self.totals.add_low_rank(what, start, delta)
         elif same_start and not after.changed:
             self.totals.add_unchanged(what, start)
+        elif (before.changed or after.changed) and self._in_pieces(what, before, after):
+            self.totals.add_in_pieces(what, before, after)
         else:
             self._note_rounding(start.dtype, after.stored.dtype)
             self.totals.add(what, *self._shared(what, before.value(), after.value()))
+
+    def _in_pieces(self, what: Compared, before: Source, after: Source) -> bool:
+        """Whether two values are compared some rows at a time: tall matrices of one role that are large."""
+        start, parts = before.stored, what.parts(before.stored)
+        tall = start.ndim == 2 and start.shape[0] >= start.shape[1] and start.shape == after.stored.shape
+        return tall and len(parts) == 1 and what.in_pieces(next(iter(parts)), start)
 
     def _their_origin(self, piece: Piece) -> object:
         twin = self.theirs.twin(self.ours, piece)
@@ -152,7 +175,7 @@ class _Reading:
 
     def _note_rounding(self, ours: torch.dtype, theirs: torch.dtype) -> None:
         """Say once that base and tuned are stored in different precision, and what that alone does."""
-        plain = not self.ours.changes.names and not self.theirs.changes.names
+        plain = not any(each.changes.names or each.coded for each in (self.ours, self.theirs))
         if ours == theirs or not plain or not (ours.is_floating_point and theirs.is_floating_point):
             return
         digits = 1 - round(math.log2(max(torch.finfo(ours).eps, torch.finfo(theirs).eps)))
@@ -180,30 +203,60 @@ class _Reading:
 
 
 def in_both(ours: EffectiveTensors, theirs: EffectiveTensors, notes: list[str]) -> list[str]:
-    """Names of the parameters that both models have; what only one has is noted, heads apart.
+    """Names, in the base, of the parameters that both models have; what only one has is noted, heads apart.
 
     Raises:
-        MidblockError: there is none.
+        MidblockError: there is none in the blocks.
     """
-    heads = {ours.head, theirs.head}
-    found = [name for name in ours.by_name if name in theirs.by_name and name not in heads]
-    if not found:
+    found = [name for name in _compared(ours) if theirs.name_of(ours, name) in theirs.by_name]
+    if not any(ours.projection(name).block is not None for name in found):
         hint = f"e.g. {next(iter(ours.by_name), 'none')}, {next(iter(theirs.by_name), 'none')}"
-        raise MidblockError(f"{theirs.name} and the base have no tensor name in common", hint=hint)
-    for owner, names in (("the base", _lonely(ours, found)), (theirs.name, _lonely(theirs, found))):
-        if names:
-            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            notes.append(f"Only {owner} has {listed}: not compared.")
+        raise MidblockError(f"{theirs.name} and the base have no tensor of a block in common", hint=hint)
+    for owner, other, title in ((ours, theirs, "the base"), (theirs, ours, theirs.name)):
+        if lonely := [name for name in _compared(owner) if other.name_of(owner, name) not in other.by_name]:
+            notes.append(f"Only {title} has {_listed(lonely)}: not compared.")
+    for owner, title in ((ours, "the base"), (theirs, theirs.name)):
+        if not owner.has_head:
+            notes.append(f"The files of {title} hold no head, and its config ties none: heads are not compared.")
+        if opaque := [piece for piece in owner.stored_pieces if piece.opaque]:
+            kinds = ", ".join(sorted({str(piece.opaque) for piece in opaque}))
+            names = _listed([piece.stored for piece in opaque])
+            notes.append(f"The files of {title} store {names} by {kinds}, which is not followed: not compared.")
     return [*found, *([ours.head] if ours.has_head and theirs.has_head else [])]
 
 
-def _lonely(owner: EffectiveTensors, shared: Sequence[str]) -> list[str]:
-    """What one model has and the other has not; a tied head is written by some programs and not by others."""
-    there = set(shared)
-    return [name for name in owner.by_name if name not in there and name != owner.head]
+def _compared(owner: EffectiveTensors) -> list[str]:
+    """Parameters by name; without heads: a tied one is written by some programs and not by others."""
+    left_out = {piece.name for piece in owner.stored_pieces if piece.unread or piece.opaque}
+    return [name for name in owner.by_name if name not in left_out and name != owner.head]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in a few words: those of a tower by its own name."""
+    towers = Counter(tower for name in names if (tower := other_modality(name)))
+    single = [name for name in names if not other_modality(name)]
+    parts = [f"{count} {'tensor' if count == 1 else 'tensors'} of {tower}" for tower, count in towers.items()]
+    listed = ", ".join([*parts, *single[:NAMED]])
+    return listed + (f" and {len(single) - NAMED} more" if len(single) > NAMED else "")
+
+
+def coded_notes(*models: EffectiveTensors) -> list[str]:
+    """What a reader must know of models whose weights are stored as codes."""
+    notes = []
+    for model in models:
+        for kind, count in Counter(codes.kind for codes in model.coded.values()).items():
+            grain = f"; rounding alone changes them by up to 2^-{_digits(kind)} relative" if "float8" in kind else ""
+            notes.append(
+                f"{model.name} stores {count} weights as {kind}: compared is what codes and scales mean{grain}."
+            )
+    return notes
+
+
+def _digits(kind: str) -> int:
+    return 1 - round(math.log2(torch.finfo(getattr(torch, kind)).eps))
 
 
 def entries_of(variant: Variant) -> int:
     """How many entries a comparison with this base reads."""
-    with EffectiveTensors.of(variant) as tensors:
+    with variant.tensors() as tensors:
         return sum(math.prod(tensors.shape(piece)) for piece in tensors.stored_pieces)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from midblock.base import LayerRow, MidblockError
-from midblock.checkpoints import LowRankDelta, Projection, part_of
+from midblock.checkpoints import LowRankDelta, Projection, Source, exact_rows, part_of
 from midblock.checkpoints.projections import Region
 from midblock.metrics.catalogue import METRICS
 from midblock.metrics.metric import Metric
@@ -28,6 +28,7 @@ from midblock.metrics.weights import NO_CHANGE, UNTURNED, WORKERS, Spaces, Spect
 
 GROUPS = ("attention", "mlp")
 NOT_IN_BLOCK = {"embedding", "position_embedding", "head"}
+DENSE = 1 << 24  # entries that a weight outside the blocks may have to be copied to float64 as a whole
 
 LayerModule = tuple[int, str]
 
@@ -52,6 +53,13 @@ class Compared:
 
     def key(self, role: str) -> LayerModule:
         return self.projection.layer, role
+
+    def in_pieces(self, role: str, tensor: Tensor) -> bool:
+        """Whether a share of it is so large that its change is never made as a whole; its spaces are not followed.
+
+        Embeddings and heads, and what else stands outside the blocks (embeddings of every layer: billions of entries).
+        """
+        return role in NOT_IN_BLOCK or (self.projection.block is None and tensor.numel() > DENSE)
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,25 @@ class WeightTotals:
                 for matrix, other in zip(_matrices(part), _matrices(others[role]), strict=True):
                     self._add_spectra(what, role, matrix, other)
 
+    def add_in_pieces(self, what: Compared, before: Source, after: Source) -> None:
+        """Compare two values of a tall matrix of one role, some rows at a time; no rotations.
+
+        Raises:
+            MidblockError: NaN or Inf in one of them.
+        """
+        (role,), total = what.parts(before.stored), Sums()
+        for (_, ours), (_, theirs) in zip(exact_rows(before), exact_rows(after), strict=True):
+            total += self.summed(ours, theirs, changed="changed_fraction" in self.wanted)
+        self._count(what, role, total, before.stored)
+
+        def changes() -> Iterator[Tensor]:
+            for (_, ours), (_, theirs) in zip(exact_rows(before), exact_rows(after), strict=True):
+                yield theirs - ours
+
+        if self.reads("spectrum"):
+            self._note_width(what, before.stored)
+            self.spectra[what.key(role)].append(Spectrum.of_changes(changes, before.stored.shape[1], exact=self.exact))
+
     def add_low_rank(self, what: Compared, before: Tensor, delta: LowRankDelta) -> None:
         """Add a low-rank change of a tensor that has one role, read off its factors; no rotations.
 
@@ -120,7 +147,7 @@ class WeightTotals:
             self._count(what, role, self.summed(part, part, changed=False), part)
             if _has_spectrum(part, role):
                 self.spectra[what.key(role)].append(NO_CHANGE)
-                if role not in NOT_IN_BLOCK:
+                if not what.in_pieces(role, part):
                     self.spaces[what.key(role)].append(UNTURNED)
 
     @property
@@ -180,16 +207,19 @@ class WeightTotals:
         self.parts[what.key(role)] = what.projection.part if role == what.projection.role else part_of(role)
 
     def _add_spectra(self, what: Compared, role: str, before: Tensor, after: Tensor) -> None:
-        key, outside = what.key(role), role in NOT_IN_BLOCK
+        key, outside = what.key(role), what.in_pieces(role, before)
         if self.reads("spectrum"):
-            if not (self.exact or is_exact(min(before.shape), 1)):
-                self.too_wide.append(what.name)
+            self._note_width(what, before)
             if outside:  # a float64 copy of these would be the largest thing in memory
                 self.spectra[key].append(Spectrum.of_pieces(before, after, exact=self.exact))
             else:
                 self.spectra[key].append(Spectrum.of(after.double() - before.double(), exact=self.exact))
         if self.reads("spaces") and not outside:
             self.spaces[key].append(Spaces.of(before, after, self.rank, exact=self.exact))
+
+    def _note_width(self, what: Compared, matrix: Tensor) -> None:
+        if not (self.exact or is_exact(min(matrix.shape), 1)):
+            self.too_wide.append(what.name)
 
 
 def _has_spectrum(part: Tensor, role: str) -> bool:

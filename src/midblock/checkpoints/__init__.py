@@ -23,6 +23,8 @@ from midblock.checkpoints.pair import load_models as load_models
 from midblock.checkpoints.pair import load_pair as load_pair
 from midblock.checkpoints.pieces import Piece as Piece
 from midblock.checkpoints.projections import Projection as Projection
+from midblock.checkpoints.readable import check_readable as check_readable
+from midblock.checkpoints.readable import unread_note as unread_note
 from midblock.checkpoints.reference import ModelReference as ModelReference
 from midblock.checkpoints.roles import ATTENTION as ATTENTION
 from midblock.checkpoints.roles import MLP as MLP

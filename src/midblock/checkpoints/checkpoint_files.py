@@ -39,13 +39,16 @@ def copy_tokenizer_of_adapter(adapter: Path, target: Path) -> None:
 
 
 def write_config(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
-    """Write config.json with some fields set, wherever they stand: at the top and in a `text_config`."""
+    """Write config.json with some fields set, at the top and where a `text_config` has them; None takes one out."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     inner = config.get("text_config")
     for name, value in changes.items():
         config[name] = value
         if isinstance(inner, dict) and name in inner:
             inner[name] = value
+        for part in (config, inner):
+            if value is None and isinstance(part, dict):
+                part.pop(name, None)
     if "dtype" in changes:
         for part in (config, inner):
             if isinstance(part, dict):

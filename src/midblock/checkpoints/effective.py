@@ -25,10 +25,11 @@ from midblock.checkpoints.adapter import Adapter
 from midblock.checkpoints.anatomy import Anatomy
 from midblock.checkpoints.changes import Changes, Known, check_reached
 from midblock.checkpoints.checkpoint import Checkpoint
+from midblock.checkpoints.decoder_names import name_in
 from midblock.checkpoints.model_tensors import ModelTensors
-from midblock.checkpoints.pair import Variant
 from midblock.checkpoints.pieces import Piece, box, extent, grouped, put_together, sides
 from midblock.checkpoints.projections import Projection
+from midblock.checkpoints.quantised import Codes, DequantisedTensors, dequantised
 from midblock.checkpoints.skeleton import anatomy_of, skeleton_of
 from midblock.checkpoints.source import Source, dora_factor, same_values
 from midblock.checkpoints.stored_names import pieces_of
@@ -36,7 +37,7 @@ from midblock.checkpoints.tensors import TensorReader
 
 BUFFERS = ("inv_freq", "masked_bias", ".attn.bias", ".attention.bias")
 
-Store = TensorReader | ModelTensors
+Store = TensorReader | DequantisedTensors | ModelTensors
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,6 @@ class EffectiveTensors:
     tied: bool = False
 
     @classmethod
-    def of(cls, variant: Variant) -> EffectiveTensors:
-        """Open a variant's tensors: its files, or the model where it has none or its adapter is no change of tensors.
-
-        Raises:
-            MidblockError: a broken file, or an adapter that does not fit its base.
-        """
-        checkpoint = variant.checkpoint
-        if checkpoint is None or (checkpoint.adapter is not None and checkpoint.adapter.settings.inexpressible):
-            return cls.of_model(variant.model, variant.name)
-        return cls.of_checkpoint(checkpoint, variant.name)
-
-    @classmethod
     def of_model(cls, model: nn.Module, name: str) -> EffectiveTensors:
         """Read a model in memory; tied parameters come once."""
         store = ModelTensors.of(model)
@@ -88,13 +77,15 @@ class EffectiveTensors:
         """
         config: Any = checkpoint.config
         skeleton = skeleton_of(config, trust_remote_code=checkpoint.trust_remote_code)
-        store, anatomy = checkpoint.tensors(), anatomy_of(skeleton)
+        store, anatomy = dequantised(checkpoint.tensors(), config), anatomy_of(skeleton)
         pieces = pieces_of({each: store.shape(each) for each in store.names}, skeleton)
         found = cls(name or checkpoint.name, store, anatomy, pieces)
+        ties = anatomy.head.weight is anatomy.embedding.weight
+        if ties and found.embedding not in found.by_name:  # a tied model's files may name just the head
+            found = replace(found, stored_pieces=found._renamed(found.head, found.embedding))
         if checkpoint.adapter is not None:
             found = found._changed_by(checkpoint.adapter)
-        tied = bool(getattr(config.get_text_config(), "tie_word_embeddings", False)) and found._head_is_embedding()
-        return replace(found, tied=tied)
+        return replace(found, tied=ties and found._head_is_embedding())
 
     @property
     def blocks(self) -> int:
@@ -127,6 +118,16 @@ class EffectiveTensors:
         lacking = self.has_head and not self.tied and self.head not in self.by_name
         return (*self.by_name, *((self.head,) if lacking else ()))
 
+    @cached_property
+    def unread(self) -> tuple[Piece, ...]:
+        """What lies on disk and is no part of the model: transformers does not load it. Buffers of old do not count."""
+        return tuple(each for each in self.stored_pieces if each.unread and not each.stored.endswith(BUFFERS))
+
+    @property
+    def coded(self) -> Mapping[str, Codes]:
+        """Tensors on disk that are stored as codes and read as the weights that those stand for."""
+        return self.store.coded if isinstance(self.store, DequantisedTensors) else {}
+
     @property
     def has_head(self) -> bool:
         """Whether its head is known: stored, put there by an adapter, or standing in the embedding."""
@@ -146,6 +147,10 @@ class EffectiveTensors:
         """The pieces of a parameter; of a head that the files lack, its start."""
         return self.by_name.get(name) or (self.head_piece,)
 
+    def name_of(self, other: EffectiveTensors, name: str) -> str:
+        """What a parameter of another model is called here: decoders correspond part by part, wherever they stand."""
+        return name_in(self.anatomy.names, other.anatomy.names, name)
+
     def projection(self, name: str) -> Projection:
         """Where a parameter sits and what it does."""
         return self.anatomy.projection_of(name)
@@ -162,7 +167,8 @@ class EffectiveTensors:
         if name in changes.replaced:
             stored = box(changes.replaced[name], piece.region)
         else:
-            stored = box(self.store.read(piece.stored), piece.inside)
+            read = self.store.read(piece.stored)
+            stored = box(read if piece.turn is None else piece.turn.apply(read), piece.inside)
         delta = changes.deltas.get(name)
         if delta is None:
             delta = changes.deltas.get(piece.stored) if piece.region else None
@@ -177,7 +183,7 @@ class EffectiveTensors:
         """The piece here that is the same box of the same parameter as another model's; None where none is just it."""
         if piece.name == other.head and (self.tied or self.head not in self.by_name):
             return self.head_piece if self.has_head else None
-        return self._by_box.get((piece.name, piece.region))
+        return self._by_box.get((self.name_of(other, piece.name), piece.region))
 
     def like(self, other: EffectiveTensors, piece: Piece) -> Source:
         """The value here of another model's piece, however it is stored here.
@@ -188,7 +194,8 @@ class EffectiveTensors:
         twin = self.twin(other, piece)
         if twin is not None:
             return self.source(twin)
-        name, pieces = piece.name, self.by_name[piece.name]
+        name = self.name_of(other, piece.name)
+        pieces = self.by_name[name]
         if len(pieces) == 1 and not pieces[0].region:
             return self.source(pieces[0]).cut(piece.region)
         return Source(box(self.read(name), piece.region))
@@ -259,6 +266,10 @@ class EffectiveTensors:
         if name in self.changes.replaced:
             return self.changes.replaced[name]
         return replace(self, changes=Changes()).read(name)
+
+    def _renamed(self, name: str, other: str) -> tuple[Piece, ...]:
+        """The pieces, those of one parameter as another's."""
+        return tuple(replace(each, name=other) if each.name == name else each for each in self.stored_pieces)
 
     def _changed_by(self, adapter: Adapter) -> EffectiveTensors:
         """The same with an adapter's changes."""

@@ -75,10 +75,14 @@ def _check_readable(file: Path) -> None:
 
 def _load(file: Path) -> tuple[PreTrainedModel, Any]:
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    # newer ones fetch a kernel for quantised products from the hub and keep the blocks, if they are not told otherwise
+    known = hasattr(transformers, "GgufConfig")
+    dense = {"quantization_config": transformers.GgufConfig(dequantize=True)} if known else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, **dense)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except ImportError as error:
         raise MidblockError(f"cannot convert {file.name}: {error}", hint='pip install "midblock[demo]"') from error

@@ -11,6 +11,7 @@ from midblock.checkpoints.weight_files import PICKLED_SUFFIXES
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 # subfolders hold other formats; consolidated.* repeats the weights in the vendor's own layout
 IGNORED = ("*/*", "consolidated*")
+ANSWER_IN = 4.0  # seconds that the hub has to take a call, and again to answer it; its client waits for ever
 
 
 def hub_folder(reference: ModelReference, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Path:
@@ -37,7 +38,11 @@ def _snapshot(reference: ModelReference, patterns: list[str]) -> Path:
     elsewhere = "or download it elsewhere and give its folder"
     try:
         folder = snapshot_download(
-            reference.location, revision=reference.revision, allow_patterns=patterns, ignore_patterns=list(IGNORED)
+            reference.location,
+            revision=reference.revision,
+            allow_patterns=patterns,
+            ignore_patterns=list(IGNORED),
+            local_files_only=not _answers(reference),
         )
     except errors.GatedRepoError as error:
         hint = "accept its terms on its page, then run `hf auth login`"
@@ -54,6 +59,19 @@ def _snapshot(reference: ModelReference, patterns: list[str]) -> Path:
         hint = f"check the network, `hf auth login` for private models, {elsewhere}"
         raise MidblockError(f"cannot fetch {name} from the hub: {lines[0]}", hint=hint) from error
     return Path(folder)
+
+
+def _answers(reference: ModelReference) -> bool:
+    """Whether the hub says anything, in time, about a model: an error is an answer too."""
+    from huggingface_hub import HfApi, errors
+
+    try:
+        HfApi().model_info(reference.location, revision=reference.revision, timeout=ANSWER_IN)
+    except (errors.HfHubHTTPError, errors.HFValidationError):
+        return True
+    except (errors.HTTPError, OSError):
+        return False
+    return True
 
 
 def _not_found_hint(reference: ModelReference) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,8 +14,11 @@ from midblock.base import MidblockError
 from midblock.checkpoints.adapter import Adapter
 from midblock.checkpoints.changes import Changes, known_of
 from midblock.checkpoints.checkpoint import Checkpoint
+from midblock.checkpoints.effective import EffectiveTensors
 from midblock.checkpoints.merged_by_peft import merge_in
+from midblock.checkpoints.readable import check_readable, computable
 from midblock.checkpoints.settings import LoadSettings
+from midblock.checkpoints.skeleton import auto_class, skeleton_of
 
 
 def pick_device(device: str) -> torch.device:
@@ -48,27 +52,23 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
 
     Raises:
         MidblockError: the checkpoint is no causal language model, a file is truncated or corrupt, a tensor is
-            missing or misshapen, the adapter does not fit, or the device is not there.
+            missing or misshapen, or stored as codes of an unknown kind, the adapter does not fit, or the device is
+            not there.
     """
-    from transformers import AutoModelForCausalLM
-
     place = pick_device(settings.device)
     _check_files(checkpoint)
+    options: dict[str, Any] = {
+        "dtype": pick_dtype(settings.dtype, place),
+        "device_map": settings.device_map,
+        "attn_implementation": settings.attn_implementation,
+        "ignore_mismatched_sizes": True,  # so that the tensor can be named below
+        "output_loading_info": True,
+    }
     try:
         with quiet_transformers():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                checkpoint.folder,
-                dtype=pick_dtype(settings.dtype, place),
-                device_map=settings.device_map,
-                attn_implementation=settings.attn_implementation,
-                trust_remote_code=settings.trust_remote_code,
-                use_safetensors=not checkpoint.pickled,
-                ignore_mismatched_sizes=True,  # so that the tensor can be named below
-                output_loading_info=True,
-            )
+            model, loading = _load_dequantised(checkpoint, options) or _load(checkpoint, settings, options)
     except (ValueError, ImportError) as error:
         raise MidblockError(f"cannot load {checkpoint.name}: {_first_line(error)}") from error
-    model, loading = loaded
     if lost := sorted(loading["missing_keys"]):
         raise MidblockError(f"{checkpoint.name} lacks the tensor {lost[0]} ({len(lost)} missing in all)")
     if misfits := sorted(loading["mismatched_keys"]):
@@ -79,6 +79,46 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
     if settings.device_map is None:
         model = model.to(place)
     return model.eval().requires_grad_(False)
+
+
+def _load(checkpoint: Checkpoint, settings: LoadSettings, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The model as transformers loads it, and what it says about that."""
+    loaded: tuple[Any, Any] = auto_class(checkpoint.config).from_pretrained(
+        checkpoint.folder,
+        trust_remote_code=settings.trust_remote_code,
+        use_safetensors=not checkpoint.pickled,
+        **options,
+    )
+    return loaded
+
+
+def _load_dequantised(checkpoint: Checkpoint, options: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """The same of a model whose files hold codes, from the weights that they mean; None where they hold none.
+
+    Raises:
+        MidblockError: their meaning is not known.
+    """
+    with checkpoint.tensors() as files:
+        if all(computable(files.dtype(name)) for name in files.names):
+            return None
+    with check_readable(EffectiveTensors.of_checkpoint(replace(checkpoint, adapter=None), checkpoint.name)) as tensors:
+        if not tensors.coded:
+            return None
+        config: Any = checkpoint.config
+        for part in {id(each): each for each in (config, config.get_text_config())}.values():
+            if hasattr(part, "quantization_config"):
+                del part.quantization_config
+        kind = tensors.store.dtype(next(iter(tensors.coded))) if options["dtype"] == "auto" else options["dtype"]
+        state = {name: tensors.store.read(name).to(kind, copy=True) for name in tensors.store.names}
+    model_class: Any = type(skeleton_of(config, trust_remote_code=checkpoint.trust_remote_code))
+    loaded: tuple[Any, Any] = model_class.from_pretrained(
+        None, config=config, state_dict=state, **{**options, "dtype": kind}
+    )
+    if (checkpoint.folder / "generation_config.json").exists():
+        from transformers import GenerationConfig
+
+        loaded[0].generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
+    return loaded
 
 
 def _check_files(checkpoint: Checkpoint) -> None:

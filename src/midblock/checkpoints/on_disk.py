@@ -23,7 +23,7 @@ def value_on_disk(tensors: EffectiveTensors, stored: str) -> Source:
     pieces = tensors.on_disk.get(stored)
     if pieces is None or (tensors.tied and pieces[0].name == tensors.head):
         return tensors.source(tensors.head_piece)
-    return _joined(tensors.store.shape(stored), [(piece, tensors.source(piece)) for piece in pieces])
+    return _joined(tensors, stored, [(piece, tensors.source(piece)) for piece in pieces])
 
 
 def value_on_disk_like(tensors: EffectiveTensors, other: EffectiveTensors, stored: str) -> Source:
@@ -35,7 +35,7 @@ def value_on_disk_like(tensors: EffectiveTensors, other: EffectiveTensors, store
     pieces = other.on_disk.get(stored)
     if pieces is None:
         return tensors.source(tensors.head_piece)
-    return _joined(other.store.shape(stored), [(piece, tensors.like(other, piece)) for piece in pieces])
+    return _joined(other, stored, [(piece, tensors.like(other, piece)) for piece in pieces])
 
 
 def projection_on_disk(tensors: EffectiveTensors, stored: str) -> Projection:
@@ -53,13 +53,17 @@ def projection_on_disk(tensors: EffectiveTensors, stored: str) -> Projection:
 def release_on_disk(tensors: EffectiveTensors, other: EffectiveTensors, stored: str) -> None:
     """Give back the pages from which `tensors` read another model's tensor on disk."""
     for piece in other.on_disk.get(stored, ()):
-        for own in tensors.by_name.get(piece.name, ()):
+        for own in tensors.by_name.get(tensors.name_of(other, piece.name), ()):
             tensors.release(own)
 
 
-def _joined(shape: tuple[int, ...], parts: Sequence[tuple[Piece, Source]]) -> Source:
-    """One tensor on disk of the pieces that it holds."""
+def _joined(owner: EffectiveTensors, stored: str, parts: Sequence[tuple[Piece, Source]]) -> Source:
+    """One tensor on the owner's disk of the pieces that it holds."""
     (piece, source), *more = parts
     if not more and not piece.inside:
         return source
-    return Source(put_together(shape, [(each.inside, source.value()) for each, source in parts]))
+    shape = owner.store.shape(stored)
+    boxes = [(each.inside, source.value()) for each, source in parts]
+    if piece.turn is None:
+        return Source(put_together(shape, boxes))
+    return Source(piece.turn.undo(put_together(piece.turn.shape(shape), boxes)))

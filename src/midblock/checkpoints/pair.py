@@ -14,6 +14,7 @@ from torch import nn
 from midblock.base import MidblockError
 from midblock.checkpoints.adapter_notes import adapter_notes
 from midblock.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from midblock.checkpoints.effective import EffectiveTensors
 from midblock.checkpoints.models import load_model, pick_device, pick_dtype
 from midblock.checkpoints.settings import DTYPES, LoadSettings
 from midblock.checkpoints.weight_files import find_weight_files
@@ -53,6 +54,17 @@ class Variant:
     @property
     def reference(self) -> str:
         return self.checkpoint.reference.text if self.checkpoint else "in memory"
+
+    def tensors(self) -> EffectiveTensors:
+        """Open its tensors: its files, or the model where it has none or its adapter is no change of tensors.
+
+        Raises:
+            MidblockError: a broken file, or an adapter that does not fit its base.
+        """
+        adapter = self.checkpoint.adapter if self.checkpoint is not None else None
+        if self.checkpoint is None or (adapter is not None and adapter.settings.inexpressible):
+            return EffectiveTensors.of_model(self.model, self.name)
+        return EffectiveTensors.of_checkpoint(self.checkpoint, self.name)
 
     def as_record(self) -> dict[str, Any]:
         """What `run.json` says about it; hashing the weights reads them once."""

@@ -15,6 +15,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from midblock.checkpoints.projections import Region
+from midblock.checkpoints.turns import Turn
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,10 @@ class Piece:
         name: of the parameter in memory; of what no model has, the name on disk.
         stored: the tensor's name on disk.
         region: where in the parameter it lies; empty for all of it.
-        inside: where in the tensor on disk; empty for all of it.
+        inside: where in the tensor on disk, after `turn`; empty for all of it.
         opaque: the conversion that lies between, where it is more than placing boxes: `name` is then that on disk.
+        turn: what puts the tensor on disk in the order of memory before boxes are taken; `inside` is then given.
+        unread: the model has neither parameter nor buffer of this name, so transformers does not load it.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Piece:
     region: Region = ()
     inside: Region = ()
     opaque: str | None = None
+    turn: Turn | None = None
+    unread: bool = False
 
 
 def grouped(pieces: Sequence[Piece], by: str) -> dict[str, tuple[Piece, ...]]:
@@ -61,7 +66,7 @@ def extent(regions: Sequence[Region]) -> tuple[int, ...]:
 
 
 def put_together(
-    shape: Sequence[int], boxes: Sequence[tuple[Region, Shaped[Tensor, "*box"]]]
+    shape: Sequence[int], boxes: Sequence[tuple[Region, Shaped[Tensor, "..."]]]
 ) -> Shaped[Tensor, "*shape"]:
     """Copy boxes into one tensor; float64 where one of them was computed, else of their type."""
     computed = any(value.dtype == torch.float64 for _, value in boxes)

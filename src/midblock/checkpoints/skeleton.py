@@ -48,6 +48,20 @@ def anatomy_of(skeleton: nn.Module) -> Anatomy:
     return Anatomy.of(skeleton)
 
 
+def auto_class(config: Any) -> Any:
+    """The transformers class that builds a config's model: of some multimodal ones, no causal language model alone."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    kind = type(config)
+    alone = kind in MODEL_FOR_CAUSAL_LM_MAPPING or kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForCausalLM if alone else AutoModelForImageTextToText
+
+
 @dataclass(frozen=True)
 class _Request:
     """What is built, told apart by the config's content."""
@@ -59,11 +73,9 @@ class _Request:
 
 @lru_cache(maxsize=KEPT)
 def _build(request: _Request) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(request.config, trust_remote_code=request.trust_remote_code)
+            model = auto_class(request.config).from_config(request.config, trust_remote_code=request.trust_remote_code)
     except (ValueError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MidblockError(f"no causal language model for {type(request.config).__name__}: {reason}") from error

@@ -143,10 +143,20 @@ class Spectrum:
             for start in range(0, len(before), rows):
                 yield after[start : start + rows].double() - before[start : start + rows].double()
 
+        return cls.of_changes(changes, before.shape[1], exact=exact)
+
+    @classmethod
+    def of_changes(cls, changes: Callable[[], Iterable[Tensor]], side: int, *, exact: bool = False) -> Spectrum:
+        """Of a tall change that comes some rows at a time, in float64, as often as it is asked for.
+
+        Args:
+            side: its columns, no more than it has rows.
+        """
+
         def product(Q: Tensor) -> Tensor:
             return sum((piece.T @ (piece @ Q) for piece in changes()), torch.zeros_like(Q))
 
-        return _spectrum(changes, product, before.shape[1], exact)
+        return _spectrum(changes, product, side, exact)
 
     @classmethod
     def of_values(cls, sigma: Float[Tensor, " r"]) -> Spectrum:

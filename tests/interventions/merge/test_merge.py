@@ -302,9 +302,6 @@ def test_tensors_that_do_not_fit_are_named(parents, tmp_path):
     rewrite(tuned, **{name: None})
     with pytest.raises(MidblockError, match=f"base has the tensor {name}, tuned has not"):
         merge(base, tuned, 0.5, output_dir=tmp_path / "out")
-    rewrite(tuned, **{name: torch.zeros(32, 32), "model.layers.1.extra.weight": torch.zeros(2)})
-    with pytest.raises(MidblockError, match=r"tuned has the tensor model\.layers\.1\.extra\.weight, base has not"):
-        merge(base, tuned, 0.5, output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -315,16 +312,34 @@ def test_a_resized_vocabulary_is_refused(parents, tmp_path):
         merge(base, tuned, 0.5, output_dir=tmp_path / "out")
 
 
-def test_whole_numbers_must_be_equal(parents, tmp_path):
-    base, tuned = parents()
-    name = "model.layers.0.mlp.table"
-    for folder in (base, tuned):
-        rewrite(folder, **{name: torch.arange(6)})
-    merge(base, tuned, 0.5, output_dir=tmp_path / "out")
-    assert torch.equal(tensors(tmp_path / "out")[name], torch.arange(6))
-    rewrite(tuned, **{name: torch.arange(6) + 1})
-    with pytest.raises(MidblockError, match=f"{name} is stored as torch.int64 in base"):
-        merge(base, tuned, 0.5, output_dir=tmp_path / "other")
+def notes_of(run):
+    return json.loads((run / "run.json").read_text())["notes"]
+
+
+MODULE = {f"model.layers.3.{name}": torch.full((4,), 3.0) for name in ("mlp.up_proj.weight", "enorm.weight")}
+
+
+@pytest.mark.parametrize("owner", [(0,), (1,), (0, 1)], ids=["base", "tuned", "both"])
+def test_what_no_model_loads_is_not_mixed_and_said(owner, parents, tmp_path):
+    folders = parents()
+    for which in owner:
+        rewrite(folders[which], **{name: value + which for name, value in MODULE.items()})
+    merge(*folders, 1, output_dir=tmp_path / "out", module_alphas=("up_proj=0.5",))
+    out, tuned = tensors(tmp_path / "out"), tensors(folders[1])
+    assert all(torch.equal(out[name], value + owner[0]) for name, value in MODULE.items())
+    assert all(same_bits(out[name], tuned[name]) for name in out.keys() - MODULE.keys() if "up_proj" not in name)
+    (said,) = [note for note in notes_of(tmp_path / "out") if "model.layers.3.*" in note]
+    assert said.startswith(
+        f"2 tensors in the files of {'base' if 0 in owner else 'tuned'} (2 in model.layers.3.*) are no"
+    )
+    assert said.endswith("they are the base's." if 0 in owner else "they are the tuned model's, the base has none.")
+    _, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not loading["missing_keys"]
+
+
+def test_parents_with_nothing_beside_their_models_leave_no_note(parents, tmp_path):
+    merge(*parents(), 0.5, output_dir=tmp_path / "out")
+    assert not [note for note in notes_of(tmp_path / "out") if "transformers does not load" in note]
 
 
 def test_buffers_may_be_on_one_side_only(parents, tmp_path):
@@ -357,3 +372,101 @@ def test_a_prefix_in_front_of_all_names_may_differ(parents, tmp_path):
     )
     merge(base, tuned, 1, output_dir=tmp_path / "out")
     assert all(same_bits(value, content[name]) for name, value in tensors(tmp_path / "out").items())
+
+
+# one decoder alone, the other inside a multimodal model
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "mistral3", "qwen2_5_vl"])
+def test_a_tuned_decoder_goes_back_into_its_multimodal_model(kind, wrapped, tuned_from, tokenizer, tmp_path):
+    whole, alone = wrapped(kind)
+    tuned = tuned_from(alone)
+    for model, name in ((whole, "whole"), (tuned, "alone")):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    merge(tmp_path / "whole", tmp_path / "alone", 0.5, output_dir=tmp_path / "out")
+    before, out = tensors(tmp_path / "whole"), tensors(tmp_path / "out")
+    assert before.keys() == out.keys()
+    towers = [name for name in before if "vis" in name or "projector" in name]
+    assert towers
+    assert all(same_bits(out[name], before[name]) for name in towers)
+    assert f"{len(towers)} tensors" in next(note for note in notes_of(tmp_path / "out") if "no part of alone" in note)
+    merged = type(whole).from_pretrained(tmp_path / "out")
+    ours, theirs = dict(alone.named_parameters()), dict(tuned.named_parameters())
+    for name, value in merged.model.language_model.named_parameters():
+        expect = expected(ours[f"model.{name}"], theirs[f"model.{name}"], 0.5)
+        assert same_bits(value, expect), name
+    assert same_bits(merged.lm_head.weight, expected(alone.lm_head.weight, tuned.lm_head.weight, 0.5))
+
+
+def test_a_multimodal_models_decoder_goes_into_its_text_model(wrapped, tuned_from, tokenizer, tmp_path):
+    whole, alone = wrapped("gemma3")
+    for model, name in ((tuned_from(whole), "whole"), (alone, "alone")):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    merge(tmp_path / "alone", tmp_path / "whole", 1, output_dir=tmp_path / "out")
+    tuned = tensors(tmp_path / "whole")
+    out = tensors(tmp_path / "out")
+    assert out.keys() == tensors(tmp_path / "alone").keys()
+    assert all(same_bits(value, tuned[f"language_model.{name}"]) for name, value in out.items())
+
+
+def test_a_tower_that_the_other_model_needs_is_missed(wrapped, tokenizer, tmp_path):
+    whole, _ = wrapped("gemma3")
+    for name in ("base", "tuned"):
+        whole.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    lost = next(name for name in tensors(tmp_path / "base") if "vision_tower" in name)
+    rewrite(tmp_path / "tuned", **{lost: None})
+    with pytest.raises(MidblockError, match=f"base has the tensor {lost}, tuned has not"):
+        merge(tmp_path / "base", tmp_path / "tuned", 0.5, output_dir=tmp_path / "out")
+
+
+# quantised parents
+
+
+@pytest.mark.parametrize("which", [(0,), (1,), (0, 1)], ids=["base", "tuned", "both"])
+def test_float8_parents_are_mixed_as_their_weights(which, parents, tmp_path):
+    folders = parents(dtype=torch.bfloat16, tuned_dtype=torch.bfloat16)
+    meant = [{name: value.double() for name, value in tensors(folder).items()} for folder in folders]
+    for at in which:
+        made = {}
+        for name, value in meant[at].items():
+            if value.ndim == 2 and ".layers." in name:
+                scale = (value.abs().max() / 448).float()
+                codes = (value.float() / scale).to(torch.float8_e4m3fn)
+                made |= {name: codes, f"{name}_scale_inv": scale.reshape(1, 1)}
+                meant[at][name] = (codes.float() * scale).double()
+        rewrite(folders[at], **made)
+        config = json.loads((folders[at] / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+        (folders[at] / "config.json").write_text(json.dumps(config))
+    merge(*folders, 0.25, output_dir=tmp_path / "out")
+    out = tensors(tmp_path / "out")
+    assert out.keys() == meant[0].keys()
+    for name, value in out.items():
+        mean = 0.75 * meant[0][name] + 0.25 * meant[1][name]
+        assert same_bits(value, mean.to(torch.bfloat16)), name
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    notes = notes_of(tmp_path / "out")
+    assert sum("stores 21 weights as float8_e4m3fn" in note for note in notes) == len(which)
+    assert any("is not quantised" in note for note in notes) == (0 in which)
+
+
+def test_parents_of_unknown_codes_are_refused(parents, tmp_path):
+    base, tuned = parents()
+    name = "model.layers.1.mlp.up_proj.weight"
+    for folder in (base, tuned):
+        rewrite(folder, **{name: torch.zeros(48, 32, dtype=torch.int8)})
+    with pytest.raises(MidblockError, match=rf"base stores {name} as codes \(int8\)"):
+        merge(base, tuned, 0.5, output_dir=tmp_path / "out")
+
+
+def test_a_tied_models_own_head_is_mixed(parents, tmp_path):
+    base, tuned = parents("llama_tied")
+    heads = [torch.randn(300, 32, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    for folder, head in zip((base, tuned), heads, strict=True):
+        rewrite(folder, **{"lm_head.weight": head})
+    merge(base, tuned, 0.5, head_alpha=0.25, output_dir=tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(model.lm_head.weight, expected(*heads, 0.25))

@@ -96,6 +96,21 @@ def two_of(host, donor):
     return host, donor
 
 
+@pytest.mark.parametrize("kind", ["gemma3", "mistral3"])
+def test_a_decoder_alone_lends_to_the_one_in_a_multimodal_model(kind, wrapped, tuned_from):
+    whole, alone = wrapped(kind)
+    tuned = tuned_from(alone)
+    before, after = logits(alone), logits(tuned)
+    for host, donor, first, second in ((whole, tuned, before, after), (tuned, whole, after, before)):
+        assert torch.equal(logits(host), first)
+        with exchanged(host, donor, range(3), head=True, embedding=True) as count:
+            assert count == 6
+            assert torch.equal(logits(host), second)
+        with exchanged(host, donor, [1]):
+            assert not torch.equal(logits(host), first)
+        assert torch.equal(logits(host), first)
+
+
 def test_parts_that_do_not_fit_are_named(pico):
     host = pico("llama")
     ours = logits(host)

@@ -303,6 +303,17 @@ def test_a_quantised_base_is_refused(make, tmp_path):
         export(adapter, tmp_path / "out")
 
 
+def test_a_base_whose_types_tell_that_it_is_quantised_is_refused(make, tmp_path):
+    base, adapter, _ = make("llama")
+    file, name = base / "model.safetensors", "model.layers.0.mlp.up_proj.weight"
+    content = load_file(file)
+    codes = {name: content[name].to(torch.float8_e4m3fn), f"{name}_scale_inv": torch.ones(1, 1)}
+    for beside in (codes, {name: content[name].to(torch.int8)}):
+        save_file({**content, **beside}, file, metadata={"format": "pt"})
+        with pytest.raises(MidblockError, match=r"stored quantised.*--base"):
+            export(adapter, tmp_path / "out")
+
+
 # equal rank
 
 

@@ -22,10 +22,11 @@ from midblock.checkpoints import (
     value_on_disk,
     value_on_disk_like,
 )
+from midblock.checkpoints.readable import computable
 from midblock.interventions.merge.alphas import Alphas
-from midblock.interventions.merge.parents import shared, shared_head
+from midblock.interventions.merge.parents import added, shared, shared_head
 
-Kind = Literal["base", "tuned", "blend"]
+Kind = Literal["base", "tuned", "blend", "added"]
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Item:
     Attributes:
         name: on disk, in the base and in the merge.
         projection: what it is.
-        paired: whether the tuned model has it too; a buffer may be the base's alone.
+        paired: whether both models have it; a buffer, a tower or what no model loads may be one parent's alone.
         alpha: α.
-        kind: whose bytes are copied, or "blend" for what is computed.
+        kind: whose bytes are copied, or "blend" for what is computed; "added" is the tuned model's alone.
         dtype, shape: as it is written.
     """
 
@@ -63,7 +64,8 @@ def plan_files(
         dtype: of every floating-point tensor written; None for the base's own.
 
     Returns:
-        The tensors that go into the counterpart of each file of the base; a head that the base's files lack comes last.
+        The tensors that go into the counterpart of each file of the base; a head that the base's files lack comes last,
+        and what the tuned model's files have beside their model.
 
     Raises:
         MidblockError: tensors that one parent lacks or has in another shape, and quantised ones that differ.
@@ -77,7 +79,13 @@ def plan_files(
     files = list(homes.values())
     if head is not None and head not in base.on_disk:
         files[-1].append(_item(head, True, base, tuned, alphas, dtype))
+    files[-1] += [_added(name, tuned) for name in added(base, tuned)]
     return files
+
+
+def _added(name: str, tuned: EffectiveTensors) -> Item:
+    where, store = projection_on_disk(tuned, name), tuned.store
+    return Item(name, where, False, 1.0, "added", store.dtype(name), store.shape(name))
 
 
 def _item(
@@ -95,7 +103,7 @@ def _item(
         return Item(name, where, False, 0.0, "base", own, shape)
     theirs = value_on_disk_like(tuned, base, name)
     alpha = alphas.embedding if where.role == "head" and base.tied and tuned.tied else alphas.of(where)
-    if not _computable(own) or not _computable(theirs.stored.dtype):
+    if not computable(own) or not computable(theirs.stored.dtype):
         _check_equal(name, ours, theirs, base.name, tuned.name)
         return Item(name, where, True, alpha, "base", own, shape)
     kind: Kind = "blend"
@@ -126,11 +134,6 @@ def _same(name: str, base: EffectiveTensors, tuned: EffectiveTensors) -> bool:
 def _stored_as(source: Source) -> torch.dtype | None:
     """The type of a tensor that needs no arithmetic, an adapter's replacement included."""
     return None if source.changed else source.stored.dtype
-
-
-def _computable(dtype: torch.dtype) -> bool:
-    """Whether numbers of the type can be blended; one byte is a quantised weight."""
-    return dtype.is_floating_point and dtype.itemsize > 1
 
 
 def _check_equal(name: str, base: Source, tuned: Source, *owners: str) -> None:

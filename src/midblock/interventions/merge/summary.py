@@ -37,7 +37,7 @@ def rows_of(weights: Weights, alphas: Alphas, name: str) -> Iterator[LayerRow]:
     """α of the blocks, and of every module given apart, with the number of parameters that take it."""
     blocks = len(alphas.blocks)
     counts: Counter[tuple[int, str]] = Counter()
-    for item in weights:
+    for item in (item for item in weights if item.paired):
         counts[_cell(item, alphas, weights)] += item.count
     for layer, alpha in enumerate([alphas.embedding, *alphas.blocks, alphas.head], start=-1):
         yield LayerRow(name, layer, blocks, "merge_alpha", alpha, counts[layer, "block"], module="block")

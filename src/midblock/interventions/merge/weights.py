@@ -115,7 +115,7 @@ class Weights:
     def _pieces(self, item: Item, write: Callable[..., None]) -> Iterator[Callable[[], int]]:
         """The work on a tensor, piece by piece; each writes its own to its place in the file and tells how much."""
         if item.kind != "blend":
-            content = _bytes(self._copied(item).stored)
+            content = _bytes(self._copied(item).stored.to(item.dtype))
             for first in range(0, len(content), COPIED):
                 yield partial(_copy, content[first : first + COPIED], first, write)
             return
@@ -132,6 +132,8 @@ class Weights:
     def _copied(self, item: Item) -> Source:
         if item.kind == "base":
             return value_on_disk(self.base, item.name)
+        if item.kind == "added":
+            return value_on_disk(self.tuned, item.name)
         return value_on_disk_like(self.tuned, self.base, item.name)
 
     def _check(

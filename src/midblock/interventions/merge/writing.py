@@ -17,7 +17,7 @@ from midblock.checkpoints import EffectiveTensors, Pair, Variant, projection_on_
 from midblock.interventions.merge.alphas import Alphas, read_overrides
 from midblock.interventions.merge.files import write_small_files
 from midblock.interventions.merge.mergekit import mergekit_name, recipe, rules
-from midblock.interventions.merge.parents import checkpoint_of, open_parent
+from midblock.interventions.merge.parents import checkpoint_of, open_parent, parent_notes
 from midblock.interventions.merge.settings import MergeSettings
 from midblock.interventions.merge.summary import rows_of, summary_of
 from midblock.interventions.merge.weights import Weights
@@ -59,13 +59,15 @@ class Merging:
         with open_parent(self.base) as base, open_parent(self.tuned) as tuned:
             tied = base.tied and tuned.tied
             alphas = self.settings.alphas(self.numbers, self.pair.blocks, tied=tied)
-            alphas.check_overrides(projection_on_disk(base, name) for name in base.on_disk)
+            loaded = (name for name, (piece, *_) in base.on_disk.items() if not piece.unread)
+            alphas.check_overrides(projection_on_disk(base, name) for name in loaded)
             weights = Weights.plan(base, tuned, alphas, self._dtype())
             models = [self._described(variant) for variant in self.pair]
             self._check_space(folder, weights)
             with bench.phase(PHASE):
                 weights.write(folder, bench.progress.phase("merging", weights.size))
-            bench.notes += [*self._notes(alphas, tied), *self._write_small_files(folder, base, tied)]
+            bench.notes += [*parent_notes(base, tuned), *self._notes(alphas, tied)]
+            bench.notes += [*self._write_small_files(folder, base, tied)]
             return Outcome(
                 list(rows_of(weights, alphas, self.name)),
                 summary_of(weights, alphas, self.base.name, self.tuned.name),
@@ -84,6 +86,8 @@ class Merging:
             changes["dtype"] = self.settings.dtype
         if base.tied and not tied:
             changes["tie_word_embeddings"] = False
+        if base.coded:
+            changes["quantization_config"] = None
         notes = write_small_files(checkpoint_of(self.base), checkpoint_of(self.tuned), folder, changes)
         if base.tied and not tied:
             notes.append(f"{self.tuned.name} has a head of its own: the merge has one too, apart from the embedding.")

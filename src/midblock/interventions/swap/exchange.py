@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, value_of
+from midblock.checkpoints.decoder_names import name_in
 
 # What configs call that which decides the masks and positions that blocks are given.
 GIVEN = ("rope_parameters", "sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "alibi",
@@ -44,13 +45,14 @@ def exchanged(
     paths = [f"{ours.names['blocks']}.{block}" for block in sorted(set(blocks))]
     paths += [ours.names["final_norm"], ours.names["head"]] if head else []
     paths += _before_blocks(host, ours) if embedding else []
+    given = {path: donor.get_submodule(name_in(theirs.names, ours.names, path)) for path in paths}
     for path in paths:
-        check_alike(path, host.get_submodule(path), donor.get_submodule(path))
+        check_alike(path, host.get_submodule(path), given[path])
     check_given(ours, theirs)
     before = {path: host.get_submodule(path) for path in paths}
     try:
-        for path in paths:
-            _put(host, path, donor.get_submodule(path))
+        for path, module in given.items():
+            _put(host, path, module)
         yield len(paths)
     finally:
         for path, module in before.items():
@@ -58,9 +60,12 @@ def exchanged(
 
 
 def check_architecture(host: Anatomy, donor: Anatomy) -> None:
-    """Raise MidblockError unless two models keep their parts in the same places and call attention alike."""
-    if host.names != donor.names:
-        part = next(part for part, path in host.names.items() if path != donor.names[part])
+    """Raise MidblockError unless two decoders keep their parts in the same places and call attention alike.
+
+    One may stand inside a multimodal model: then its places are those in its backbone.
+    """
+    inside = ("blocks", "embedding", "final_norm")
+    if part := next((part for part in inside if _inner(host, part) != _inner(donor, part)), None):
         what = f"{part.replace('_', ' ')}: {host.names[part]} in one model, {donor.names[part]} in the other"
         raise MidblockError(what, hint="swap models of one architecture")
     # one kernel's mask means nothing, or something else, to another: a block brought over would see the future
@@ -68,6 +73,11 @@ def check_architecture(host: Anatomy, donor: Anatomy) -> None:
     if kernels[0] != kernels[1]:
         what = f"attention runs as {kernels[0]} in one model and as {kernels[1]} in the other"
         raise MidblockError(what, hint="load both with one --attn-implementation")
+
+
+def _inner(anatomy: Anatomy, part: str) -> str:
+    """A part's path in the backbone."""
+    return anatomy.names[part].removeprefix(f"{anatomy.names['backbone']}.")
 
 
 def check_given(host: Anatomy, donor: Anatomy) -> None:

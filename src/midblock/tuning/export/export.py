@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,10 +16,11 @@ import torch
 from midblock import __version__
 from midblock.base import MidblockError, unknown, write_json
 from midblock.base.files import folder_atomically, replace_atomically, size_text
-from midblock.checkpoints import Checkpoint, open_checkpoint
+from midblock.checkpoints import Checkpoint, EffectiveTensors, open_checkpoint
 from midblock.checkpoints.adapter import CONFIG
 from midblock.checkpoints.adapter_notes import names_note
 from midblock.checkpoints.checkpoint_files import copy_small_files
+from midblock.checkpoints.readable import unreadable
 from midblock.checkpoints.settings import DTYPES
 from midblock.tuning.export.adapter_source import AdapterSource
 from midblock.tuning.export.axolotl import write_axolotl
@@ -190,7 +191,7 @@ def _check_apart(output: Path, adapter: Path) -> None:
 
 def _merged(asked: Asked, folder: Path) -> Made:
     checkpoint = open_checkpoint(str(asked.source.folder), base=asked.base)
-    _check_space(checkpoint, folder)
+    _check_base(checkpoint, folder)
     reason, told = asked.source.settings.inexpressible, names_note(checkpoint, asked.source.folder.name)
     if reason is None:
         lost = write_merged(checkpoint, folder, asked.dtype)
@@ -205,7 +206,12 @@ def _loss_note(lost: float) -> list[str]:
     return [f"rounding takes away up to {lost:.0%} of a tensor's change; --dtype float32 keeps it"]
 
 
-def _check_space(checkpoint: Checkpoint, folder: Path) -> None:
+def _check_base(checkpoint: Checkpoint, folder: Path) -> None:
+    with EffectiveTensors.of_checkpoint(replace(checkpoint, adapter=None)) as tensors:
+        codes = bool(tensors.coded) or bool(unreadable(tensors))
+    if codes:
+        hint = "give its full-precision original with --base"
+        raise MidblockError(f"the base {checkpoint.folder} is stored quantised: nothing can be added to it", hint=hint)
     size = sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors"))
     if shutil.disk_usage(folder).free < size:
         raise MidblockError(f"no space left beside {folder.parent}: {size_text(size)} are needed")

@@ -148,7 +148,8 @@ def _config_changes(tensors: EffectiveTensors, checkpoint: Checkpoint) -> dict[s
     if resized is not None and len(resized) != config.vocab_size:
         changes["vocab_size"] = len(resized)
     touched = {tensors.embedding, tensors.head} & tensors.changes.names
-    if touched and getattr(config, "tie_word_embeddings", False) and not tensors.tied:
+    ties = tensors.anatomy.head.weight is tensors.anatomy.embedding.weight
+    if touched and ties and not tensors.tied:
         changes["tie_word_embeddings"] = False
     return changes
 
