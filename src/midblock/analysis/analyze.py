@@ -19,6 +19,7 @@ from midblock.analysis.work import Analysis, kinds_of
 from midblock.base import LayerPlan, LayerTable, MidblockError, Progress, divide
 from midblock.checkpoints import Pair
 from midblock.data import ExampleSet
+from midblock.evaluation import check_lens
 from midblock.runs.lending import lent
 from midblock.runs.reading import DEFAULT_DATA
 from midblock.runs.request import DATA, Draft, Request, draft_of
@@ -84,12 +85,14 @@ def analysis_draft(pair: Pair, data: str | ExampleSet | None, settings: Analysis
 def _read(
     pair: Pair, data: str | ExampleSet, settings: AnalysisSettings, kinds: frozenset[str], progress: Progress
 ) -> tuple[Prompts, ...]:
-    """Draw and tokenise the prompts, then load the models."""
+    """Draw and tokenise the prompts, then load the models, and see that predictions can be read off them if need be."""
     drawn = draw_samples(data, settings)
     samples = tuple(prepare_prompts(pair, sample, settings, views="views" in kinds) for sample in drawn)
     advance = progress.phase("loading models", 1 + len(pair.tuned))
     for variant in pair:
         variant.model.eval()
+        if "lens" in kinds:
+            check_lens(variant.name, variant.model, samples[0].deep[0])
         advance(1)
     return samples
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from midblock.base import MidblockError
+from midblock.checkpoints.own_logits import own_logits
 from midblock.checkpoints.projections import Projection, located, of_parameters
 from midblock.checkpoints.roles import other_modality
 
@@ -24,6 +25,7 @@ class Anatomy:
     """The parts of a causal language model that layer-wise work needs.
 
     Attributes:
+        model: the causal language model itself.
         backbone: the model without its head; called with `input_ids` it runs embedding, blocks and final norm.
         blocks: the L decoder blocks, bottom first.
         embedding: the token embedding.
@@ -35,6 +37,7 @@ class Anatomy:
     """
 
     config: Any
+    model: nn.Module = field(repr=False)
     backbone: nn.Module
     blocks: nn.ModuleList
     embedding: nn.Module
@@ -64,7 +67,7 @@ class Anatomy:
         parts = {"blocks": blocks, "embedding": embedding, "final_norm": final_norm, "head": head, "backbone": holder}
         names = {part: paths[id(module)] for part, module in parts.items()}
         projections = of_parameters(model, names, len(blocks), config)
-        return cls(config, holder, blocks, embedding, final_norm, head, names, config.hidden_size, projections)
+        return cls(config, model, holder, blocks, embedding, final_norm, head, names, config.hidden_size, projections)
 
     def __len__(self) -> int:
         """L, the number of decoder blocks."""
@@ -75,15 +78,8 @@ class Anatomy:
         return self.projections.get(name) or located(name, shape, self.names, len(self))
 
     def logits(self, normed: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch V"]:
-        """Apply the head, and what the family does to logits after it (soft cap, scale)."""
-        logits = self.head(normed)
-        if scale := getattr(self.config, "logit_scale", None):
-            logits = logits * scale
-        if divisor := getattr(self.config, "logits_scaling", None):
-            logits = logits / divisor
-        if cap := getattr(self.config, "final_logit_softcapping", None):
-            logits = torch.tanh(logits / cap) * cap
-        return logits
+        """The model's own logits of states behind its final norm: the head, and all that it does around it."""
+        return own_logits(self.model, self.names["backbone"], normed)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -11,7 +11,9 @@ from midblock.evaluation.exact_match import compare as compare
 from midblock.evaluation.exact_match import exact_match as exact_match
 from midblock.evaluation.exact_match import wilson as wilson
 from midblock.evaluation.generate import generate_greedy as generate_greedy
+from midblock.evaluation.own_logits import CHECKED as CHECKED
 from midblock.evaluation.own_logits import check_head as check_head
+from midblock.evaluation.own_logits import check_lens as check_lens
 from midblock.evaluation.targets import Scores as Scores
 from midblock.evaluation.targets import Targets as Targets
 from midblock.evaluation.targets import check_finite as check_finite

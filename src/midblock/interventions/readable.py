@@ -9,7 +9,7 @@ from typing import Any
 from midblock.base import Progress
 from midblock.checkpoints import Pair, quiet_transformers
 from midblock.data import ExampleSet
-from midblock.evaluation import check_head
+from midblock.evaluation import check_lens
 from midblock.interventions.answering import Answers
 from midblock.runs.request import DATA, Draft, models_of
 from midblock.runs.run import Bench, Outcome, Ready
@@ -27,7 +27,7 @@ def load_readable(pair: Pair, answers: Answers, progress: Progress) -> None:
     advance = progress.phase("loading models", 1 + len(pair.tuned))
     for variant in pair:
         variant.model.eval()
-        check_head(variant.name, variant.model, answers.batches[0])
+        check_lens(variant.name, variant.model, answers.batches[0])
         advance(1)
 
 

@@ -1,6 +1,7 @@
 """One streaming pass over batches: hooks, reductions and the rows they leave."""
 
 from midblock.trace.calls import BlockCalls as BlockCalls
+from midblock.trace.calls import Held as Held
 from midblock.trace.calls import check_rerun as check_rerun
 from midblock.trace.calls import record_calls as record_calls
 from midblock.trace.calls import same_states as same_states

@@ -2,13 +2,15 @@
 
 Masks, position embeddings and the like differ from block to block and from family to family; a recorded call brings
 them along. So a changed model costs only the blocks at and above the change, and a block of another model of the same
-shape can stand in for one of this model's.
+shape can stand in for one of this model's. What blocks write into on their way, such as keys and values that blocks
+above read, is a copy of what it held when the first of them was called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +21,32 @@ from torch import Tensor, nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy
+from midblock.trace.residual import check_stream
+
+
+class Held:
+    """What blocks write into and read from on their way: containers of one pass, each by the one that was recorded."""
+
+    def __init__(self, copies: dict[int, Any] | None = None) -> None:
+        self._copies: dict[int, Any] = copies or {}
+
+    def branched(self) -> Held:
+        """The same contents, free to go another way."""
+        return Held({key: _copied(value) for key, value in self._copies.items()})
+
+    def filled(self, value: Any) -> Any:
+        """An argument as a block is given it now."""
+        if isinstance(value, _Container):
+            return self._copies.setdefault(id(value.given), _copied(value.content))
+        return type(value)(map(self.filled, value)) if type(value) is tuple else value
+
+
+@dataclass(frozen=True)
+class _Container:
+    """A container that a block was given, itself, and what it held then."""
+
+    given: Any
+    content: Any
 
 
 @dataclass(frozen=True)
@@ -28,9 +56,10 @@ class BlockCall:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def run(self, block: nn.Module, states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def run(self, block: nn.Module, states: Float[Tensor, "B T D"], held: Held) -> Float[Tensor, "B T D"]:
         """Put states through a block."""
-        output = block(states, *self.args, **self.kwargs)
+        named = {name: held.filled(value) for name, value in self.kwargs.items()}
+        output = block(states, *map(held.filled, self.args), **named)
         return output if isinstance(output, Tensor) else output[0]
 
 
@@ -47,17 +76,25 @@ class BlockCalls:
     entering: dict[int, Float[Tensor, "B T D"]] = field(default_factory=dict)
 
     def run(
-        self, blocks: Sequence[nn.Module], states: Float[Tensor, "B T D"], first: int, stop: int
+        self,
+        blocks: Sequence[nn.Module],
+        states: Float[Tensor, "B T D"],
+        first: int,
+        stop: int,
+        held: Held | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Put states through blocks first…stop-1, this model's own or another's, the way they were called here.
 
         Args:
             blocks: all L blocks, of which those are run.
             states: what enters block `first`.
+            held: of the blocks below, where they were run by hand too; written into. Left out, what block `first`
+                found in the recorded pass.
         """
+        held = Held() if held is None else held
         with torch.inference_mode():
             for position in range(first, stop):
-                states = self.calls[position].run(blocks[position], states)
+                states = self.calls[position].run(blocks[position], states, held)
         return states
 
 
@@ -75,7 +112,7 @@ def record_calls(anatomy: Anatomy, keep: Collection[int]) -> Iterator[BlockCalls
     found, hooks = BlockCalls(), []
     total, left = len(anatomy), _Left()
     for position, block in enumerate(anatomy.blocks):
-        on_enter = partial(_entering, found, left, position, position in keep)
+        on_enter = partial(_entering, found, left, anatomy.width, position, position in keep)
         hooks.append(block.register_forward_pre_hook(on_enter, with_kwargs=True))
         hooks.append(block.register_forward_hook(partial(_leaving, left, position)))
     try:
@@ -100,6 +137,7 @@ class _Left:
 def _entering(
     found: BlockCalls,
     left: _Left,
+    width: int,
     position: int,
     keep: bool,
     module: nn.Module,
@@ -108,13 +146,38 @@ def _entering(
 ) -> None:
     rest = dict(kwargs)
     states, others = (args[0], args[1:]) if args else (rest.pop("hidden_states"), ())
+    check_stream(states, position - 1, width)
     as_left = left.states is None or states is left.states or torch.equal(states.to(left.states.device), left.states)
     if left.position != position - 1 or not as_left:
         what = f"does not take what block {position - 1} put out" if position else "is run more than once"
         raise MidblockError(f"block {position} {what}, so blocks cannot be run one by one")
-    found.calls.append(BlockCall(others, rest))
+    named = {name: _recorded(value, position) for name, value in rest.items()}
+    found.calls.append(BlockCall(tuple(_recorded(value, position) for value in others), named))
     if keep:
         found.entering[position] = states
+
+
+def _recorded(value: Any, position: int) -> Any:
+    """An argument as it is kept; of what a block may write into, what it holds now.
+
+    Raises:
+        MidblockError: a cache, which cannot be wound back.
+    """
+    if isinstance(value, MutableMapping | list):
+        return _Container(value, _copied(value))
+    if type(value) is tuple:
+        return tuple(_recorded(each, position) for each in value)
+    if not isinstance(value, Tensor | nn.Module) and hasattr(value, "update"):
+        what = f"block {position} is given a {type(value).__name__}, whose content changes as blocks are run"
+        raise MidblockError(what, hint="its blocks cannot be exchanged one by one")
+    return value
+
+
+def _copied(value: Any) -> Any:
+    # mappings get new tensors for old ones; tensors in a list may be written into
+    return (
+        [each.clone() if isinstance(each, Tensor) else each for each in value] if type(value) is list else copy(value)
+    )
 
 
 def _leaving(left: _Left, position: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -30,7 +30,7 @@ def watch(anatomy: Anatomy, layers: Collection[int], on_layer: OnLayer) -> Itera
         on_layer: gets the states as the model made them, in its own dtype; it must not change them.
 
     Raises:
-        MidblockError: a layer that the model does not have, or one that no forward pass reached.
+        MidblockError: a layer that the model does not have, one that no forward pass reached, or more than one stream.
     """
     total = len(anatomy)
     if beyond := [layer for layer in layers if not -1 <= layer <= total]:
@@ -39,6 +39,7 @@ def watch(anatomy: Anatomy, layers: Collection[int], on_layer: OnLayer) -> Itera
 
     def seen(layer: int, states: Tensor) -> None:
         waiting.discard(layer)
+        check_stream(states, layer, anatomy.width)
         on_layer(layer, states)
 
     hooks = []
@@ -56,6 +57,15 @@ def watch(anatomy: Anatomy, layers: Collection[int], on_layer: OnLayer) -> Itera
             hook.remove()
     if waiting:
         raise MidblockError(f"the forward pass never reached layer {min(waiting)}")
+
+
+def check_stream(states: Tensor, layer: int, width: int) -> None:
+    """Raise MidblockError unless what is handed on behind a layer is one residual stream, (batch, tokens, width)."""
+    if states.ndim == 3 and states.shape[-1] == width:
+        return
+    where = "the embedding" if layer == -1 else f"block {layer}"
+    what = f"{where} hands on states of shape {list(states.shape)}, not one residual stream (batch, tokens, {width})"
+    raise MidblockError(what, hint="several streams at once are not measured; --weights-only and merge need none")
 
 
 def _entering(seen: OnLayer, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy
-from midblock.trace import BlockCalls
+from midblock.trace import BlockCalls, Held
 
 EMBEDDING = -1
 
@@ -78,9 +78,10 @@ def run_cells(
     total, ours, theirs = len(host), list(host.blocks), list(donor.blocks)
     for first, group in groupby(sorted(cells), key=lambda cell: cell.first):
         if first == EMBEDDING:
-            yield from ((cell, ran.run(ours, donor_ran.entering[0], 0, total)) for cell in group)
+            # all that blocks are given comes from before them: also embeddings that enter each block by itself
+            yield from ((cell, donor_ran.run(ours, donor_ran.entering[0], 0, total)) for cell in group)
             continue
-        states, reached = ran.entering[first], first
+        states, reached, held = ran.entering[first], first, Held()
         for cell in group:
-            states, reached = ran.run(theirs, states, reached, cell.last + 1), cell.last + 1
-            yield cell, ran.run(ours, states, reached, total)
+            states, reached = ran.run(theirs, states, reached, cell.last + 1, held), cell.last + 1
+            yield cell, ran.run(ours, states, reached, total, held.branched())

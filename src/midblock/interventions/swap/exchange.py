@@ -86,13 +86,25 @@ def check_blocks_alike(host: Anatomy, donor: Anatomy) -> None:
     """Compare blocks and final norm of two models tensor by tensor.
 
     Raises:
-        MidblockError: models of two architectures, or a tensor that differs or is on one side only; it is named.
+        MidblockError: models of two architectures, or a tensor that differs or is on one side only, or that
+            two blocks share; it is named.
     """
     check_architecture(host, donor)
+    _check_not_shared(host)
     for position, (ours, theirs) in enumerate(zip(host.blocks, donor.blocks, strict=True)):
         check_alike(f"{host.names['blocks']}.{position}", ours, theirs)
     check_alike(host.names["final_norm"], host.final_norm, donor.final_norm)
     check_given(host, donor)
+
+
+def _check_not_shared(anatomy: Anatomy) -> None:
+    """Raise MidblockError where two blocks are partly one and the same, so that neither can be exchanged alone."""
+    owners: dict[int, int] = {}
+    for position, block in enumerate(anatomy.blocks):
+        for name, value in block.named_parameters():
+            if (first := owners.setdefault(id(value), position)) != position:
+                what = f"blocks {first} and {position} share the weight {anatomy.names['blocks']}.{first}.{name}"
+                raise MidblockError(what, hint="neither can be exchanged alone")
 
 
 def check_alike(path: str, ours: nn.Module, theirs: nn.Module) -> None:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, Pair, Variant, device_of
 from midblock.data import Batch, ExampleSet
-from midblock.evaluation import Targets, check_answerable, check_finite, exact_match, score
+from midblock.evaluation import CHECKED, Targets, check_answerable, check_finite, exact_match, score
 from midblock.interventions.answer_rows import keep_matches
 from midblock.interventions.answering import Answers
 from midblock.interventions.swap.cells import EMBEDDING, Cell, run_cells
@@ -26,7 +27,7 @@ from midblock.interventions.swap.settings import SwapSettings
 from midblock.interventions.swap.table import SwapTable
 from midblock.runs.run import Bench, Outcome
 from midblock.runs.steps import Step, run_steps
-from midblock.trace import BlockCalls, RowStore, check_rerun, record_calls
+from midblock.trace import BlockCalls, RowStore, check_rerun, record_calls, same_states
 
 
 @dataclass
@@ -94,6 +95,8 @@ class Swapping:
     def _read(self, batch: Batch, targets: Targets) -> None:
         """One batch: both models as they are, then every cell from the states that enter it."""
         ran = [self._record(which, batch) for which in (0, 1)]
+        if not self.checked:
+            self._check_exchange(batch)
         self.checked = True
         for body in (0, 1):
             self._score(body, None, ran[body].entering[self.pair.blocks], targets)
@@ -111,6 +114,30 @@ class Swapping:
         if not self.checked:
             check_rerun(anatomy, ran, output[0], self.variants[which].name)
         return ran
+
+    def _check_exchange(self, batch: Batch) -> None:
+        """Hold the outermost cells, run block by block, against whole models whose parts are exchanged.
+
+        Raises:
+            MidblockError: blocks pass something on beside the residual stream that is not known.
+        """
+        start = replace(batch, input_ids=batch.input_ids[:1, :CHECKED])
+        ran = [self._record(which, start) for which in (0, 1)]
+        resized = len({variant.config.vocab_size for variant in self.pair}) > 1
+        cells = [cell for cell in self.cells if not (resized and cell.last == EMBEDDING)]
+        for host in self.hosts:
+            ours, theirs = self.anatomies[host], self.anatomies[1 - host]
+            for cell, states in run_cells(ours, theirs, ran[host], ran[1 - host], {*cells[:1], *cells[-1:]}):
+                with self._exchanged(Mix(host, cell, host)), torch.inference_mode():
+                    ids = start.input_ids.to(device_of(ours.embedding))
+                    whole = ours.backbone(input_ids=ids, use_cache=False)[0]
+                    by_hand = ours.final_norm(states.to(device_of(ours.final_norm)))
+                if bool(torch.isfinite(whole).all()) and not same_states(by_hand, whole):
+                    name, other = self.variants[host].name, self.variants[1 - host].name
+                    what = f"{name} with blocks {cell} of {other}: run one by one they do not make what it makes itself"
+                    raise MidblockError(
+                        what, hint="its blocks pass on more than their states: they cannot be exchanged"
+                    )
 
     def _score(self, body: int, cell: Cell | None, states: Float[Tensor, "B T D"], targets: Targets) -> None:
         picked = targets.pick(states)

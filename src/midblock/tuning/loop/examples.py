@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from midblock.base import MidblockError
-from midblock.data import ExampleSet, TokenizedPrompt, TokenizedSet, encode
+from midblock.data import ExampleSet, TokenizedPrompt, TokenizedSet, encode, make_batches
 from midblock.data.batches import IGNORED
 from midblock.data.load import FILE_ENDINGS
+from midblock.evaluation import check_head
+from midblock.runs.lending import evaluating
 from midblock.runs.reading import load_samples
 from midblock.tuning.settings import CourseSettings
 
@@ -96,6 +98,16 @@ def load_examples(data: str | ExampleSet, tokenizer: Any, settings: CourseSettin
     }
     notes = _notes(tokens, settings)
     return TrainingExamples(prompts=prompts, on_prompt=settings.train_on_prompt, facts=facts, notes=notes)
+
+
+def check_loss(name: str, model: nn.Module, examples: TrainingExamples) -> None:
+    """Compare the logits that the loss is made of with the model's own, on the first tokens of an example.
+
+    Raises:
+        MidblockError: the model does something between its decoder and its logits that is not known.
+    """
+    with evaluating(model):
+        check_head(name, model, make_batches(examples.prompts[:1])[0])
 
 
 def check_fit(examples: TrainingExamples, config: Any) -> list[str]:

@@ -15,7 +15,7 @@ from midblock.base.files import write_failure
 from midblock.checkpoints import LoadSettings
 from midblock.runs.lending import memory_told
 from midblock.runs.processes import barrier, main_process
-from midblock.tuning.loop.examples import Collator, TrainingExamples
+from midblock.tuning.loop.examples import Collator, TrainingExamples, check_loss
 from midblock.tuning.loop.held_weights import HeldWeights
 from midblock.tuning.loop.log_file import LogFile
 from midblock.tuning.loop.references import find_reference
@@ -87,6 +87,8 @@ class Training:
         earlier = log.cut(found[1] if found else 0) if main_process() else ()
         prepared = self.prepared
         reference = find_reference(prepared, self.settings, self.loading, self.arguments.device)
+        if reference is not None and reference.adapted is None:
+            check_loss(str(self.settings.reference), reference.anatomy.model, self.examples)
         prefix = FrozenPrefix(prepared.anatomy, prepared.first, self.store)
         with ExitStack() as surgery:
             surgery.enter_context(prefix.installed())

@@ -1,0 +1,67 @@
+"""The logits that a model itself makes of states behind its final norm.
+
+Between final norm and logits stands the head, and in many families something more: a scale, a soft cap, a dense layer,
+a vocabulary cut short. None of it is known here by name. The model's own forward pass is called with its decoder
+stepped over: where the decoder would answer, the given states are its answer. Cost: the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def own_logits(model: nn.Module, backbone: str, normed: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch V"]:
+    """Let a model make logits of what its decoder would have put out.
+
+    Args:
+        model: a causal language model.
+        backbone: the path in it of the module that holds its blocks.
+        normed: states behind the final norm.
+    """
+    rows = normed.reshape(1, -1, normed.shape[-1])
+    ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)  # never looked at but for their shape
+    with _answering(_on_the_way(model, backbone), _Answer(rows)):
+        # the class's own forward: the instance's may be wrapped, by a trainer or by whoever scores targets in it
+        logits = type(model).forward(model, input_ids=ids, use_cache=False, return_dict=True).logits
+    return logits.reshape(*normed.shape[:-1], logits.shape[-1])
+
+
+class _Answer:
+    """What a decoder answers: states, and nothing of all else that it might be asked for."""
+
+    def __init__(self, states: Tensor) -> None:
+        self.last_hidden_state = states
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+    def __getitem__(self, at: int | slice) -> Any:
+        return (self.last_hidden_state,)[at]
+
+
+def _on_the_way(model: nn.Module, backbone: str) -> list[nn.Module]:
+    """The modules around the blocks, the outermost first: which of them a model calls differs."""
+    parts = backbone.split(".") if backbone else []
+    return [model.get_submodule(".".join(parts[: end + 1])) for end in range(len(parts))]
+
+
+@contextmanager
+def _answering(modules: Sequence[nn.Module], answer: _Answer) -> Iterator[None]:
+    """Inside the `with`, modules answer what they are told to."""
+    before = [vars(module).get("forward") for module in modules]
+    for module in modules:
+        vars(module)["forward"] = lambda *args, **kwargs: answer
+    try:
+        yield
+    finally:
+        for module, own in zip(modules, before, strict=True):
+            if own is None:
+                del vars(module)["forward"]
+            else:
+                vars(module)["forward"] = own
