@@ -58,7 +58,7 @@ SMALL: Mapping[str, Any] = {
     "v_head_dim": 8,
     "index_topk": 4,
     "index_head_dim": 8,
-    "index_n_heads": 2,
+    "index_n_heads": 16,  # few heads would score many tokens exactly 0, and equal scores are chosen by chance
     # state-space and linear attention
     "mamba_d_ssm": 64,
     "mamba_n_heads": 8,
@@ -119,6 +119,7 @@ EXTRAS: Mapping[str, Mapping[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 10000.0},
         "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 2},
     },
+    "deepseek_v2": HEADS_ALIKE,
     "deepseek_v3": HEADS_ALIKE,
     "deepseek_v32": HEADS_ALIKE,
     "deepseek_v4": {
@@ -171,6 +172,7 @@ EXTRAS: Mapping[str, Mapping[str, Any]] = {
     },
     "gemma4_text": {**GEMMA4, "use_double_wide_mlp": True, "num_experts": None},
     "gemma4_unified_text": {**GEMMA4, "use_double_wide_mlp": True},
+    "glm4_moe_lite": HEADS_ALIKE,
     "glm_moe_dsa": HEADS_ALIKE,
     "glm4_moe": {"num_mtp_layers": 1, "use_qk_norm": True},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "num_layers": 4, "window_size": 8},
@@ -242,6 +244,7 @@ EXTRAS: Mapping[str, Mapping[str, Any]] = {
         "dense_intermediate_size": 48,
         "rotary_dim": 4,
         "index_block_size": 4,
+        "index_n_heads": 4,
         "index_topk_blocks": 2,
     },
     "ministral": {"layer_types": SLIDING},
@@ -274,7 +277,7 @@ EXTRAS: Mapping[str, Mapping[str, Any]] = {
         "layer_types": ["linear_attention", "indexed_attention", "linear_attention"],
         "hc_count": 2,
         "hc_lowrank": 8,
-        "indexer_n_heads": 2,
+        "indexer_n_heads": 16,
         "indexer_kv_heads": 1,
         "indexer_head_dim": 8,
         "indexer_budget": 4,
