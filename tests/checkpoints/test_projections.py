@@ -10,7 +10,8 @@ import transformers
 from torch import nn
 
 from midblock.checkpoints import ATTENTION, MLP, Anatomy, EffectiveTensors, open_checkpoint, part_of, projection_on_disk
-from midblock.checkpoints.projections import Cut, located
+from midblock.checkpoints.places import located
+from midblock.checkpoints.projections import Cut
 
 QKV, GATE_UP = ATTENTION[:3], MLP[:2]
 LLAMA = {*ATTENTION, *MLP, "norm"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -62,6 +63,12 @@ class LayerPlan:
                 raise MidblockError(f"cannot read the layer plan {text!r}", hint="ranks are single numbers")
             return cls._from_segments(plain, total, text, ranked=True)
         return cls._from_indices(numbers, total, text)
+
+    def only(self, blocks: Collection[int]) -> LayerPlan:
+        """The same choice without the blocks that are not among `blocks`, each rank with its block."""
+        kept = [at for at, block in enumerate(self.blocks) if block in blocks]
+        ranks = None if self.ranks is None else tuple(self.ranks[at] for at in kept)
+        return LayerPlan(self.total, tuple(self.blocks[at] for at in kept), ranks)
 
     @classmethod
     def _from_segments(cls, marks: list[int], total: int, text: str, ranked: bool) -> LayerPlan:

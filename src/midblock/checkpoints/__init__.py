@@ -22,10 +22,10 @@ from midblock.checkpoints.pair import load_models as load_models
 from midblock.checkpoints.pair import load_pair as load_pair
 from midblock.checkpoints.pieces import Piece as Piece
 from midblock.checkpoints.projections import Projection as Projection
-from midblock.checkpoints.projections import part_of as part_of
 from midblock.checkpoints.reference import ModelReference as ModelReference
 from midblock.checkpoints.roles import ATTENTION as ATTENTION
 from midblock.checkpoints.roles import MLP as MLP
+from midblock.checkpoints.roles import part_of as part_of
 from midblock.checkpoints.settings import LoadSettings as LoadSettings
 from midblock.checkpoints.source import Source as Source
 from midblock.checkpoints.source import exact_rows as exact_rows

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints.own_logits import own_logits
-from midblock.checkpoints.projections import Projection, located, of_parameters
+from midblock.checkpoints.places import located, of_parameters
+from midblock.checkpoints.projections import Projection
 from midblock.checkpoints.roles import other_modality
 
 

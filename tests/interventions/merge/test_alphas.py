@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midblock.base import LayerPlan, MidblockError, divide
-from midblock.checkpoints.projections import located
+from midblock.checkpoints.places import located
 from midblock.interventions.merge.alphas import Alphas, modules_of, per_block, read_numbers, read_overrides
 from midblock.interventions.merge.settings import MergeSettings, with_texts
 from midblock.runs.where import Where

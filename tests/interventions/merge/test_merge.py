@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from midblock.base import LayerTable, MidblockError
 from midblock.checkpoints import TensorReader
-from midblock.checkpoints.projections import located
+from midblock.checkpoints.places import located
 from midblock.interventions import merge
 from midblock.interventions.merge.alphas import per_block
 from midblock.runs.folder import read_record

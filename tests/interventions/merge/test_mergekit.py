@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from midblock.checkpoints.projections import located
+from midblock.checkpoints.places import located
 from midblock.interventions.merge.alphas import per_block
 from midblock.interventions.merge.mergekit import Rule, alpha_of, recipe, rules
 from midblock.interventions.merge.settings import MergeSettings

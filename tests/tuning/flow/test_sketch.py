@@ -7,7 +7,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor
 
 from midblock.base import MidblockError, generator
-from midblock.checkpoints.projections import located
+from midblock.checkpoints.places import located
 from midblock.tuning.flow import sketch as module
 from midblock.tuning.flow.sketch import GradientTrace, gram_of, sketch
 from midblock.tuning.place.gradients import Gradients

@@ -6,7 +6,7 @@ from torch import nn
 
 from midblock.base import LayerPlan, MidblockError
 from midblock.checkpoints import Anatomy
-from midblock.checkpoints.projections import located
+from midblock.checkpoints.places import located
 from midblock.tuning.place.adapter_plan import place_adapters
 from midblock.tuning.place.adapters import attach
 from midblock.tuning.place.gradients import Gradients, plain_name

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from midblock.base import MidblockError, unknown
-from midblock.checkpoints import Projection, part_of
+from midblock.checkpoints import Projection
 from midblock.checkpoints.roles import ATTENTION, GATE_UP, MLP, QKV, ROLES
 
 INTERPOLATIONS = ("gradient", "segments")
 GROUPS = ("attention", "mlp")
-ROLE_NAMES = frozenset({*ATTENTION, *MLP, *ROLES.values(), *GROUPS, "norm", "bias"})
+ROLE_NAMES = frozenset(
+    {*ATTENTION, *MLP, *(role for names in ROLES.values() for role in names.values()), *GROUPS, "norm", "bias"}
+)
 OUTSIDE = {"embedding": "--embedding-alpha", "head": "--head-alpha", "lm_head": "--head-alpha"}
 
 
@@ -135,7 +137,7 @@ def modules_of(where: Projection) -> tuple[str, ...]:
     """
     if where.block is None:
         return ()
-    part = where.part if where.beside is None else part_of(where.beside)
+    part = where.part if where.beside_part is None else where.beside_part
     return tuple(dict.fromkeys([*where.answers, *([part] if part in GROUPS else [])]))
 
 

@@ -91,7 +91,7 @@ class Lesson:
             request=self.request,
             work=partial(self._work, prepared, held, arguments, start),
             facts={"seed": settings.seed, "data": dict(self.examples.facts), "models": [base]},
-            notes=[*self.notes, *held.notes, *_given_in_memory(course.data)],
+            notes=[*self.notes, *prepared.notes, *held.notes, *_given_in_memory(course.data)],
         )
 
     def _work(self, prepared: Prepared, held: HeldWeights, arguments: Any, start: float, bench: Bench) -> Outcome:

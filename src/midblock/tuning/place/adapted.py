@@ -65,7 +65,7 @@ class Adapted(Trainable):
             raise MidblockError("an anchor needs the weights in full, not in 4 bits", hint="leave out --load-in-4bit")
         if settings.use_dora:
             raise MidblockError("the anchor is not defined for DoRA, whose change is more than B A", hint="plain LoRA")
-        if any(target.kind == "experts" for target in self.adapters.targets):
+        if any(target.by_parameter for target in self.adapters.targets):
             hint = "--target-modules attention, or --method full"
             raise MidblockError("the anchor does not reach adapters on fused experts", hint=hint)
         start = settings.init_lora_weights

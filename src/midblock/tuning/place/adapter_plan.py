@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from midblock.base import LayerPlan, MidblockError
 from midblock.checkpoints import Anatomy, Projection
 from midblock.tuning.place.budget import BlockCost, alpha_for, block_ranks
-from midblock.tuning.place.parts import select_roles
+from midblock.tuning.place.parts import matches_nothing, select_roles
+from midblock.tuning.place.peft_names import rewritten_by_peft
 from midblock.tuning.settings import Placement
+
+# Mamba's fused kernels read the weight of its out_proj past any adapter, so PEFT refuses to adapt it in these families.
+READ_BY_KERNELS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 
 
 @dataclass(frozen=True)
@@ -29,22 +32,20 @@ class Target:
         rank: r, for experts of each expert.
         alpha: what PEFT divides by r (or √r) to get the scale.
         dora: it also has a magnitude for each output.
+        by_parameter: PEFT is told the parameter and not its module: of experts fused in 3-D, and of modules whose names
+            it reads as something else.
     """
 
     projection: Projection
     rank: int
     alpha: float
     dora: bool = False
+    by_parameter: bool = False
 
     @property
     def name(self) -> str:
-        """As PEFT is told: the path of the module, or for experts fused in 3-D of the parameter."""
-        return self.projection.name if self.kind == "experts" else self.projection.name.removesuffix(".weight")
-
-    @property
-    def kind(self) -> str:
-        """`linear` or `experts`."""
-        return "experts" if len(self.shape) == 3 else "linear"
+        """As PEFT is told: the path of the module, or of the parameter."""
+        return self.projection.name if self.by_parameter else self.projection.name.removesuffix(".weight")
 
     @property
     def block(self) -> int:
@@ -86,7 +87,7 @@ class AdapterPlan:
         return sum(target.parameters for target in self.targets)
 
     def by_part(self) -> dict[str, int]:
-        """Trainable parameters of `attention`, `mlp`, … (see `checkpoints.part_of`)."""
+        """Trainable parameters of `attention`, `mlp`, … as of a `Projection`."""
         counts: Counter[str] = Counter()
         for target in self.targets:
             counts[target.projection.part] += target.parameters
@@ -100,14 +101,16 @@ class AdapterPlan:
 def place_adapters(model: nn.Module, plan: LayerPlan, settings: Placement) -> AdapterPlan:
     """Decide where adapters go: every weight of a chosen block whose role is asked for.
 
+    A chosen block that has none of them is left out: in a hybrid, blocks without attention.
+
     Args:
         model: a causal language model, not yet wrapped by PEFT.
         plan: blocks, parsed for this model.
         settings: target modules (left out: attention), ranks, budgets, alphas.
 
     Raises:
-        MidblockError: the plan is for another depth, a role is unknown or fused into another weight, a chosen block has
-            nothing of what is asked, a budget is too small, or a rank is larger than min(m, n) of a weight.
+        MidblockError: the plan is for another depth, a role is unknown or fused into another weight, no chosen block
+            has anything of what is asked, a budget is too small, or a rank is larger than min(m, n) of a weight.
     """
     found = find_projections(model)
     depth = len(Anatomy.of(model))
@@ -116,12 +119,14 @@ def place_adapters(model: nn.Module, plan: LayerPlan, settings: Placement) -> Ad
     asked = settings.target_modules or "attention"
     roles = select_roles(asked, {projection.role: projection.part for projection in found})
     wanted = [projection for projection in found if projection.role in roles]
-    _check_every_block(wanted, plan, asked)
+    plan = plan.only({projection.layer for projection in wanted})
+    if not plan.blocks:
+        raise matches_nothing(asked, found)
     ranks = block_ranks(plan, settings, _costs(wanted, depth, settings.use_dora))
     rank_of = dict(zip(plan.blocks, ranks, strict=True))
-    targets = tuple(
-        _target(projection, rank_of[projection.layer], settings) for projection in wanted if projection.layer in rank_of
-    )
+    chosen = [projection for projection in wanted if projection.layer in rank_of]
+    odd = rewritten_by_peft(model, [projection.name.removesuffix(".weight") for projection in chosen])
+    targets = tuple(_target(projection, rank_of[projection.layer], settings, odd) for projection in chosen)
     return AdapterPlan(replace(plan, ranks=ranks), targets)
 
 
@@ -137,19 +142,21 @@ def find_projections(model: nn.Module) -> tuple[Projection, ...]:
 def _adaptable(projection: Projection, model: nn.Module) -> bool:
     """Whether PEFT can adapt it: the weight of a linear layer, or a stack of matrices."""
     path, _, own = projection.name.rpartition(".")
-    module = model.get_submodule(path)
+    module, config = model.get_submodule(path), getattr(model, "config", None)
+    if path.endswith(".out_proj") and getattr(config, "model_type", None) in READ_BY_KERNELS:
+        return False
+    if isinstance(module, nn.Linear) and _of_its_own(module):
+        return False
     if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
         # transformers' Conv1D is told by name: importing its module takes seconds
         return own == "weight"
-    return len(projection.shape) == 3 and projection.part != "bias" and not isinstance(module, _ConvNd)
+    return projection.stacked and projection.part != "bias"
 
 
-def _check_every_block(wanted: Sequence[Projection], plan: LayerPlan, asked: str) -> None:
-    empty = sorted(set(plan.blocks) - {projection.layer for projection in wanted})
-    if empty:
-        names = LayerPlan(plan.total, tuple(empty))
-        hint = "leave those blocks out of the plan, or ask for other target_modules"
-        raise MidblockError(f"target_modules {asked!r} matches nothing in the blocks {names}", hint=hint)
+def _of_its_own(module: nn.Linear) -> bool:
+    """Whether a family computes with the weight in another way than a linear layer, which an adapter knows not."""
+    kind = type(module)
+    return kind.__module__.startswith("transformers.models.") and kind.forward is not nn.Linear.forward
 
 
 def _costs(wanted: Sequence[Projection], depth: int, dora: bool) -> tuple[BlockCost, ...]:
@@ -160,8 +167,9 @@ def _costs(wanted: Sequence[Projection], depth: int, dora: bool) -> tuple[BlockC
     return tuple(BlockCost(*cost) for cost in zip(per_rank, fixed, strict=True))
 
 
-def _target(projection: Projection, rank: int, settings: Placement) -> Target:
-    target = Target(projection, rank, alpha_for(rank, settings), dora=settings.use_dora)
+def _target(projection: Projection, rank: int, settings: Placement, odd: Collection[str]) -> Target:
+    by_parameter = projection.stacked or projection.name.removesuffix(".weight") in odd
+    target = Target(projection, rank, alpha_for(rank, settings), dora=settings.use_dora, by_parameter=by_parameter)
     if rank > min(projection.shape[-2:]):
         what = f"rank {rank} is larger than {target.name} allows, which is {list(projection.shape)}"
         hint = "a lower rank, more blocks to share the budget, or target_modules without it"

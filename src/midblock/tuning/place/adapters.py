@@ -43,15 +43,16 @@ def lora_config(adapters: AdapterPlan, settings: Placement, base: str | None) ->
     from peft import LoraConfig
 
     _check_supported(adapters, settings)
-    by_kind = {kind: [target for target in adapters.targets if target.kind == kind] for kind in ("linear", "experts")}
-    # PEFT warns of any pattern for fused experts that it matched nothing, wrongly: so theirs are the config's own
-    (rank, alpha), _ = Counter((t.rank, t.alpha) for t in by_kind["experts"] or adapters.targets).most_common(1)[0]
+    modules = [target for target in adapters.targets if not target.by_parameter]
+    parameters = [target for target in adapters.targets if target.by_parameter]
+    # PEFT warns of any pattern for a parameter that it matched nothing, wrongly: so theirs are the config's own
+    (rank, alpha), _ = Counter((t.rank, t.alpha) for t in parameters or adapters.targets).most_common(1)[0]
     others = [(_key(target), target) for target in adapters.targets]
     return LoraConfig(
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
-        target_modules=[target.name for target in by_kind["linear"]],
-        target_parameters=[target.name for target in by_kind["experts"]] or None,
+        target_modules=[target.name for target in modules],
+        target_parameters=[target.name for target in parameters] or None,
         r=rank,
         lora_alpha=_number(alpha),  # type: ignore[arg-type]
         rank_pattern={key: target.rank for key, target in others if target.rank != rank},
@@ -60,7 +61,7 @@ def lora_config(adapters: AdapterPlan, settings: Placement, base: str | None) ->
         use_dora=settings.use_dora,
         use_rslora=settings.use_rslora,
         init_lora_weights=True if settings.init_lora_weights == "default" else settings.init_lora_weights,  # type: ignore[arg-type]
-        fan_in_fan_out=any(target.transposed for target in by_kind["linear"]),
+        fan_in_fan_out=any(target.transposed for target in modules),
     )
 
 
@@ -147,12 +148,12 @@ def _check_supported(adapters: AdapterPlan, settings: Placement) -> None:
     odd = next((target for target in adapters.targets if target.rank % 2), None)
     if init == "orthogonal" and odd is not None:
         raise MidblockError(f"an orthogonal start needs even ranks, {odd.name} has {odd.rank}")
-    turned = next((target for target in adapters.targets if target.kind == "linear" and target.transposed), None)
+    turned = next((target for target in adapters.targets if not target.by_parameter and target.transposed), None)
     if init == "olora" and turned is not None:
         # PEFT factors the weight as stored, so that A and B come out exchanged
         raise MidblockError(f"PEFT has no olora start for weights stored as (in, out) such as {turned.name}")
-    experts = next((target for target in adapters.targets if target.kind == "experts"), None)
-    if experts is None:
+    parameter = next((target for target in adapters.targets if target.by_parameter), None)
+    if parameter is None:
         return
     refused = {
         "lora_dropout": settings.lora_dropout > 0,
@@ -160,8 +161,12 @@ def _check_supported(adapters: AdapterPlan, settings: Placement) -> None:
         f"init_lora_weights {init!r}": init not in ("default", "gaussian"),
     }
     if given := [name for name, there in refused.items() if there]:
-        what = f"PEFT has no {given[0]} for fused experts such as {experts.name}"
+        what = f"PEFT has no {given[0]} for {_what(parameter)} such as {parameter.name}"
         raise MidblockError(what, hint="leave it out, or --target-modules attention")
+
+
+def _what(target: Target) -> str:
+    return "fused experts" if target.projection.stacked else "a layer that it takes for fused experts"
 
 
 def _lora_layers(peft_model: nn.Module) -> dict[str, Any]:
@@ -180,7 +185,7 @@ def _lora_layers(peft_model: nn.Module) -> dict[str, Any]:
 
 def _expected(target: Target, adapters: AdapterPlan, settings: Placement) -> dict[str, object]:
     rows, columns = target.shape[-2:]
-    stacked = target.rank * (target.shape[0] if target.kind == "experts" else 1)
+    stacked = target.rank * (target.shape[0] if target.projection.stacked else 1)
     return {
         "rank": target.rank,
         "shape of A": (stacked, columns),

@@ -62,7 +62,8 @@ class OwnWeights(Trainable):
 
     def anchored(self) -> dict[str, nn.Parameter]:
         """The trained weights themselves, as they are before the first step."""
-        return {name: value for name, value in self._trained().items() if value.ndim >= 2}
+        stacked = {name for name, where in self.anatomy.projections.items() if where.stacked}
+        return {name: value for name, value in self._trained().items() if value.ndim == 2 or name in stacked}
 
     def anchor(self, factors: Mapping[str, Factors], settings: Anchoring) -> Anchor:
         trained = self._trained()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from midblock.base import MidblockError, unknown
+from midblock.checkpoints import Projection
 from midblock.checkpoints.roles import GATE_UP, QKV
 
 FUSED: Mapping[str, tuple[str, ...]] = {"qkv": QKV, "gate_up": GATE_UP}
@@ -37,6 +38,13 @@ def select_roles(asked: str, present: Mapping[str, str]) -> frozenset[str]:
             raise _absent(word, present)
         chosen |= members
     return frozenset(chosen)
+
+
+def matches_nothing(asked: str, present: Iterable[Projection]) -> MidblockError:
+    """The error where no chosen block has anything of what is asked, with what there is."""
+    return MidblockError(
+        f"target_modules {asked!r} matches nothing in the chosen blocks", hint=_list({each.role for each in present})
+    )
 
 
 def _absent(word: str, present: Collection[str]) -> MidblockError:

@@ -23,7 +23,8 @@ class Prepared:
     Attributes:
         trainable: what the method made of the model.
         causal: the causal language model.
-        plan: the blocks.
+        plan: the blocks in which something is trained.
+        notes: what a reader must know of what was made trainable.
         total_parameters: of the model without adapters, tied tensors once.
     """
 
@@ -32,6 +33,7 @@ class Prepared:
     anatomy: Anatomy
     plan: LayerPlan
     total_parameters: int
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> nn.Module:
@@ -79,7 +81,18 @@ def prepare(checkpoint: Checkpoint, plan: LayerPlan, settings: CourseSettings, l
     anatomy = Anatomy.of(causal)
     total = sum(value.numel() for value in causal.parameters())
     trainable = METHODS[settings.method].make(causal, plan, settings)
-    return Prepared(trainable=trainable, causal=causal, anatomy=anatomy, plan=plan, total_parameters=total)
+    trained = plan.only({target["block"] for target in trainable.targets()})
+    notes = _notes(plan, trained, settings.target_modules or "attention")
+    return Prepared(
+        trainable=trainable, causal=causal, anatomy=anatomy, plan=trained, total_parameters=total, notes=notes
+    )
+
+
+def _notes(asked: LayerPlan, trained: LayerPlan, modules: str) -> tuple[str, ...]:
+    empty = tuple(block for block in asked.blocks if block not in trained.blocks)
+    if not empty:
+        return ()
+    return (f"Nothing of {modules!r} is in the chosen blocks {LayerPlan(asked.total, empty)}: they stay as they are.",)
 
 
 def _load(checkpoint: Checkpoint, loading: LoadSettings) -> nn.Module:

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from torch import nn
 
 from midblock.base import LayerPlan, MidblockError
-from midblock.checkpoints import Anatomy, part_of
-from midblock.tuning.place.parts import select_roles
+from midblock.checkpoints import Anatomy
+from midblock.tuning.place.parts import matches_nothing, select_roles
 from midblock.tuning.settings import Placement
 
 TIED = "tied_embedding"
@@ -33,7 +33,7 @@ def choose_weights(model: nn.Module, plan: LayerPlan, settings: Placement) -> di
         `embedding`, `position_embedding`, `tied_embedding`, `head` or `other`; in the model's order.
 
     Raises:
-        MidblockError: the plan is for another depth or gives ranks, a role is unknown, or a block has none of them.
+        MidblockError: the plan is for another depth or gives ranks, a role is unknown, or no block has any of them.
     """
     anatomy = Anatomy.of(model)
     if plan.total != len(anatomy):
@@ -100,12 +100,11 @@ def _in_blocks(anatomy: Anatomy, plan: LayerPlan, asked: str | None) -> set[str]
         return {projection.name for projection in inside if projection.layer in plan.blocks}
     # a bias is chosen with the weight it is added to, which is the last role that it answers to
     owners = {each.name: each.answers[-1] for each in inside}
-    present = {role: part_of(role) for role in owners.values()} | {each.role: each.part for each in inside}
+    present = {owners[each.name]: each.beside_part or each.part for each in inside}
     roles = select_roles(asked, {role: part for role, part in present.items() if role in owners.values()})
     chosen = [each for each in inside if owners[each.name] in roles and each.layer in plan.blocks]
-    if empty := sorted(set(plan.blocks) - {projection.layer for projection in chosen}):
-        where = LayerPlan(plan.total, tuple(empty))
-        raise MidblockError(f"target_modules {asked!r} matches nothing in the blocks {where}")
+    if not chosen:
+        raise matches_nothing(asked, inside)
     return {projection.name for projection in chosen}
 
 
