@@ -25,7 +25,7 @@ SAMPLES = len(ROWS)
 TUNED = 1  # the block that is tuned
 AGGREGATES = ("block", "attention", "mlp")  # rows made of other rows
 # transformers hands out each block's own output here, the last one too, but not the embedding's
-WITHOUT_EMBEDDING = ("falcon_mamba",)
+WITHOUT_EMBEDDING = ("falcon_mamba", "mamba", "mamba:untied", "mamba2", "rwkv")
 
 
 def near(value: float, rel: float = 2e-4, abs_: float = 1e-7) -> Any:

@@ -26,6 +26,7 @@ ROWS = [
     for n in range(6)
 ]
 NUMBERED = re.compile(r"(.*?)\.(\d+)\.")
+TOWER = re.compile("vision|visual")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class Pair:
 
     def load(self, path: str) -> nn.Module:
         """A checkpoint as transformers reads it, of the pair's own class."""
+        kinds = [
+            json.loads((Path(folder) / "config.json").read_text())["model_type"] for folder in (self.path("base"), path)
+        ]
+        assert kinds[0] == kinds[1], f"the checkpoint of a {kinds[0]} has become one of a {kinds[1]}"
         return type(self.models["base"]).from_pretrained(path, dtype=torch.float32).eval()  # type: ignore[attr-defined]
 
     @cached_property
@@ -99,7 +104,8 @@ class Pair:
 
 def blocks(model: nn.Module) -> tuple[str, int]:
     """The dotted path of the list of decoder blocks, and how many there are: the list with the most parameters."""
-    found = [match for name, _ in model.named_parameters() if (match := NUMBERED.match(name))]
+    numbered = [match for name, _ in model.named_parameters() if (match := NUMBERED.match(name))]
+    found = [match for match in numbered if not TOWER.search(match[1])]
     ((path, _),) = Counter(match[1] for match in found).most_common(1)
     return path, len({match[2] for match in found if match[1] == path})
 

@@ -9,7 +9,7 @@ of a family whose blocks are wired differently. `NO_DECODERS` says why the rest 
 import copy
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ SMALL: Mapping[str, Any] = {
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
     **dict.fromkeys(("num_experts_per_tok", "moe_topk", "moe_k"), 2),
     **dict.fromkeys(("n_shared_experts", "num_shared_experts", "moe_num_shared_experts"), 1),
+    **dict.fromkeys(("router_jitter_noise", "input_jitter_noise"), 0.0),
     "n_group": 2,
     "topk_group": 1,
     "first_k_dense_replace": 1,
@@ -302,7 +303,7 @@ EXTRAS: Mapping[str, Mapping[str, Any]] = {
         "shape_embed_dim": 8,
         "shape_vocab_size": 16,
     },
-    "rwkv": {"attention_hidden_size": 32, "context_length": 256, "rescale_every": 2},
+    "rwkv": {"attention_hidden_size": 32, "context_length": 256},
     "smollm3": {"no_rope_layers": [1, 0, 1]},
     "stablelm": {"use_qkv_bias": True, "qk_layernorm": True},
     "trocr": {"cross_attention_hidden_size": 16},
@@ -411,11 +412,11 @@ def filled(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.float().eval()
 
 
-def changed(model: nn.Module, share: float = 0.1, seed: int = 1) -> nn.Module:
-    """A copy whose every weight moved by `share` of the spread it had."""
-    tuned, stream = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+def changed(model: nn.Module, share: float = 0.1, moves: Callable[[str], bool] = lambda name: True) -> nn.Module:
+    """A copy whose weights, those that `moves` says yes to, moved by `share` of the spread they had."""
+    tuned, stream = copy.deepcopy(model), torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for weight in tuned.parameters():
+        for weight in (value for name, value in tuned.named_parameters() if moves(name)):
             spread = float(weight.std()) if weight.numel() > 1 else 0.0
             weight.add_(share * (spread or 0.1) * torch.randn(weight.shape, generator=stream))
     return tuned
