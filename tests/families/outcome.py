@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -31,9 +32,11 @@ def outcome(pair: Pair, work: Callable[[Pair], None]) -> str:
     try:
         work(pair)
     except MidblockError as error:
-        assert "\n" not in str(error), "a refusal is one line"
-        return str(error).replace(str(pair.folder), "…")
-    return WORKS
+        line = str(error).replace(str(pair.folder), "…")
+    else:
+        return WORKS
+    assert "\n" not in line, "a refusal is one line"
+    return line
 
 
 def read() -> dict[str, dict[str, str]]:
@@ -46,7 +49,7 @@ expected = cache(read)
 
 def _write(family: str, cell: str, found: str) -> None:
     """Change one outcome; several processes may do so at once."""
-    with FileLock(f"{FILE}.lock"):
+    with FileLock(Path(tempfile.gettempdir()) / "midblock-families.lock"):
         table = read()
         table.setdefault(family, {})[cell] = found
         ordered = {name: table[name] for name in sorted(table)}

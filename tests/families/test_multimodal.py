@@ -7,10 +7,10 @@ import torch
 
 import midblock
 
-from .cells import CELLS, analyze, at, merge, near, open_pair, tensors, tune_full, weights
+from .cells import CELLS, SAMPLES, at, merge, near, open_pair, tensors, tune_full
 from .outcome import check
 from .pair import Pair, distance
-from .wrappers import NEVER_ALONE, WRAPPERS, alone, in_decoder, make_wrapper, own_name, tuned_wrapper
+from .wrappers import NEVER_ALONE, WRAPPERS, alone, in_decoder
 
 
 def merge_beside_towers(pair: Pair) -> None:
@@ -40,9 +40,8 @@ def analyze_alone(pair: Pair) -> None:
     base, tuned = pair.models.values()
     each = [at(found, "delta_fro", block, "alone", "block") for block in range(pair.depth)]
     assert each == [near(distance(base, tuned, block), rel=1e-5) for block in range(pair.depth)]
-    beside = Pair(pair.family, pair.folder, {**pair.models, "alone": tuned})
-    names = {"metrics": "change_intensity", "weights": False, "num_samples": 6, "precision_floor": False}
-    one, two = (midblock.analyze(open_pair(beside, name), pair.data, **names).frame for name in ("alone", "tuned"))
+    names = {"metrics": "change_intensity", "weights": False, "num_samples": SAMPLES, "precision_floor": False}
+    one, two = (midblock.analyze(open_pair(pair, name), pair.data, **names).frame for name in ("alone", "tuned"))
     values = [frame[frame.metric == "change_intensity"].value.tolist() for frame in (one, two)]
     assert values[0] == [near(value) for value in values[1]]
 
@@ -58,7 +57,6 @@ def merge_alone(pair: Pair) -> None:
 
 
 def write_alone(pair: Pair) -> None:
-    Pair.write(pair.family, pair.folder, pair.models["base"], pair.models["tuned"])
     alone(pair.models["tuned"]).save_pretrained(pair.path("alone"))
 
 
@@ -71,14 +69,9 @@ MULTIMODAL: Mapping[str, Callable[[Pair], None]] = {
 }
 
 
-@pytest.fixture(scope="module", params=WRAPPERS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    base = make_wrapper(request.param)
-    return Pair.write(request.param, tmp_path_factory.mktemp("pair"), base, tuned_wrapper(base))
-
-
 @pytest.mark.parametrize("cell", MULTIMODAL)
-def test_cell(pair, cell):
-    if "alone" in cell and pair.family in NEVER_ALONE:
+@pytest.mark.parametrize("wrapper_pair", WRAPPERS, indirect=True, scope="module")
+def test_cell(wrapper_pair, cell):
+    if "alone" in cell and wrapper_pair.family in NEVER_ALONE:
         return
-    check(pair, cell, MULTIMODAL[cell])
+    check(wrapper_pair, cell, MULTIMODAL[cell])

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from .zoo import GEMMA4, changed, filled, sizes
+from .extras import GEMMA4
+from .zoo import changed, filled, sizes
 
 TOWER = {
     "hidden_size": 16,
