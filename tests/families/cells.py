@@ -27,6 +27,9 @@ AGGREGATES = ("block", "attention", "mlp")  # rows made of other rows
 # transformers hands out each block's own output here, the last one too, but not the embedding's
 WITHOUT_EMBEDDING = ("falcon_mamba", "mamba", "mamba:untied", "mamba2", "rwkv")
 
+# draws its experts at random while it is trained
+DRAWS = ("phimoe",)
+
 
 def near(value: float, rel: float = 2e-4, abs_: float = 1e-7) -> Any:
     return pytest.approx(value, rel=rel, abs=abs_)
@@ -156,7 +159,8 @@ def tuned_run(pair: Pair, method: str, **how: Any) -> Path:
     step = {"max_steps": 1, "per_device_train_batch_size": SAMPLES, "learning_rate": 0.01, "overwrite": True}
     run = pair.folder / method
     result = midblock.tune(pair.path("base"), pair.data, plan, method=method, output_dir=str(run), **step, **how)
-    assert result.log[0]["nll"] == near(nll(pair.rows["base"], ended=True)), "nll of the first step"
+    if pair.family not in DRAWS:
+        assert result.log[0]["nll"] == near(nll(pair.rows["base"], ended=True)), "nll of the first step"
     return run
 
 

@@ -184,7 +184,7 @@ EXTRAS: Mapping[str, Mapping[str, Any]] = {
     "olmo3": {"layer_types": SLIDING},
     "olmo_hybrid": {"layer_types": LINEAR},
     "phi": {"qk_layernorm": True},
-    "phimoe": {"lm_head_bias": True},
+    "phimoe": {"lm_head_bias": True, "router_jitter_noise": 0.5},
     "qwen2": {"use_sliding_window": True, "max_window_layers": 1},
     "qwen2_moe": {"use_sliding_window": True, "max_window_layers": 1, "mlp_only_layers": [0]},
     "qwen3": {"use_sliding_window": True, "max_window_layers": 1},

@@ -1,6 +1,7 @@
 """docs/families.md, made of the expected outcomes."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import fill
 
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -26,7 +27,7 @@ with random weights on which every path matters: each number of midblock's is co
 own forward pass, or PEFT's, gives (`tests/families`). *Works* means: states at every depth, the change of every block's
 weights, predictions at the last depth, one block exchanged, the mean of two checkpoints, and a step of tuning with
 adapters and with own weights, read again, are right. *Refused* means that midblock says so in one line and stops; it
-does not give a number that it does not know to be right.
+does not give a number that it does not know to be right. What follows a colon is a variant of the family's wiring.
 
 This page is written by the tests: `MIDBLOCK_WRITE_FAMILIES=1 pytest tests/families`.
 """
@@ -39,7 +40,7 @@ def page(table: Table) -> str:
     whole = [name for name, cells in single.items() if works(cells) == len(CELLS)]
     parts = [
         HEAD,
-        f"## All of it works\n\n{', '.join(f'`{name}`' for name in whole)}.\n",
+        f"## All of it works\n\n{fill(', '.join(f'`{name}`' for name in whole), 120, break_on_hyphens=False)}.\n",
         "## Some of it is refused\n",
         "\n".join(_rows(single)) + "\n",
         "## Multimodal models\n\nmidblock works on the text decoder; towers stay as they are, to the bit.\n",
