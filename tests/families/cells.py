@@ -1,0 +1,185 @@
+"""CELLS: what is asked of every family, through midblock's own doors, each held against transformers' own numbers.
+
+A cell is a function of a pair on disk that returns when all is right, raises `MidblockError` where midblock refuses,
+and fails on a wrong number.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+import midblock
+
+from .pair import ROWS, Pair, blocks, changes, distance, in_block, kl, nll, norms, rows
+
+SAMPLES = len(ROWS)
+TUNED = 1  # the block that is tuned
+AGGREGATES = ("block", "attention", "mlp")  # rows made of other rows
+# transformers hands out each block's own output here, the last one too, but not the embedding's
+WITHOUT_EMBEDDING = ("falcon_mamba", "mamba", "mamba:untied", "mamba2", "rwkv")
+
+# draws its experts at random while it is trained
+DRAWS = ("phimoe",)
+
+
+def near(value: float, rel: float = 2e-4, abs_: float = 1e-7) -> Any:
+    return pytest.approx(value, rel=rel, abs=abs_)
+
+
+def open_pair(pair: Pair, tuned: str = "tuned") -> Any:
+    return midblock.load_pair(pair.path("base"), pair.path(tuned))
+
+
+def at(found: pd.DataFrame, metric: str, layer: int, model: str, module: str = "residual") -> float:
+    """The one value of a metric in a table."""
+    where = (found.metric == metric) & (found.layer == layer) & (found.model == model) & (found.module == module)
+    values = found[where].value
+    assert len(values) == 1, f"{len(values)} values of {metric} of {model} at layer {layer}, {module}"
+    return float(values.iloc[0])
+
+
+def analyze(pair: Pair) -> None:
+    """Norms and changes at every depth, and how far the predictions are apart, as transformers' own states say."""
+    names = "l2_norm,change_intensity,logit_kl"
+    found = midblock.analyze(open_pair(pair), pair.data, metrics=names, weights=False, num_samples=SAMPLES).frame
+    base, tuned = pair.rows["base"], pair.rows["tuned"]
+    check_depths(found, "l2_norm", "base", norms(base), pair)
+    check_depths(found, "l2_norm", "tuned", norms(tuned), pair)
+    check_depths(found, "change_intensity", "tuned", changes(base, tuned), pair)
+    for layer in (pair.depth - 1, pair.depth):
+        assert at(found, "logit_kl", layer, "tuned") == near(kl(base, tuned), rel=2e-3), f"logit_kl at layer {layer}"
+
+
+def check_depths(found: pd.DataFrame, metric: str, model: str, own: list[float], pair: Pair, rel: float = 2e-4) -> None:
+    """Compare every depth; transformers hands out the last block's state only after the final norm."""
+    layers = list(range(-1, pair.depth + 1))
+    layers.remove(-1 if pair.family in WITHOUT_EMBEDDING else pair.depth - 1)
+    assert len(layers) == len(own), f"{metric}: {len(layers)} layers, transformers hands out {len(own)} states"
+    got = [at(found, metric, layer, model) for layer in layers]
+    assert got == [near(value, rel, abs_=1e-6) for value in own], f"{metric} of {model} at layers {layers}"
+
+
+def weights(pair: Pair) -> None:
+    """The norm of every block's change; all rows together are the whole model's change."""
+    found = midblock.analyze(open_pair(pair), weights_only=True, metrics="delta_fro").frame
+    base, tuned = pair.models.values()
+    each = [at(found, "delta_fro", block, "tuned", "block") for block in range(pair.depth)]
+    assert each == [near(distance(base, tuned, block), rel=1e-5) for block in range(pair.depth)], "delta_fro of blocks"
+    outside = found[~found.layer.between(0, pair.depth - 1) & ~found.module.isin(AGGREGATES)]
+    if is_tied(base):
+        outside = outside[outside.module != "head"]
+    together = (float(outside.value.pow(2).sum()) + sum(value**2 for value in each)) ** 0.5
+    assert together == near(distance(base, tuned), rel=1e-5), "all rows together"
+
+
+def is_tied(model: nn.Module) -> bool:
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[operator]
+    return getattr(head, "weight", None) is getattr(embedding, "weight", None)
+
+
+def probe(pair: Pair) -> None:
+    """Read off at the last depth, a model loses what it loses."""
+    found = midblock.probe(open_pair(pair), pair.data, num_samples=SAMPLES).frame
+    for model, own in pair.rows.items():
+        value = at(found, "exit_nll", pair.depth - 1, model)
+        assert value == near(nll(own, ended=False)), f"exit_nll of {model}"
+
+
+def swap(pair: Pair) -> None:
+    """One block exchanged is the whole model with that block's weights copied."""
+    found = midblock.swap(open_pair(pair), pair.data, segments="each", num_samples=SAMPLES).frame
+    for model, own in pair.rows.items():
+        reference = at(found, "swap_nll.reference", pair.depth, model, f"{model}_head")
+        assert reference == near(nll(own, ended=False)), f"swap_nll.reference of {model}"
+    for block in range(pair.depth):
+        truth = nll(rows(pair.exchanged(block)), ended=False)
+        assert at(found, "swap_nll", block, "base", "base_head") == near(truth), f"swap_nll of block {block}"
+
+
+def merge(pair: Pair) -> None:
+    """Every tensor of the merged checkpoint is the mean of the two, and transformers reads it."""
+    merged = midblock.merge(pair.path("base"), pair.path("tuned"), "0.5", output_dir=pair.path("merged"))
+    base, tuned, mixed = (tensors(folder) for folder in (pair.path("base"), pair.path("tuned"), str(merged)))
+    assert set(mixed) == set(base)
+    for name, value in mixed.items():
+        assert value.dtype == base[name].dtype, name
+        mean = (base[name] + tuned[name]) / 2 if value.is_floating_point() else base[name]
+        torch.testing.assert_close(value, mean, rtol=1e-6, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+    _, told = type(pair.models["base"]).from_pretrained(merged, output_loading_info=True)  # type: ignore[attr-defined]
+    assert not any(told.values()), told
+
+
+def tensors(folder: str) -> dict[str, Tensor]:
+    """All tensors of a checkpoint or an adapter."""
+    files = sorted(Path(folder).glob("*.safetensors"))
+    return {name: value for file in files for name, value in load_file(file).items()}
+
+
+def tune(pair: Pair) -> None:
+    """The first step's loss is the model's own, adapters sit where planned, and the run is read as PEFT reads it."""
+    run = tuned_run(pair, "lora", lora_r=2)
+    base = AutoModelForCausalLM.from_pretrained(pair.path("base"), dtype=torch.float32).eval()
+    planned = {target["name"] for target in json.loads((run / "plan.json").read_text())["targets"]}
+    assert planned
+    assert all(name.startswith(f"{blocks(base)[0]}.{TUNED}.") for name in planned), planned
+    stored = {name.removeprefix("base_model.model.").rpartition(".lora_")[0] for name in tensors(str(run / "adapter"))}
+    # of stacked experts PEFT stores the module's name, once for each parameter
+    modules = dict(base.named_modules())
+    owners = {name if name in modules else name.rpartition(".")[0] for name in planned}
+    assert {name.replace(".base_layer", "") for name in stored} == owners
+    adapted = PeftModel.from_pretrained(base, str(run / "adapter")).eval()
+    own = rows(adapted)
+    untouched = AutoModelForCausalLM.from_pretrained(pair.path("base"), dtype=torch.float32)
+    check_read_again(pair, run, own, distance(untouched, adapted.merge_and_unload(), TUNED))
+
+
+def tune_full(pair: Pair) -> None:
+    """The first step's loss is the model's own, nothing but the block changes, and the run is read as transformers'."""
+    run = tuned_run(pair, "full")
+    base, after = pair.load(pair.path("base")), pair.load(str(run / "model"))
+    before = dict(base.named_parameters())
+    moved = {name for name, weight in after.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved
+    assert moved <= in_block(base, TUNED), sorted(moved - in_block(base, TUNED))
+    check_read_again(pair, run, rows(after), distance(base, after, TUNED))
+
+
+def tuned_run(pair: Pair, method: str, **how: Any) -> Path:
+    """One step of tuning; the loss before it is the model's own."""
+    plan = "".join("01"[block == TUNED] for block in range(pair.depth))
+    step = {"max_steps": 1, "per_device_train_batch_size": SAMPLES, "learning_rate": 0.01, "overwrite": True}
+    run = pair.folder / method
+    result = midblock.tune(pair.path("base"), pair.data, plan, method=method, output_dir=str(run), **step, **how)
+    if pair.family not in DRAWS:
+        assert result.log[0]["nll"] == near(nll(pair.rows["base"], ended=True)), "nll of the first step"
+    return run
+
+
+def check_read_again(pair: Pair, run: Path, own: list[Any], apart: float) -> None:
+    """Analyze the base against a run: states and weights as of the model that others make of it."""
+    names = "change_intensity,delta_fro"
+    opened = open_pair(pair, run.name)
+    found = midblock.analyze(opened, pair.data, metrics=names, num_samples=SAMPLES, precision_floor=False).frame
+    check_depths(found, "change_intensity", run.name, changes(pair.rows["base"], own), pair, rel=2e-3)
+    value = at(found, "delta_fro", TUNED, run.name, "block")
+    assert value == near(apart, rel=1e-3), "delta_fro of the tuned block"
+
+
+CELLS: Mapping[str, Callable[[Pair], None]] = {
+    "analyze": analyze,
+    "weights": weights,
+    "probe": probe,
+    "swap": swap,
+    "merge": merge,
+    "tune": tune,
+    "tune full": tune_full,
+}
