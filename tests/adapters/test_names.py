@@ -39,7 +39,7 @@ def checked(adapted):
     model = pair.tuned[0].model
     with torch.no_grad():
         torch.testing.assert_close(model(input_ids=IDS).logits, adapted.logits, rtol=1e-4, atol=1e-4)
-    with EffectiveTensors.of(pair.tuned[0]) as tensors:
+    with pair.tuned[0].tensors() as tensors:
         for name, value in model.named_parameters():
             torch.testing.assert_close(tensors.read(name).float(), value, rtol=1e-5, atol=1e-6)
     return pair.notes()
