@@ -71,7 +71,6 @@ HIDDEN = {
     ("tuning/loop/arguments.py", "transformers"): TRAINER,
     ("tuning/loop/arguments.py", "trl"): EXTRA,
     ("tuning/loop/examples.py", "datasets"): EXTRA,
-    ("tuning/export/merged_by_peft.py", "peft"): EXTRA,
     ("tuning/place/peft_names.py", "peft"): EXTRA,
     ("tuning/place/prepared.py", "bitsandbytes"): EXTRA,
     ("tuning/place/prepared.py", "peft"): EXTRA,

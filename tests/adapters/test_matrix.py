@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from midblock.analysis.weight_comparison import WeightComparison
 from midblock.base import MidblockError
-from midblock.checkpoints import Anatomy, EffectiveTensors, load_pair
+from midblock.checkpoints import Anatomy, load_pair
 
 from .methods import BASES, METHODS, Base
 from .outcomes import NOT_MADE, REFUSED, table
@@ -121,7 +121,7 @@ def test_cell(starts, tmp_path, on, method):
         assert found[block, "block"] == pytest.approx(change, rel=1e-4, abs=1e-5)
     # of tied weights PEFT's own merge moves both, so midblock's model, just found right, is asked
     for layer, part in ((-1, "embedding"), (pair.blocks, "head")):
-        if part == "head" and start.tied and EffectiveTensors.of(pair.tuned[0]).tied:
+        if part == "head" and start.tied and pair.tuned[0].tensors().tied:
             assert (layer, part) not in found  # it is the embedding, which has a row
             continue
         change = moved(start.state, end, f"{start.parts[part]}.")

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Gemma3Config
 
 import midblock
 from midblock.base import MidblockError
-from midblock.checkpoints import EffectiveTensors, load_pair
+from midblock.checkpoints import load_pair
 from midblock.checkpoints.adapter_names import AdapterNames
 
 from .conftest import IDS
@@ -39,7 +39,7 @@ def checked(adapted):
     model = pair.tuned[0].model
     with torch.no_grad():
         torch.testing.assert_close(model(input_ids=IDS).logits, adapted.logits, rtol=1e-4, atol=1e-4)
-    with EffectiveTensors.of(pair.tuned[0]) as tensors:
+    with pair.tuned[0].tensors() as tensors:
         for name, value in model.named_parameters():
             torch.testing.assert_close(tensors.read(name).float(), value, rtol=1e-5, atol=1e-6)
     return pair.notes()
@@ -47,7 +47,7 @@ def checked(adapted):
 
 def refused(adapted, message):
     """Both loading the model and reading the weights end with the same line."""
-    for work in (lambda variant: variant.model, EffectiveTensors.of):
+    for work in (lambda variant: variant.model, lambda variant: variant.tensors()):
         with pytest.raises(MidblockError, match=message) as caught:
             work(load_pair(str(adapted.base), str(adapted.adapter), device="cpu").tuned[0])
         assert "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from midblock.base import MidblockError
-from midblock.checkpoints.own_logits import own_logits
+from midblock.checkpoints.own_logits import modules_around, own_logits
 from midblock.checkpoints.places import located, of_parameters
 from midblock.checkpoints.projections import Projection
 from midblock.checkpoints.roles import other_modality
@@ -27,7 +27,7 @@ class Anatomy:
     """The parts of a causal language model that layer-wise work needs.
 
     Attributes:
-        model: the causal language model itself.
+        model: the causal language model itself, inside PEFT's wrapper if there is one.
         backbone: the model without its head; called with `input_ids` it runs embedding, blocks and final norm.
         blocks: the L decoder blocks, bottom first.
         embedding: the token embedding.
@@ -35,6 +35,7 @@ class Anatomy:
         head: the output projection to the vocabulary.
         names: the dotted path of each of these parts in the model.
         width: D, the residual stream's width.
+        around: the modules between `model` and what it is called for, `backbone` last.
         projections: every parameter, by its name in `named_parameters()` when the anatomy was taken.
     """
 
@@ -47,6 +48,7 @@ class Anatomy:
     head: nn.Module
     names: dict[str, str]
     width: int
+    around: tuple[nn.Module, ...] = field(default=(), repr=False)
     projections: Mapping[str, Projection] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -70,7 +72,9 @@ class Anatomy:
         parts = {"blocks": blocks, "embedding": embedding, "final_norm": final_norm, "head": head, "backbone": holder}
         names = {part: paths[id(module)] for part, module in parts.items()}
         projections = of_parameters(model, names, len(blocks), config)
-        return cls(config, model, holder, blocks, embedding, final_norm, head, names, config.hidden_size, projections)
+        causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        around, width = modules_around(causal, holder), config.hidden_size
+        return cls(config, causal, holder, blocks, embedding, final_norm, head, names, width, around, projections)
 
     def __len__(self) -> int:
         """L, the number of decoder blocks."""
@@ -87,7 +91,7 @@ class Anatomy:
 
     def logits(self, normed: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch V"]:
         """The model's own logits of states behind its final norm: the head, and all that it does around it."""
-        return own_logits(self.model, self.names["backbone"], normed)
+        return own_logits(self.model, self.around, normed)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Thread
 
 from midblock.base import MidblockError
 from midblock.checkpoints.reference import ModelReference, nearest_path
@@ -11,7 +12,7 @@ from midblock.checkpoints.weight_files import PICKLED_SUFFIXES
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 # subfolders hold other formats; consolidated.* repeats the weights in the vendor's own layout
 IGNORED = ("*/*", "consolidated*")
-ANSWER_IN = 4.0  # seconds that the hub has to take a call, and again to answer it; its client waits for ever
+ANSWER_IN = 3.0  # seconds that the hub has to take a call, and again to answer it; its client would wait for ever
 
 
 def hub_folder(reference: ModelReference, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Path:
@@ -62,7 +63,18 @@ def _snapshot(reference: ModelReference, patterns: list[str]) -> Path:
 
 
 def _answers(reference: ModelReference) -> bool:
-    """Whether the hub says anything, in time, about a model: an error is an answer too."""
+    """Whether the hub says anything about a model within some seconds: an error is an answer too.
+
+    It is asked from a thread that may be left behind: a name server that keeps silent knows no limit of time.
+    """
+    heard: list[bool] = []
+    caller = Thread(target=lambda: heard.append(_asked(reference)), daemon=True)
+    caller.start()
+    caller.join(2 * ANSWER_IN)
+    return heard == [True]
+
+
+def _asked(reference: ModelReference) -> bool:
     from huggingface_hub import HfApi, errors
 
     try:

@@ -16,19 +16,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def own_logits(model: nn.Module, backbone: str, normed: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch V"]:
+def own_logits(
+    model: nn.Module, around: Sequence[nn.Module], normed: Float[Tensor, "*batch D"]
+) -> Float[Tensor, "*batch V"]:
     """Let a model make logits of what its decoder would have put out.
 
     Args:
         model: a causal language model.
-        backbone: the path in it of the module that holds its blocks.
+        around: the modules around its blocks, as of `modules_around`; which of them a model calls differs.
         normed: states behind the final norm.
     """
     rows = normed.reshape(1, -1, normed.shape[-1])
     ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)  # never looked at but for their shape
     config: Any = model.config
     routers = {"output_router_logits": False} if getattr(config, "output_router_logits", False) else {}
-    with _answering(_on_the_way(model, backbone), _Answer(rows)):
+    with _answering(around, _Answer(rows)):
         # the class's own forward: the instance's may be wrapped, by a trainer or by whoever scores targets in it
         logits = type(model).forward(model, input_ids=ids, use_cache=False, return_dict=True, **routers).logits
     return logits.reshape(*normed.shape[:-1], logits.shape[-1])
@@ -47,10 +49,11 @@ class _Answer:
         return (self.last_hidden_state,)[at]
 
 
-def _on_the_way(model: nn.Module, backbone: str) -> list[nn.Module]:
-    """The modules around the blocks, the outermost first: which of them a model calls differs."""
-    parts = backbone.split(".") if backbone else []
-    return [model.get_submodule(".".join(parts[: end + 1])) for end in range(len(parts))]
+def modules_around(model: nn.Module, backbone: nn.Module) -> tuple[nn.Module, ...]:
+    """The modules between a model and what holds its blocks, the outermost first, the holder last."""
+    path = next(name for name, module in model.named_modules() if module is backbone)
+    parts = path.split(".") if path else []
+    return tuple(model.get_submodule(".".join(parts[: end + 1])) for end in range(len(parts)))
 
 
 @contextmanager

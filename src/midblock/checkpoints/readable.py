@@ -17,6 +17,7 @@ from midblock.checkpoints.effective import EffectiveTensors
 from midblock.checkpoints.pieces import Piece
 
 NAMED = 4  # prefixes that a note names
+COUNTS = (torch.int64, torch.bool)  # what tables and masks are stored as, no codes
 
 
 def check_readable(tensors: EffectiveTensors) -> EffectiveTensors:
@@ -42,7 +43,8 @@ def unreadable(tensors: EffectiveTensors) -> list[str]:
     for piece in tensors.stored_pieces:
         weight = f"{piece.name.rpartition('.')[0]}.weight"
         stands_for_it = piece.unread and weight in known and weight not in there
-        if (piece.name in known or stands_for_it) and not computable(tensors.store.dtype(piece.stored)):
+        kind = tensors.store.dtype(piece.stored)
+        if (piece.name in known or stands_for_it) and not computable(kind) and kind not in COUNTS:
             found.append(piece.stored)
     return found
 

@@ -314,6 +314,25 @@ def test_a_base_whose_types_tell_that_it_is_quantised_is_refused(make, tmp_path)
             export(adapter, tmp_path / "out")
 
 
+@pytest.mark.parametrize("shard", ["1GB", "20KB"])
+def test_what_no_model_loads_is_written_as_it_was(shard, make, tmp_path):
+    base, adapter, expected = make("llama", shard=shard)
+    names = ("mtp.layers.0.mlp.up_proj.weight", "model.layers.3.self_attn.q_proj.weight")
+    extra = {name: torch.randn(4, 4) for name in names}
+    file = sorted(base.glob("*.safetensors"))[-1]
+    save_file({**load_file(file), **extra}, file, metadata={"format": "pt"})
+    index = base / "model.safetensors.index.json"
+    if index.exists():
+        content = json.loads(index.read_text())
+        content["weight_map"] |= dict.fromkeys(extra, file.name)
+        index.write_text(json.dumps(content))
+    export(adapter, tmp_path / "out")
+    with TensorReader.open(tmp_path / "out") as written:
+        assert all(torch.equal(written.read(name), value) for name, value in extra.items())
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
+
+
 # equal rank
 
 

@@ -142,8 +142,11 @@ class FrozenPrefix:
         self._outputs = len(output) if isinstance(output, tuple) else 0
         return output
 
-    def _keep(self, visit: _Visit, states: Float[Tensor, "B T D"]) -> None:
+    def _keep(self, visit: _Visit, states: Float[Tensor, "*streams"]) -> None:
         visit.reached = True
+        if self.store and states.ndim != 3:
+            what = f"the frozen prefix hands on states of shape {list(states.shape)}, which cannot be cached"
+            raise MidblockError(what, hint="--prefix-cache off")
         self.computed += len(visit.index)
         if self.store:
             self.store.write(visit.index, visit.attention_mask, states)
