@@ -15,11 +15,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 import midblock
 
-from .pair import ROWS, Pair, blocks, changes, distance, in_block, kl, nll, norms, rows
+from .pair import ROWS, Pair, as_causal, blocks, changes, distance, in_block, kl, nll, norms, rows
 
 SAMPLES = len(ROWS)
 TUNED = 1  # the block that is tuned
@@ -127,7 +126,7 @@ def tensors(folder: str) -> dict[str, Tensor]:
 def tune(pair: Pair) -> None:
     """The first step's loss is the model's own, adapters sit where planned, and the run is read as PEFT reads it."""
     run = tuned_run(pair, "lora", lora_r=2)
-    base = AutoModelForCausalLM.from_pretrained(pair.path("base"), dtype=torch.float32).eval()
+    base = as_causal(pair, pair.path("base"))
     planned = {target["name"] for target in json.loads((run / "plan.json").read_text())["targets"]}
     assert planned
     assert all(name.startswith(f"{blocks(base)[0]}.{TUNED}.") for name in planned), planned
@@ -138,7 +137,7 @@ def tune(pair: Pair) -> None:
     assert {name.replace(".base_layer", "") for name in stored} == owners
     adapted = PeftModel.from_pretrained(base, str(run / "adapter")).eval()
     own = rows(adapted)
-    untouched = AutoModelForCausalLM.from_pretrained(pair.path("base"), dtype=torch.float32)
+    untouched = as_causal(pair, pair.path("base"))
     check_read_again(pair, run, own, distance(untouched, adapted.merge_and_unload(), TUNED))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 EOS = 2
 # Longer than every window of the zoo, and of different lengths, so that batches hold padding.
@@ -100,6 +100,14 @@ class Pair:
                 if name in inside:
                     weight.copy_(theirs[name])
         return base
+
+
+def as_causal(pair: Pair, path: str) -> nn.Module:
+    """A checkpoint as AutoModelForCausalLM opens it; of a kind that it does not know, the whole."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    except ValueError:
+        return pair.load(path)
 
 
 def blocks(model: nn.Module) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """Multimodal checkpoints at pico size: the text decoder of a family, nested beside a tower for pictures."""
 
 import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,6 +69,8 @@ WRAPPERS: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
         },
     ),
 }
+# whatever else stands beside the decoder, in memory and on disk
+OTHER_MODALITY = re.compile("vision|visual|projector")
 # transformers has no causal language model of these decoders alone
 NEVER_ALONE = ("qwen2_5_vl", "qwen3_vl")
 
@@ -81,8 +84,8 @@ def make_wrapper(kind: str) -> nn.Module:
 
 
 def in_decoder(name: str) -> bool:
-    """Whether a parameter belongs to the text decoder."""
-    return "language_model" in name or name.startswith("lm_head")
+    """Whether a parameter or a stored tensor belongs to the text decoder."""
+    return not OTHER_MODALITY.search(name)
 
 
 def tuned_wrapper(base: nn.Module) -> nn.Module:
