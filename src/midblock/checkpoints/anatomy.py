@@ -73,7 +73,7 @@ class Anatomy:
         names = {part: paths[id(module)] for part, module in parts.items()}
         projections = of_parameters(model, names, len(blocks), config)
         causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-        around, width = modules_around(causal, holder), config.hidden_size
+        around, width = modules_around(causal, holder, head), config.hidden_size
         return cls(config, causal, holder, blocks, embedding, final_norm, head, names, width, around, projections)
 
     def __len__(self) -> int:

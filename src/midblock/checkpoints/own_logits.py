@@ -49,11 +49,12 @@ class _Answer:
         return (self.last_hidden_state,)[at]
 
 
-def modules_around(model: nn.Module, backbone: nn.Module) -> tuple[nn.Module, ...]:
-    """The modules between a model and what holds its blocks, the outermost first, the holder last."""
+def modules_around(model: nn.Module, backbone: nn.Module, head: nn.Module) -> tuple[nn.Module, ...]:
+    """The modules between a head and what holds the blocks, the outermost first, the holder last."""
     path = next(name for name, module in model.named_modules() if module is backbone)
     parts = path.split(".") if path else []
-    return tuple(model.get_submodule(".".join(parts[: end + 1])) for end in range(len(parts)))
+    found = (model.get_submodule(".".join(parts[: end + 1])) for end in range(len(parts)))
+    return tuple(module for module in found if all(part is not head for part in module.modules()))
 
 
 @contextmanager

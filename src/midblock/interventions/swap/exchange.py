@@ -50,13 +50,19 @@ def exchanged(
         check_alike(path, host.get_submodule(path), given[path])
     check_given(ours, theirs)
     before = {path: host.get_submodule(path) for path in paths}
+    own = dict(ours.backbone.named_parameters(recurse=False)) if embedding else {}
+    other = dict(theirs.backbone.named_parameters(recurse=False))
     try:
         for path, module in given.items():
             _put(host, path, module)
-        yield len(paths)
+        for name in own:
+            ours.backbone.register_parameter(name, other[name])
+        yield len(paths) + len(own)
     finally:
         for path, module in before.items():
             _put(host, path, module)
+        for name, value in own.items():
+            ours.backbone.register_parameter(name, value)
 
 
 def check_architecture(host: Anatomy, donor: Anatomy) -> None:
