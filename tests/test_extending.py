@@ -38,7 +38,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 SOURCE = Path(midblock.__file__).parent
 # a path, perhaps the name of a table in that file, and the code that goes there
 BLOCK = re.compile(
-    r"(?:`(?P<table>[A-Z]+)` in\s+)?`(?P<path>(?:src/midblock|tests)/[\w/]+\.py)`[^`]*:\n\n```python\n(?P<code>.*?)```",
+    r"(?:`(?P<table>[A-Z_]+)` in\s+)?`(?P<path>(?:src/midblock|tests)/[\w/]+\.py)`[^`]*:\n\n```python\n(?P<code>.*?)```",
     re.DOTALL,
 )
 LAYERS = [-1, 0, 1, 2, 3]

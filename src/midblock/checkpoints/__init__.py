@@ -30,7 +30,6 @@ from midblock.checkpoints.roles import ATTENTION as ATTENTION
 from midblock.checkpoints.roles import MLP as MLP
 from midblock.checkpoints.roles import part_of as part_of
 from midblock.checkpoints.settings import LoadSettings as LoadSettings
-from midblock.checkpoints.skeleton import skeleton_of as skeleton_of
 from midblock.checkpoints.source import Source as Source
 from midblock.checkpoints.source import exact_rows as exact_rows
 from midblock.checkpoints.tensors import TensorReader as TensorReader

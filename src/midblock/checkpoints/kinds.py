@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+# Classes whose names, and those of their modules, say nothing, in small letters: the kind of module that each is.
+KINDS: Mapping[str, str] = {}
 _ATTENTION = re.compile(r"(^|_)(attn|att|attention)$")
 _MLP = re.compile(r"(^|_)(mlps?|ffns?|ff|feed_?forward|experts?|moe|mlp_block)$")
 # classes of attention without a softmax over the tokens; a class that says one of these is not softmax attention
@@ -39,6 +41,8 @@ def classes_on(name: str, depth: int, modules: Mapping[str, nn.Module]) -> list[
 
 
 def _kind(name: str, kind: str, inside_attention: bool) -> str:
+    if kind in KINDS:
+        return KINDS[kind]
     if is_norm(name, kind):
         return "norm"
     if "router" in kind or kind.endswith("gating") or name == "router" or (name == "gate" and not inside_attention):
@@ -58,4 +62,6 @@ def _kind(name: str, kind: str, inside_attention: bool) -> str:
 
 def is_norm(name: str, kind: str) -> bool:
     """Whether a module is a norm, by its name and its class in small letters."""
+    if "attention" in kind:  # DBRX keeps both in one module
+        return False
     return "norm" in name.lower() or bool(re.match(r"ln(_|\d|$)", name)) or "norm" in kind

@@ -47,8 +47,11 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     return getattr(torch, dtype)
 
 
-def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
+def load_model(checkpoint: Checkpoint, settings: LoadSettings, *, whole: bool = False) -> nn.Module:
     """Load a causal language model for reading: evaluation mode, no gradients, adapter merged in.
+
+    Args:
+        whole: of a multimodal model with its towers, so that saving it loses nothing.
 
     Raises:
         MidblockError: the checkpoint is no causal language model, a file is truncated or corrupt, a tensor is
@@ -66,7 +69,7 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
     }
     try:
         with quiet_transformers():
-            model, loading = _load_dequantised(checkpoint, options) or _load(checkpoint, settings, options)
+            model, loading = _load_dequantised(checkpoint, options) or _load(checkpoint, settings, options, whole)
     except (ValueError, ImportError) as error:
         raise MidblockError(f"cannot load {checkpoint.name}: {_first_line(error)}") from error
     if lost := sorted(loading["missing_keys"]):
@@ -81,9 +84,9 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _load(checkpoint: Checkpoint, settings: LoadSettings, options: Mapping[str, Any]) -> tuple[Any, Any]:
+def _load(checkpoint: Checkpoint, settings: LoadSettings, options: Mapping[str, Any], whole: bool) -> tuple[Any, Any]:
     """The model as transformers loads it, and what it says about that."""
-    loaded: tuple[Any, Any] = auto_class(checkpoint.config).from_pretrained(
+    loaded: tuple[Any, Any] = auto_class(checkpoint.config, whole=whole).from_pretrained(
         checkpoint.folder,
         trust_remote_code=settings.trust_remote_code,
         use_safetensors=not checkpoint.pickled,

@@ -17,11 +17,11 @@ from torch import nn
 from midblock.checkpoints.kinds import classes_on, is_norm, kinds_on
 from midblock.checkpoints.layouts import cut_of, heads_of
 from midblock.checkpoints.projections import Projection
-from midblock.checkpoints.roles import ATTENTION, ROLES, other_modality, part_of
+from midblock.checkpoints.roles import ATTENTION, IN_ATTENTION, IN_MLP, ROLES, other_modality, part_of
 
 # what stands before block 0 is told by these words in its path, unless it says that it comes behind
 _BEFORE = ("embed", "per_layer", "position", "wte", "wpe", "input", "token_type", "segment", "project_in", "altup_proj")
-_BEHIND = ("unembed", "output", "final", "head")
+_BEHIND = ("unembed", "embed_out", "output", "final", "head")
 _POSITIONS = ("wpe", "position", "embed_pos", "positions_embed")
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings")
 # what a module keeps its projections in without being something else: Zaya's queries, keys and values; experts
@@ -123,14 +123,14 @@ class _InBlock:
 
     def _in_router(self, owner: str) -> str:
         """The router of experts by that name; layers of one that has several, and what picks tokens, by their own."""
-        known = {*ROLES["attention"], *ROLES["mlp"]}
+        known = {*IN_ATTENTION, *IN_MLP}
         within_attention = any("attention" in kind for kind in self.kinds) and "experts" not in self.parts
         return self.own_path if owner in known or within_attention else "router"
 
     def _named(self, owner: str) -> str | None:
         """The role that the owner's name means where it lies; None where that is not certain."""
         if not self.kind:  # right in the block, or in modules that say nothing
-            return ROLES["mlp"].get(owner) or (owner if owner in ATTENTION else None)
+            return IN_MLP.get(owner) or (owner if owner in ATTENTION else None)
         if self.kind != self._close_kind:
             return None
         return ROLES.get(self.kind, {}).get(owner)
@@ -226,7 +226,7 @@ def _unless_fused(found: Projection, holder: nn.Module) -> Projection:
     down = [
         child
         for name, child in holder.named_children()
-        if ROLES["mlp"].get(name) == "down_proj" and isinstance(child, nn.Linear)
+        if IN_MLP.get(name) == "down_proj" and isinstance(child, nn.Linear)
     ]
     if not down or down[0].in_features == found.shape[-2]:
         return found

@@ -20,45 +20,49 @@ PARTS: Mapping[str, str] = {
     **{role: role for role in ("router", "norm", "bias", "embedding", "position_embedding", "head")},
 }
 
-# Kind of module → name of what it holds → role.
+# What the names in a module of attention mean.
+IN_ATTENTION: Mapping[str, str] = {
+    **{name: name for name in ATTENTION},
+    "out_proj": "o_proj",
+    "o_attn": "o_proj",
+    "c_proj": "o_proj",
+    "dense": "o_proj",
+    "wq": "q_proj",
+    "wk": "k_proj",
+    "wv": "v_proj",
+    "wo": "o_proj",
+    "Wo": "o_proj",
+    "c_attn": "qkv",
+    "query_key_value": "qkv",
+    "qkv_proj": "qkv",
+    "Wqkv": "qkv",
+}
+# What those in an MLP mean, and those that stand right in a block.
+IN_MLP: Mapping[str, str] = {
+    **{name: name for name in MLP},
+    "c_fc": "up_proj",
+    "c_proj": "down_proj",
+    "dense_h_to_4h": "up_proj",
+    "dense_4h_to_h": "down_proj",
+    "fc1": "up_proj",
+    "fc2": "down_proj",
+    "fc_in": "up_proj",
+    "fc_out": "down_proj",
+    "proj_up_gate": "gate_proj",
+    "proj_up": "up_proj",
+    "proj_down": "down_proj",
+    "w1": "gate_proj",
+    "w3": "up_proj",
+    "w2": "down_proj",
+    "Wo": "down_proj",
+    "gate_up_proj": "gate_up",
+}
+# Kind of module → name of what it holds → role. Linear attention has other projections too, and an output that is not
+# softmax attention's.
 ROLES: Mapping[str, Mapping[str, str]] = {
-    "attention": {
-        **{name: name for name in ATTENTION},
-        "out_proj": "o_proj",
-        "o_attn": "o_proj",
-        "c_proj": "o_proj",
-        "dense": "o_proj",
-        "wq": "q_proj",
-        "wk": "k_proj",
-        "wv": "v_proj",
-        "wo": "o_proj",
-        "Wo": "o_proj",
-        "c_attn": "qkv",
-        "query_key_value": "qkv",
-        "qkv_proj": "qkv",
-        "Wqkv": "qkv",
-    },
-    # linear attention has other projections beside these, and an output that is not softmax attention's
+    "attention": IN_ATTENTION,
     "linear attention": {name: name for name in ATTENTION},
-    "mlp": {
-        **{name: name for name in MLP},
-        "c_fc": "up_proj",
-        "c_proj": "down_proj",
-        "dense_h_to_4h": "up_proj",
-        "dense_4h_to_h": "down_proj",
-        "fc1": "up_proj",
-        "fc2": "down_proj",
-        "fc_in": "up_proj",
-        "fc_out": "down_proj",
-        "proj_up_gate": "gate_proj",
-        "proj_up": "up_proj",
-        "proj_down": "down_proj",
-        "w1": "gate_proj",
-        "w3": "up_proj",
-        "w2": "down_proj",
-        "Wo": "down_proj",
-        "gate_up_proj": "gate_up",
-    },
+    "mlp": IN_MLP,
 }
 # Parts of the names of a multimodal model's towers and bridges, whose blocks are not the decoder's.
 _OTHER_MODALITIES = ("vision", "visual", "audio", "image", "projector", "multi_modal")

@@ -48,8 +48,12 @@ def anatomy_of(skeleton: nn.Module) -> Anatomy:
     return Anatomy.of(skeleton)
 
 
-def auto_class(config: Any) -> Any:
-    """The transformers class that builds a config's model: of some multimodal ones, no causal language model alone."""
+def auto_class(config: Any, *, whole: bool = False) -> Any:
+    """The transformers class that builds a config's model: of some multimodal ones, no causal language model alone.
+
+    Args:
+        whole: with its towers, also where transformers can build the language model by itself.
+    """
     from transformers import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -58,8 +62,9 @@ def auto_class(config: Any) -> Any:
     )
 
     kind = type(config)
-    alone = kind in MODEL_FOR_CAUSAL_LM_MAPPING or kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    return AutoModelForCausalLM if alone else AutoModelForImageTextToText
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or (kind in MODEL_FOR_CAUSAL_LM_MAPPING and not whole):
+        return AutoModelForCausalLM
+    return AutoModelForImageTextToText
 
 
 @dataclass(frozen=True)

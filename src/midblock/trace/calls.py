@@ -185,12 +185,13 @@ def _leaving(left: _Left, position: int, module: nn.Module, args: tuple[Any, ...
 
 
 def check_stream(anatomy: Anatomy, input_ids: Int[Tensor, "B T"], model: str) -> None:
-    """See that what leaves each block is the residual stream, by running a few tokens.
+    """See that what leaves each block is the residual stream, and the final norm its last one, by running a few tokens.
 
     Either each block takes what the one below put out, or the model's own hidden states are what leaves its blocks.
 
     Raises:
-        MidblockError: neither: what was found is no stack of decoder blocks, or they hand on more than one stream.
+        MidblockError: neither: what was found is no stack of decoder blocks, or they hand on more than one stream; or
+            the norm that was found is given something else than the last block puts out.
     """
     try:
         with record_calls(anatomy, ()):
@@ -199,6 +200,19 @@ def check_stream(anatomy: Anatomy, input_ids: Int[Tensor, "B T"], model: str) ->
         if not _are_its_own(anatomy, input_ids):
             what = f"{model}: {reason.what}"
             raise MidblockError(what, hint="its states cannot be read; --weights-only needs none") from reason
+    seen: dict[int, Tensor] = {}
+    last = len(anatomy) - 1
+    with watch(anatomy, (last, last + 1), partial(_keep, seen)):
+        run_backbone(anatomy, input_ids)
+    if bool(torch.isfinite(seen[last]).all()) and not _same_norm(anatomy, seen[last], seen[last + 1]):
+        norm = anatomy.names["final_norm"]
+        what = f"{model}: its final norm {norm} is given something else than its last block puts out"
+        raise MidblockError(what, hint="its states cannot be read; --weights-only needs none")
+
+
+def _same_norm(anatomy: Anatomy, states: Tensor, normed: Tensor) -> bool:
+    with torch.inference_mode():
+        return same_states(anatomy.normed(states), normed)
 
 
 def _are_its_own(anatomy: Anatomy, input_ids: Int[Tensor, "B T"]) -> bool:

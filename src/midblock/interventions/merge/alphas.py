@@ -18,7 +18,15 @@ from midblock.checkpoints.roles import ATTENTION, GATE_UP, MLP, QKV, ROLES
 INTERPOLATIONS = ("gradient", "segments")
 GROUPS = ("attention", "mlp")
 ROLE_NAMES = frozenset(
-    {*ATTENTION, *MLP, *(role for names in ROLES.values() for role in names.values()), *GROUPS, "norm", "bias"}
+    {
+        *ATTENTION,
+        *MLP,
+        *(role for names in ROLES.values() for role in names.values()),
+        *GROUPS,
+        "router",
+        "norm",
+        "bias",
+    }
 )
 OUTSIDE = {"embedding": "--embedding-alpha", "head": "--head-alpha", "lm_head": "--head-alpha"}
 

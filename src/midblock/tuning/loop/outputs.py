@@ -53,6 +53,7 @@ def save_model(prepared: Prepared, tokenizer: Any, checkpoint: Checkpoint, targe
         MidblockError: the disk is full, or the place cannot be written.
     """
     trainable = prepared.trainable
+    prepared.causal.config = prepared.config
     state = gathered(trainable.model, trainable.saved)
     if not main:
         return

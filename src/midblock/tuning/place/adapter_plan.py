@@ -127,6 +127,7 @@ def place_adapters(model: nn.Module, plan: LayerPlan, settings: Placement) -> Ad
     ranks = block_ranks(plan, settings, _costs(wanted, depth, settings.use_dora))
     rank_of = dict(zip(plan.blocks, ranks, strict=True))
     chosen = [projection for projection in wanted if projection.layer in rank_of]
+    _check_not_shared(chosen, model)
     odd = rewritten_by_peft(model, [projection.name.removesuffix(".weight") for projection in chosen])
     targets = tuple(_target(projection, rank_of[projection.layer], settings, odd) for projection in chosen)
     return AdapterPlan(replace(plan, ranks=ranks), targets)
@@ -153,6 +154,18 @@ def _adaptable(projection: Projection, model: nn.Module) -> bool:
         # transformers' Conv1D is told by name: importing its module takes seconds
         return own == "weight"
     return projection.stacked and projection.part != "bias"
+
+
+def _check_not_shared(chosen: Sequence[Projection], model: nn.Module) -> None:
+    """Raise MidblockError where a weight is another module's too: an adapter would change one of them, a merge both."""
+    names: dict[int, list[str]] = {}
+    for name, value in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(value), []).append(name)
+    for projection in chosen:
+        several = names[id(model.get_parameter(projection.name))]
+        if len(several) > 1:
+            what = f"{several[0]} is one weight with {several[1]}, so it cannot be adapted alone"
+            raise MidblockError(what, hint="other blocks or target_modules, or --method full")
 
 
 def _of_its_own(module: nn.Linear) -> bool:

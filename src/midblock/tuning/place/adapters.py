@@ -18,6 +18,7 @@ from midblock.base import MidblockError, derive, unknown
 from midblock.checkpoints import LowRankDelta
 from midblock.checkpoints.unmergeable import LOST_STARTS
 from midblock.tuning.place.adapter_plan import AdapterPlan, Target
+from midblock.tuning.place.peft_names import check_read_back
 from midblock.tuning.settings import Placement
 
 INITS = ("default", "gaussian", "orthogonal", "pissa", "olora")
@@ -85,7 +86,7 @@ def attach(
         The peft.PeftModel around `model`.
 
     Raises:
-        MidblockError: as `lora_config` and `check_adapters`; or PEFT refuses.
+        MidblockError: as `lora_config`, `check_adapters` and `check_read_back`; or PEFT refuses.
     """
     from peft import get_peft_model
 
@@ -101,6 +102,7 @@ def attach(
     if base is not None:
         peft_model.peft_config[ADAPTER].base_model_name_or_path = base
     check_adapters(peft_model, adapters, settings)
+    check_read_back(peft_model, ADAPTER)
     return peft_model
 
 

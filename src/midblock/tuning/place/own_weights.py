@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,11 @@ class OwnWeights(Trainable):
         causal: the causal language model.
         chosen: the names of those parameters, each with its part.
         anatomy: where they sit.
-        config: of the model before training.
     """
 
     causal: nn.Module
     chosen: Mapping[str, str]
     anatomy: Anatomy
-    config: Any
 
     @property
     def model(self) -> nn.Module:
@@ -83,11 +80,7 @@ class OwnWeights(Trainable):
 
     def write(self, folder: Path, state: Mapping[str, Tensor], base: Checkpoint) -> None:
         causal: Any = self.causal
-        during, causal.config = causal.config, self.config  # trainers set switches in it that are no part of the model
-        try:
-            causal.save_pretrained(folder, state_dict=state)
-        finally:
-            causal.config = during
+        causal.save_pretrained(folder, state_dict=state)
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: value for name, value in self.causal.named_parameters() if value.requires_grad}
@@ -101,4 +94,4 @@ def choose_own_weights(causal: nn.Module, plan: LayerPlan, settings: CourseSetti
     """
     chosen = choose_weights(causal, plan, settings)
     train_only(causal, chosen)
-    return OwnWeights(causal, chosen, Anatomy.of(causal), deepcopy(causal.config))
+    return OwnWeights(causal, chosen, Anatomy.of(causal))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ class Prepared:
         trainable: what the method made of the model.
         causal: the causal language model.
         plan: the blocks in which something is trained.
+        config: of the model as it was loaded; trainers set switches in its own that are no part of it.
         notes: what a reader must know of what was made trainable.
         total_parameters: of the model without adapters, tied tensors once.
     """
@@ -34,6 +36,7 @@ class Prepared:
     anatomy: Anatomy
     plan: LayerPlan
     total_parameters: int
+    config: Any = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -78,8 +81,9 @@ def prepare(checkpoint: Checkpoint, plan: LayerPlan, settings: CourseSettings, l
         MidblockError: the plan fits the model nowhere, a rank is larger than its matrix, or 4-bit loading is not to be
             had here.
     """
-    causal = _load_in_4bit(checkpoint, loading) if settings.load_in_4bit else _load(checkpoint, loading)
-    anatomy = Anatomy.of(causal)
+    whole = not METHODS[settings.method].base_stays
+    causal = _load_in_4bit(checkpoint, loading) if settings.load_in_4bit else _load(checkpoint, loading, whole)
+    anatomy, config = Anatomy.of(causal), deepcopy(causal.config)
     total = sum(value.numel() for value in causal.parameters())
     trainable = METHODS[settings.method].make(causal, plan, settings)
     trained = plan.only({target["block"] for target in trainable.targets()})
@@ -87,7 +91,13 @@ def prepare(checkpoint: Checkpoint, plan: LayerPlan, settings: CourseSettings, l
     if not METHODS[settings.method].base_stays:
         notes += _kept_by_the_model(causal, trained, anatomy)
     return Prepared(
-        trainable=trainable, causal=causal, anatomy=anatomy, plan=trained, total_parameters=total, notes=notes
+        trainable=trainable,
+        causal=causal,
+        anatomy=anatomy,
+        plan=trained,
+        total_parameters=total,
+        config=config,
+        notes=notes,
     )
 
 
@@ -105,8 +115,8 @@ def _kept_by_the_model(causal: nn.Module, trained: LayerPlan, anatomy: Anatomy) 
     return (f"The architecture itself does not train {min(kept)} ({len(kept)} such in all): left as they are.",)
 
 
-def _load(checkpoint: Checkpoint, loading: LoadSettings) -> nn.Module:
-    return load_model(checkpoint, replace(loading, device="cpu"))
+def _load(checkpoint: Checkpoint, loading: LoadSettings, whole: bool) -> nn.Module:
+    return load_model(checkpoint, replace(loading, device="cpu"), whole=whole)
 
 
 def _load_in_4bit(checkpoint: Checkpoint, loading: LoadSettings) -> nn.Module:

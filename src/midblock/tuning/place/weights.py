@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from midblock.base import LayerPlan, MidblockError
-from midblock.checkpoints import Anatomy, skeleton_of
+from midblock.checkpoints import Anatomy
 from midblock.tuning.place.parts import matches_nothing, select_roles
 from midblock.tuning.settings import Placement
 
@@ -51,8 +52,10 @@ def choose_weights(model: nn.Module, plan: LayerPlan, settings: Placement) -> di
 
 def frozen_by_the_model(model: nn.Module) -> frozenset[str]:
     """Parameters that the architecture itself never trains: biases by which a router is kept in balance, for one."""
-    config: Any = model.config
-    return frozenset(name for name, value in skeleton_of(config).named_parameters() if not value.requires_grad)
+    kind: Any = type(model)
+    with torch.device("meta"):
+        fresh = kind(model.config)
+    return frozenset(name for name, value in fresh.named_parameters() if not value.requires_grad)
 
 
 def parameter_parts(model: nn.Module) -> dict[str, str]:
