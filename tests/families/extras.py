@@ -208,13 +208,6 @@ EXTRAS: Mapping[str, Mapping[str, Any]] = {
         "block_types": ["recurrent", "attention"],
     },
     "rembert": {"input_embedding_size": 16, "output_embedding_size": 24},
-    "reformer": {
-        "attention_head_size": 8,
-        "attn_layers": ["local", "local", "local"],
-        "axial_pos_embds": False,
-        "feed_forward_size": 48,
-        "local_attn_chunk_length": 1,
-    },
     "roc_bert": {
         "pronunciation_embed_dim": 8,
         "pronunciation_vocab_size": 16,
