@@ -118,7 +118,7 @@ def merge(pair: Pair) -> None:
         assert value.dtype == base[name].dtype, name
         mean = (base[name] + tuned[name]) / 2 if value.is_floating_point() else base[name]
         torch.testing.assert_close(value, mean, rtol=1e-6, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
-    _, told = type(pair.models["base"]).from_pretrained(merged, output_loading_info=True)  # type: ignore[attr-defined]
+    _, told = pair.kind.from_pretrained(merged, output_loading_info=True)  # type: ignore[attr-defined]
     assert not any(told.values()), told
 
 
@@ -149,7 +149,7 @@ def tune(pair: Pair) -> None:
 def tune_full(pair: Pair) -> None:
     """The first step's loss is the model's own, nothing but the block changes, and the run is read as transformers'."""
     run = tuned_run(pair, "full")
-    base, after = pair.load(pair.path("base")), pair.load(str(run / "model"))
+    base, after = pair.models["base"], pair.load(str(run / "model"))
     before = dict(base.named_parameters())
     moved = {name for name, weight in after.named_parameters() if not torch.equal(weight, before[name])}
     assert moved

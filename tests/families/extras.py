@@ -208,13 +208,6 @@ EXTRAS: Mapping[str, Mapping[str, Any]] = {
         "block_types": ["recurrent", "attention"],
     },
     "rembert": {"input_embedding_size": 16, "output_embedding_size": 24},
-    "reformer": {
-        "attention_head_size": 8,
-        "attn_layers": ["local", "local", "local"],
-        "axial_pos_embds": False,
-        "feed_forward_size": 48,
-        "local_attn_chunk_length": 8,
-    },
     "roc_bert": {
         "pronunciation_embed_dim": 8,
         "pronunciation_vocab_size": 16,
@@ -229,7 +222,7 @@ EXTRAS: Mapping[str, Mapping[str, Any]] = {
     "xlm": {"emb_dim": 32, "causal": True},
     "xlstm": {"chunk_size": 16},
     "xmod": {"languages": ("en_XX",), "default_language": "en_XX"},
-    "youtu": HEADS_ALIKE,
+    "youtu": {**HEADS_ALIKE, "pad_token_id": None},  # transformers zeroes the row of a padding token when it loads
     "xlnet": {"attn_type": "uni", "d_inner": 48},
     "zamba": {
         "num_hidden_layers": 4,

@@ -50,11 +50,13 @@ class Pair:
 
     Attributes:
         family: the name it has in the zoo.
-        models: both, in memory.
+        kind: their class.
+        models: both, read from disk, as a user would.
     """
 
     family: str
     folder: Path
+    kind: type[nn.Module]
     models: dict[str, nn.Module]
 
     @classmethod
@@ -64,7 +66,9 @@ class Pair:
             model.save_pretrained(folder / name)  # type: ignore[operator]
             make_tokenizer().save_pretrained(folder / name)
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
-        return cls(family, folder, {"base": base, "tuned": tuned})
+        made = cls(family, folder, type(base), {})
+        made.models.update({name: made.load(made.path(name)) for name in ("base", "tuned")})
+        return made
 
     def path(self, name: str) -> str:
         return str(self.folder / name)
@@ -79,12 +83,12 @@ class Pair:
             json.loads((Path(folder) / "config.json").read_text())["model_type"] for folder in (self.path("base"), path)
         ]
         assert kinds[0] == kinds[1], f"the checkpoint of a {kinds[0]} has become one of a {kinds[1]}"
-        return type(self.models["base"]).from_pretrained(path, dtype=torch.float32).eval()  # type: ignore[attr-defined]
+        return self.kind.from_pretrained(path, dtype=torch.float32).eval()  # type: ignore[attr-defined]
 
     @cached_property
     def rows(self) -> dict[str, list[Row]]:
-        """Both models' rows; they are read from disk, as a user would."""
-        return {name: rows(self.load(self.path(name))) for name in self.models}
+        """Both models' rows."""
+        return {name: rows(model) for name, model in self.models.items()}
 
     @cached_property
     def depth(self) -> int:

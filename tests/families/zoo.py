@@ -58,6 +58,7 @@ NO_DECODERS: Mapping[str, str] = {
     "musicgen": "predicts audio codes",
     "musicgen_melody": "predicts audio codes",
     "prophetnet": "predicts several tokens ahead, each in a stream of its own",
+    "reformer": "runs its blocks backwards in two streams, on texts of certain lengths",
 }
 
 
