@@ -72,7 +72,7 @@ class Anatomy:
         parts = {"blocks": blocks, "embedding": embedding, "final_norm": final_norm, "head": head, "backbone": holder}
         names = {part: paths[id(module)] for part, module in parts.items()}
         projections = of_parameters(model, names, len(blocks), config)
-        causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
         around, width = modules_around(causal, holder, head), config.hidden_size
         return cls(config, causal, holder, blocks, embedding, final_norm, head, names, width, around, projections)
 
