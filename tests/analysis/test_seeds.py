@@ -190,7 +190,7 @@ def test_every_model_reads_each_sample_once_and_references_are_made_once(pico, t
     monkeypatch.setattr("midblock.analysis.estimates.permutations", lambda *of: drawn.append(of) or permutations(*of))
     options = {**SMALL, "weights": False, "metrics": "cka,curvature"}
     analyze(Pair.of_models(base, {"sft": tuned}, tokenizer), BUILTIN, seeds=3, **options)
-    # the base, rounded, reads the token-level prompts of sample 0; each model is tried twice on one prompt's first tokens
+    # the base, rounded, reads the token-level prompts of sample 0; each model is tried twice on a few tokens
     assert sum(seen) == 2 * 3 * 8 + 4 + 2 * TRIED
     assert len(drawn) == 5  # layers
 
