@@ -33,11 +33,11 @@ def kinds_on(path: Sequence[str], classes: Sequence[str]) -> list[str]:
     return found
 
 
-def classes_on(name: str, depth: int, modules: Mapping[str, nn.Module]) -> list[str]:
+def classes_on(name: str, depth: int, modules: Mapping[str, nn.Module]) -> tuple[str, ...]:
     """Class names, in small letters, of the last `depth` modules on the way to a parameter; "" where there is none."""
     parts = name.split(".")
     paths = (".".join(parts[:end]) for end in range(len(parts) - depth, len(parts)))
-    return [type(modules[path]).__name__.lower() if path in modules else "" for path in paths]
+    return tuple(type(modules[path]).__name__.lower() if path in modules else "" for path in paths)
 
 
 def _kind(name: str, kind: str, inside_attention: bool) -> str:

@@ -8,8 +8,9 @@ look at the modules on the way to the parameter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -38,8 +39,9 @@ def of_parameters(model: nn.Module, paths: Mapping[str, str], depth: int, config
         config: of its decoder.
     """
     modules = dict(model.named_modules())
+    seen: _Seen = {}  # blocks are alike: what one told holds for the others
     return {
-        name: _completed(located(name, tuple(value.shape), paths, depth, modules), modules, config)
+        name: _completed(_located(name, tuple(value.shape), paths, depth, modules, seen), modules, config)
         for name, value in model.named_parameters()
     }
 
@@ -56,13 +58,26 @@ def located(
     Args:
         modules: all modules of the model, whose classes then count beside the names.
     """
+    return _located(name, shape, paths, depth, modules or {}, {})
+
+
+def _located(
+    name: str,
+    shape: tuple[int, ...],
+    paths: Mapping[str, str],
+    depth: int,
+    modules: Mapping[str, nn.Module],
+    seen: _Seen,
+) -> Projection:
     inside = _inside(name, paths["blocks"])
     if inside is None:
-        return _outside(name, shape, paths, depth, modules or {})
-    block, parts = int(inside[0]), inside[1:]
-    found = _InBlock.of(name, parts, modules or {})
-    weight = [*parts[:-1], parts[-1].removesuffix("_bias") if parts[-1] != "bias" else "weight"]
-    owner = replace(found, parts=tuple(weight)) if found.role == "bias" else None
+        return _outside(name, shape, paths, depth, modules)
+    block, parts = int(inside[0]), tuple(inside[1:])
+    key = parts, classes_on(name, len(parts) - 1, modules)
+    if key not in seen:
+        seen[key] = _InBlock.of(*key)
+    found = seen[key]
+    owner = found.owner_of_bias
     return Projection(
         name,
         block,
@@ -90,26 +105,34 @@ class _InBlock:
     classes: tuple[str, ...]
 
     @classmethod
-    def of(cls, name: str, parts: Sequence[str], modules: Mapping[str, nn.Module]) -> _InBlock:
-        classes = classes_on(name, len(parts) - 1, modules)
-        return cls(tuple(parts), tuple(kinds_on(parts[:-1], classes)), tuple(classes))
+    def of(cls, parts: tuple[str, ...], classes: tuple[str, ...]) -> _InBlock:
+        return cls(parts, tuple(kinds_on(parts[:-1], classes)), classes)
 
-    @property
+    @cached_property
+    def owner_of_bias(self) -> _InBlock | None:
+        """The weight beside a bias."""
+        if self.role != "bias":
+            return None
+        last = self.parts[-1]
+        weight = last.removesuffix("_bias") if last != "bias" else "weight"
+        return replace(self, parts=(*self.parts[:-1], weight))
+
+    @cached_property
     def owner(self) -> int:
         """Which part of the path names what holds the parameter: a linear layer, or the parameter itself."""
         at = len(self.parts) - (2 if self.parts[-1] in ("weight", "bias") and len(self.parts) > 1 else 1)
         return at - 1 if self.parts[at] == "linear" and at else at  # a wrapper around one linear layer
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """The kind that the whole serves: the outermost one; but a router inside is a router."""
         return "router" if "router" in self.kinds else next((kind for kind in self.kinds if kind), "")
 
-    @property
+    @cached_property
     def own_path(self) -> str:
         return ".".join(part for part in self.parts if part != "weight" and not part.isdigit())
 
-    @property
+    @cached_property
     def role(self) -> str:
         last, owner = self.parts[-1], self.parts[self.owner]
         innermost = self.classes[self.owner] if self.owner < len(self.classes) else ""
@@ -135,7 +158,7 @@ class _InBlock:
             return None
         return ROLES.get(self.kind, {}).get(owner)
 
-    @property
+    @cached_property
     def _close_kind(self) -> str:
         """The kind of the very module that holds the owner, an unnamed one or a list passed over."""
         at = self.owner - 1
@@ -143,7 +166,7 @@ class _InBlock:
             at -= 1
         return self.kinds[at] if at >= 0 else ""
 
-    @property
+    @cached_property
     def part(self) -> str:
         role = self.role
         if role in ("norm", "bias"):
@@ -151,6 +174,9 @@ class _InBlock:
         if role.endswith("expert_gate") and self.kind == "mlp":
             return "router"  # how much of a shared expert is taken: one output
         return {"linear attention": "attention", "mixer": "other", "": part_of(role)}.get(self.kind, self.kind)
+
+
+_Seen = dict[tuple[tuple[str, ...], tuple[str, ...]], _InBlock]
 
 
 def _inside(name: str, blocks: str) -> list[str] | None:
