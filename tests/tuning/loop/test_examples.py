@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from midblock.base import MidblockError
 from midblock.data import Example, ExampleSet, Message
 from midblock.data.batches import IGNORED
-from midblock.tuning.loop.examples import Collator, load_examples
+from midblock.tuning.loop.examples import Collator, load_examples, runs_here
 from midblock.tuning.loop.tune_settings import TuneSettings
 
 CHAT = (
@@ -245,3 +245,10 @@ def test_rows_that_the_template_cannot_write_are_left_out_and_said(tokenizer, ch
         assert len(examples) == 2
         (note,) = examples.notes
         assert note.startswith("1 row(s) of the data left out: a sample holds tool calls, which ")
+
+
+def test_flash_attention_waits_for_its_device(pico):
+    model = pico("llama")
+    assert runs_here(model)
+    model.config._attn_implementation = "flash_attention_2"
+    assert not runs_here(model)

@@ -101,6 +101,13 @@ def load_examples(data: str | ExampleSet, tokenizer: Any, settings: CourseSettin
     return TrainingExamples(prompts=prompts, on_prompt=settings.train_on_prompt, facts=facts, notes=notes)
 
 
+def runs_here(model: nn.Module) -> bool:
+    """Whether a model can compute where its weights lie now: flash attention not before it is on its device."""
+    config: Any = model.config
+    flash = str(getattr(config, "_attn_implementation", "")).startswith("flash")
+    return not flash or next(model.parameters()).device.type != "cpu"
+
+
 def check_loss(name: str, model: nn.Module, examples: TrainingExamples) -> None:
     """Compare the logits that the loss is made of with the model's own, on the first tokens of an example.
 

@@ -23,7 +23,7 @@ from midblock.runs.where import Where
 from midblock.tuning.loop.aim import Aim, Learned
 from midblock.tuning.loop.arguments import half, training_arguments, weight_dtype
 from midblock.tuning.loop.course import BASE_WEIGHTS, Course
-from midblock.tuning.loop.examples import TrainingExamples, check_fit, check_loss, load_examples
+from midblock.tuning.loop.examples import TrainingExamples, check_fit, check_loss, load_examples, runs_here
 from midblock.tuning.loop.held_weights import HeldWeights
 from midblock.tuning.loop.memory import estimate_memory
 from midblock.tuning.loop.outputs import moved_rows, save_model
@@ -80,7 +80,8 @@ class Lesson:
         start = time.perf_counter()
         loading = replace(course.loading, dtype=weight_dtype(settings, course.loop, course.loading))
         prepared = prepare(course.checkpoint, course.plan, settings, loading)
-        check_loss(course.checkpoint.name, prepared.causal, self.examples)
+        if runs_here(prepared.causal):
+            check_loss(course.checkpoint.name, prepared.causal, self.examples)
         weight_hash = self.request.inputs[BASE_WEIGHTS]
         held = HeldWeights.of(prepared, settings, weight_hash, arguments.device, progress)
         if course.loop.shard:

@@ -15,7 +15,7 @@ from midblock.base.files import write_failure
 from midblock.checkpoints import LoadSettings
 from midblock.runs.lending import memory_told
 from midblock.runs.processes import barrier, main_process
-from midblock.tuning.loop.examples import Collator, TrainingExamples, check_loss
+from midblock.tuning.loop.examples import Collator, TrainingExamples, check_loss, runs_here
 from midblock.tuning.loop.held_weights import HeldWeights
 from midblock.tuning.loop.log_file import LogFile
 from midblock.tuning.loop.references import find_reference
@@ -95,7 +95,10 @@ class Training:
         with ExitStack() as surgery:
             surgery.enter_context(prefix.installed())
             surgery.enter_context(scoring(prepared.causal, prepared.anatomy, prefix, reference))
+            waiting = not runs_here(prepared.causal)
             trainer = self._trainer(log, earlier)
+            if waiting and runs_here(prepared.causal):
+                check_loss("base", prepared.causal, self.examples)
             if found is not None and not trainer.is_fsdp_enabled:
                 check_whole(found[0])
             self._hold_on(trainer, resumed=found is not None)
