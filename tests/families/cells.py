@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import midblock
-from midblock.base import MidblockError
 
 from .pair import ROWS, Pair, as_causal, blocks, changes, distance, in_block, kl, nll, norms, rows
 
@@ -45,10 +44,6 @@ def at(found: pd.DataFrame, metric: str, layer: int, model: str, module: str = "
     values = found[where].value
     assert len(values) == 1, f"{len(values)} values of {metric} of {model} at layer {layer}, {module}"
     return float(values.iloc[0])
-
-
-# families whose states are refused can be tuned and their weights compared
-UNREADABLE = ("not one residual stream", "its states cannot be read")
 
 
 def analyze(pair: Pair) -> None:
@@ -154,10 +149,7 @@ def tune_full(pair: Pair) -> None:
     moved = {name for name, weight in after.named_parameters() if not torch.equal(weight, before[name])}
     assert moved
     assert moved <= in_block(base, TUNED), sorted(moved - in_block(base, TUNED))
-    # a plain checkpoint, as any that `analyze` reads the states of: its weights tell whether it is the right one
-    found = midblock.analyze(open_pair(pair, run.name), weights_only=True, metrics="delta_fro").frame
-    apart = near(distance(base, after, TUNED), rel=1e-3)
-    assert at(found, "delta_fro", TUNED, run.name, "block") == apart, "delta_fro of the tuned block"
+    check_read_again(pair, run, rows(after), distance(base, after, TUNED))
 
 
 def tuned_run(pair: Pair, method: str, **how: Any) -> Path:
@@ -172,19 +164,11 @@ def tuned_run(pair: Pair, method: str, **how: Any) -> Path:
 
 
 def check_read_again(pair: Pair, run: Path, own: list[Any], apart: float) -> None:
-    """Analyze the base against a run: states and weights as of the model that others make of it."""
-    names = "change_intensity,delta_fro"
+    """Open a run as `analyze` does: predictions and weights as of the model that others make of it."""
     opened = open_pair(pair, run.name)
-    try:
-        found = midblock.analyze(opened, pair.data, metrics=names, num_samples=SAMPLES, precision_floor=False).frame
-    except MidblockError as error:
-        if not any(reason in str(error) for reason in UNREADABLE):
-            raise
-        found = midblock.analyze(opened, weights_only=True, metrics="delta_fro").frame
-    else:
-        check_depths(found, "change_intensity", run.name, changes(pair.rows["base"], own), pair, rel=2e-3)
-    value = at(found, "delta_fro", TUNED, run.name, "block")
-    assert value == near(apart, rel=1e-3), "delta_fro of the tuned block"
+    assert nll(rows(opened.tuned[0].model), ended=True) == near(nll(own, ended=True)), "nll of the run read again"
+    found = midblock.analyze(opened, weights_only=True, metrics="delta_fro").frame
+    assert at(found, "delta_fro", TUNED, run.name, "block") == near(apart, rel=1e-3), "delta_fro of the tuned block"
 
 
 CELLS: Mapping[str, Callable[[Pair], None]] = {
