@@ -26,7 +26,7 @@ SMALL = {"num_samples": 8, "num_token_samples": 4}
 BUILTIN = "builtin:chain_sum"
 # One of each kind: of one prompt's tokens, of the pooled states, paired, of the logit lens, of views, of weights.
 EACH_KIND = "curvature,effective_rank,cka_debiased,change_increment,logit_kl,lidar,infonce,delta_rel"
-TRIED = 2  # passes over a few tokens by which a model's states are checked before they are measured
+TRIED = 1  # pass over a few tokens by which a model's states are checked before they are measured
 
 
 def settings(**options):

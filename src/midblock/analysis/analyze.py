@@ -92,18 +92,18 @@ def _read(
     advance = progress.phase("loading models", 1 + len(pair.tuned))
     for variant in pair:
         variant.model.eval()
-        _check_readable(variant, samples[0], kinds)
+        _check_states(variant, samples[0], kinds)
         advance(1)
     return samples
 
 
-def _check_readable(variant: Variant, prompts: Prompts, kinds: frozenset[str]) -> None:
+def _check_states(variant: Variant, prompts: Prompts, kinds: frozenset[str]) -> None:
     """See on a few tokens that states are the residual stream, and predictions read off them the model's own."""
     first = (*prompts.deep, *prompts.pooled)[0]
-    anatomy = Anatomy.of(variant.model)
-    check_stream(anatomy, first.start(CHECKED).input_ids, variant.name)
     if "lens" in kinds:
         check_lens(variant.name, variant.model, first)
+    else:
+        check_stream(Anatomy.of(variant.model), first.start(CHECKED).input_ids, variant.name)
 
 
 def _decided(draft: Draft, data: str | ExampleSet | None, samples: Sequence[Prompts]) -> Request:

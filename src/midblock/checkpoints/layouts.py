@@ -15,11 +15,11 @@ from midblock.checkpoints.projections import Cut, Projection
 from midblock.checkpoints.roles import ATTENTION, GATE_UP, QKV
 
 # all queries, then all keys, then all values
-_ONE_AFTER_THE_OTHER = ("gpt2", "openai-gpt", "phi3", "phi4_multimodal", "mpt", "dbrx")
+_ONE_AFTER_THE_OTHER = ("gpt2", "phi3", "mpt", "dbrx")
 # query, key and value of the first head, then of the second, …
 _HEAD_BY_HEAD = ("gpt_neox", "gpt_neox_japanese", "bloom", "persimmon")
 # MLPs of these families halve the outputs of one projection: the first half is gated
-_GATE_FIRST = ("phi3", "phi4_multimodal", "glm", "glm4", "zamba2", "minimax_m3_vl_text")
+_GATE_FIRST = ("phi3", "glm", "glm4", "zamba2", "minimax_m3_vl_text")
 
 
 def cut_of(found: Projection, holder: nn.Module, config: Any) -> Cut | None:
@@ -49,9 +49,12 @@ def heads_of(found: Projection, holder: nn.Module, config: Any) -> tuple[int, in
     """How many heads an attention projection has and how wide each is; None where that is not certain."""
     if found.role not in ATTENTION or len(found.shape) != 2:
         return None
-    width = _width(holder, config)
+    width, asked = _width(holder, config), "num_attention_heads"
+    if found.role in ("k_proj", "v_proj") and value_of(config, "num_key_value_heads") is not None:
+        asked = "num_key_value_heads"
     side = found.shape[1] if found.role == "o_proj" else found.shape[0]
-    return (side // width, width) if width and side % width == 0 else None
+    count = value_of(config, asked) or (side // width if width else 0)  # None where it differs from block to block
+    return (int(count), width) if count and side == int(count) * width else None
 
 
 def value_of(config: Any, name: str) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, device_of
 from midblock.data import Batch
-from midblock.trace import same_states, watch
+from midblock.trace import check_stream, same_states
 
 CHECKED = 16  # tokens
 
@@ -26,37 +26,35 @@ def check_head(name: str, model: nn.Module, batch: Batch) -> None:
     Raises:
         MidblockError: the model does something between its decoder and its logits that is not known.
     """
-    anatomy = Anatomy.of(model)
-    start = batch.start(CHECKED).input_ids.to(device_of(anatomy.embedding))
-    with torch.no_grad():  # not inference mode: what a module caches on its way must serve training too
-        own = model(input_ids=start, use_cache=False).logits
-        put_out = anatomy.backbone(input_ids=start, use_cache=False)[0]
-        _compare(name, anatomy, put_out, own)
+    _own(name, Anatomy.of(model), model, batch)
 
 
 def check_lens(name: str, model: nn.Module, batch: Batch) -> None:
-    """As `check_head`, and that the last block's states, put through the final norm, are what the head is given.
+    """As `check_head`, and the same for what the final norm puts out, having seen that it is what it seems.
 
     Raises:
-        MidblockError: something stands between the last block and the head that is not known.
+        MidblockError: as `check_head`, or as `midblock.trace.check_stream`: states are no residual stream, or something
+            stands between the last block and the head that is not known.
     """
-    check_head(name, model, batch)
-    anatomy, seen = Anatomy.of(model), dict[int, Tensor]()
-    start, total = batch.start(CHECKED).input_ids.to(device_of(anatomy.embedding)), len(anatomy)
-    with torch.no_grad():
-        with watch(anatomy, {total - 1, total}, lambda layer, states: seen.update({layer: states.clone()})):
-            own = model(input_ids=start, use_cache=False).logits
-        again = anatomy.normed(seen[total - 1])
-        if bool(torch.isfinite(own).all()) and not same_states(again, seen[total]):
-            norm = anatomy.names["final_norm"]
-            raise _refused(f"{name}: its final norm {norm} is given something else than its last block puts out")
-        _compare(name, anatomy, seen[total], own)
+    anatomy = Anatomy.of(model)
+    normed = check_stream(anatomy, batch.start(CHECKED).input_ids, name)
+    _compare(name, anatomy, normed, _own(name, anatomy, model, batch))
+
+
+def _own(name: str, anatomy: Anatomy, model: nn.Module, batch: Batch) -> Tensor:
+    """The model's own logits, once those read off what its decoder puts out were found to be the same."""
+    start = batch.start(CHECKED).input_ids.to(device_of(anatomy.embedding))
+    with torch.no_grad():  # not inference mode: what a module caches on its way must serve training too
+        own: Tensor = model(input_ids=start, use_cache=False).logits
+        _compare(name, anatomy, anatomy.backbone(input_ids=start, use_cache=False)[0], own)
+    return own
 
 
 def _compare(name: str, anatomy: Anatomy, normed: Tensor, own: Tensor) -> None:
     head = anatomy.names["head"]
     try:
-        read = anatomy.logits(normed.to(device_of(anatomy.head)))
+        with torch.no_grad():
+            read = anatomy.logits(normed.to(device_of(anatomy.head)))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:

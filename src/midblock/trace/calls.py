@@ -184,47 +184,45 @@ def _leaving(left: _Left, position: int, module: nn.Module, args: tuple[Any, ...
     left.position, left.states = position, output if isinstance(output, Tensor) else output[0]
 
 
-def check_stream(anatomy: Anatomy, input_ids: Int[Tensor, "B T"], model: str) -> None:
-    """See that what leaves each block is the residual stream, and the final norm its last one, by running a few tokens.
+def check_stream(anatomy: Anatomy, input_ids: Int[Tensor, "B T"], model: str) -> Float[Tensor, "B T D"]:
+    """See that what leaves each block is the residual stream, and the final norm its last: one pass over a few tokens.
 
     Either each block takes what the one below put out, or the model's own hidden states are what leaves its blocks.
+
+    Returns:
+        What the final norm puts out.
 
     Raises:
         MidblockError: neither: what was found is no stack of decoder blocks, or they hand on more than one stream; or
             the norm that was found is given something else than the last block puts out.
     """
+    hint, last = "its states cannot be read; --weights-only needs none", len(anatomy) - 1
+    seen: dict[int, Tensor] = {}
     try:
-        with record_calls(anatomy, ()):
+        with watch(anatomy, (last, last + 1), partial(_keep, seen)), record_calls(anatomy, ()):
             run_backbone(anatomy, input_ids)
     except MidblockError as reason:
-        if not _are_its_own(anatomy, input_ids):
-            what = f"{model}: {reason.what}"
-            raise MidblockError(what, hint="its states cannot be read; --weights-only needs none") from reason
-    seen: dict[int, Tensor] = {}
-    last = len(anatomy) - 1
-    with watch(anatomy, (last, last + 1), partial(_keep, seen)):
-        run_backbone(anatomy, input_ids)
-    if bool(torch.isfinite(seen[last]).all()) and not _same_norm(anatomy, seen[last], seen[last + 1]):
-        norm = anatomy.names["final_norm"]
-        what = f"{model}: its final norm {norm} is given something else than its last block puts out"
-        raise MidblockError(what, hint="its states cannot be read; --weights-only needs none")
+        if not _are_its_own(anatomy, input_ids, seen):
+            raise MidblockError(f"{model}: {reason.what}", hint=hint) from reason
+    if bool(torch.isfinite(seen[last]).all()):
+        with torch.inference_mode():
+            again = anatomy.normed(seen[last])
+        if not same_states(again, seen[last + 1]):
+            norm = anatomy.names["final_norm"]
+            what = f"{model}: its final norm {norm} is given something else than its last block puts out"
+            raise MidblockError(what, hint=hint)
+    return seen[last + 1]
 
 
-def _same_norm(anatomy: Anatomy, states: Tensor, normed: Tensor) -> bool:
-    with torch.inference_mode():
-        return same_states(anatomy.normed(states), normed)
-
-
-def _are_its_own(anatomy: Anatomy, input_ids: Int[Tensor, "B T"]) -> bool:
-    seen: dict[int, Tensor] = {}
-    keep = partial(_keep, seen)
-    with watch(anatomy, range(-1, len(anatomy) - 1), keep), torch.no_grad():
+def _are_its_own(anatomy: Anatomy, input_ids: Int[Tensor, "B T"], seen: dict[int, Tensor]) -> bool:
+    """Whether a model's own hidden states are what enters its blocks; `seen` gets what leaves every layer."""
+    with watch(anatomy, range(-1, len(anatomy) + 1), partial(_keep, seen)), torch.no_grad():
         ids = input_ids.to(device_of(anatomy.embedding))
         answer = anatomy.model(input_ids=ids, use_cache=False, output_hidden_states=True)
     own = getattr(answer, "hidden_states", None)
     if own is None or len(own) != len(anatomy) + 1:
         return False
-    return all(same_states(seen[layer], own[layer + 1]) for layer in seen)
+    return all(same_states(seen[layer], own[layer + 1]) for layer in range(-1, len(anatomy) - 1))
 
 
 def _keep(seen: dict[int, Tensor], layer: int, states: Tensor) -> None:

@@ -116,7 +116,7 @@ class Swapping:
         return ran
 
     def _check_exchange(self, batch: Batch) -> None:
-        """Hold the outermost cells, run block by block, against whole models whose parts are exchanged.
+        """Hold the lowest and the highest cells, run block by block, against whole models whose parts are exchanged.
 
         Raises:
             MidblockError: blocks pass something on beside the residual stream that is not known.
@@ -127,7 +127,7 @@ class Swapping:
         cells = [cell for cell in self.cells if not (resized and cell.last == EMBEDDING)]
         for host in self.hosts:
             ours, theirs = self.anatomies[host], self.anatomies[1 - host]
-            for cell, states in run_cells(ours, theirs, ran[host], ran[1 - host], {*cells[:1], *cells[-1:]}):
+            for cell, states in run_cells(ours, theirs, ran[host], ran[1 - host], {*cells[:2], *cells[-1:]}):
                 with self._exchanged(Mix(host, cell, host)), torch.inference_mode():
                     ids = start.input_ids.to(device_of(ours.embedding))
                     whole = ours.backbone(input_ids=ids, use_cache=False)[0]
