@@ -216,9 +216,12 @@ def check_stream(anatomy: Anatomy, input_ids: Int[Tensor, "B T"], model: str) ->
 
 def _are_its_own(anatomy: Anatomy, input_ids: Int[Tensor, "B T"], seen: dict[int, Tensor]) -> bool:
     """Whether a model's own hidden states are what enters its blocks; `seen` gets what leaves every layer."""
-    with watch(anatomy, range(-1, len(anatomy) + 1), partial(_keep, seen)), torch.no_grad():
-        ids = input_ids.to(device_of(anatomy.embedding))
-        answer = anatomy.model(input_ids=ids, use_cache=False, output_hidden_states=True)
+    ids = input_ids.to(device_of(anatomy.embedding))
+    try:
+        with watch(anatomy, range(-1, len(anatomy) + 1), partial(_keep, seen)), torch.no_grad():
+            answer = anatomy.model(input_ids=ids, use_cache=False, output_hidden_states=True)
+    except MidblockError:  # the first reason says more
+        return False
     own = getattr(answer, "hidden_states", None)
     if own is None or len(own) != len(anatomy) + 1:
         return False
