@@ -34,8 +34,14 @@ def skeleton_of(config: PretrainedConfig, *, trust_remote_code: bool = False) ->
     Raises:
         MidblockError: transformers knows no causal language model for it.
     """
-    content = json.dumps(config.to_dict(), sort_keys=True, default=str)
-    return _build(_Request(content, trust_remote_code, config))
+    return _build(_Request(_content(config), trust_remote_code, config))
+
+
+def like_new(model: nn.Module) -> nn.Module:
+    """A model of the same class and config as one that was loaded, on the meta device, as its architecture makes it."""
+    config: Any = model.config
+    kind: Any = type(model)
+    return _of_class(kind, _Request(_content(config), False, config))
 
 
 @lru_cache(maxsize=KEPT)
@@ -74,6 +80,17 @@ class _Request:
     content: str
     trust_remote_code: bool
     config: Any = field(compare=False)
+
+
+def _content(config: Any) -> str:
+    return json.dumps(config.to_dict(), sort_keys=True, default=str)
+
+
+@lru_cache(maxsize=KEPT)
+def _of_class(kind: Any, request: _Request) -> nn.Module:
+    with torch.device("meta"):
+        made: nn.Module = kind(request.config)
+    return made
 
 
 @lru_cache(maxsize=KEPT)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import Any
 
-import torch
 from torch import nn
 
 from midblock.base import LayerPlan, MidblockError
 from midblock.checkpoints import Anatomy
+from midblock.checkpoints.skeleton import like_new
 from midblock.tuning.place.parts import matches_nothing, select_roles
 from midblock.tuning.settings import Placement
 
@@ -52,10 +51,7 @@ def choose_weights(model: nn.Module, plan: LayerPlan, settings: Placement) -> di
 
 def frozen_by_the_model(model: nn.Module) -> frozenset[str]:
     """Parameters that the architecture itself never trains: biases by which a router is kept in balance, for one."""
-    kind: Any = type(model)
-    with torch.device("meta"):
-        fresh = kind(model.config)
-    return frozenset(name for name, value in fresh.named_parameters() if not value.requires_grad)
+    return frozenset(name for name, value in like_new(model).named_parameters() if not value.requires_grad)
 
 
 def parameter_parts(model: nn.Module) -> dict[str, str]:
