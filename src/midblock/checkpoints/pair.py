@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from midblock.base import MidblockError
+from midblock.base.files import stamps
 from midblock.checkpoints.adapter_notes import adapter_notes
 from midblock.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from midblock.checkpoints.effective import EffectiveTensors
@@ -78,14 +79,13 @@ class Variant:
         return described
 
     def files(self) -> list[list[str | int]]:
-        """Name, size and age of each weight file: they tell a change without reading any; empty in memory."""
+        """The stamp of each weight file; empty in memory."""
         if self.checkpoint is None:
             return []
         files = list(find_weight_files(self.checkpoint.folder, allow_pickle=self.checkpoint.allow_pickle).files)
         if self.checkpoint.adapter is not None:
             files += sorted(self.checkpoint.adapter.folder.glob("adapter_*"))
-        facts = [(file.name, file.stat()) for file in files]
-        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts]
+        return stamps(files)
 
 
 @dataclass
