@@ -15,6 +15,27 @@ from midblock.base.errors import MidblockError, NoSpaceError
 # What is written before it takes its name: .NAME.PROCESS.tmp for a file, .NAME.PROCESS.partial for a folder.
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.\d+\.(?:tmp|partial)", re.DOTALL)
 
+SHOWN = 120  # letters of a place in a message
+
+
+def user_path(text: str | Path) -> Path:
+    """The place that a user or a file names, `~` read as the home folder; asking whether it exists is safe.
+
+    Raises:
+        MidblockError: no home of that name, a name that no file can have, or a folder before it that cannot be entered.
+    """
+    shown = repr(str(text)) if len(str(text)) <= SHOWN else f"{str(text)[:SHOWN]!r}…"
+    try:
+        path = Path(text).expanduser()
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, RuntimeError, ValueError) as error:
+        # RuntimeError: no such home; ValueError: a zero byte, or half a surrogate pair
+        reason = getattr(error, "strerror", None) or str(error)
+        raise MidblockError(f"cannot look at {shown}: {reason[:1].lower()}{reason[1:]}") from error
+    return path
+
 
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, user_path
 from midblock.base.files import stamps
 from midblock.checkpoints.adapter_notes import adapter_notes
 from midblock.checkpoints.checkpoint import Checkpoint, open_checkpoint
@@ -188,9 +188,16 @@ class Pair:
             return None
         if put_on.kind == "hub" and named == put_on.location and settings.revision in (None, put_on.revision):
             return None
-        if put_on.kind == "folder" and Path(named).expanduser().resolve() == put_on.path.resolve():
+        if put_on.kind == "folder" and _is_place(named, put_on.path):
             return None
         return f"The adapter {variant.name} names {named} as its base; it was put on {self.base.reference}, as asked."
+
+
+def _is_place(named: str, place: Path) -> bool:
+    try:
+        return user_path(named).resolve() == place.resolve()
+    except MidblockError:
+        return False  # it names no place at all
 
 
 def load_pair(base: str, *tuned: str, **options: Any) -> Pair:

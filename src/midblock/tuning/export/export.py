@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from midblock import __version__
-from midblock.base import MidblockError, unknown, write_json
+from midblock.base import MidblockError, unknown, user_path, write_json
 from midblock.base.files import folder_atomically, replace_atomically, size_text
 from midblock.checkpoints import Checkpoint, EffectiveTensors, open_checkpoint
 from midblock.checkpoints.adapter import CONFIG
@@ -149,7 +149,7 @@ def run_export(
         raise unknown("dtype", dtype, DTYPES)
     if dtype != "auto" and to != "merged":
         raise MidblockError(f"--dtype is about merged weights, not about --to {to}")
-    form, output = FORMS[to], Path(output).expanduser()
+    form, output = FORMS[to], user_path(output)
     is_file = form.file is not None and output.suffix != ""
     _check_free(output, is_file, overwrite)
     found = AdapterSource.find(str(source))
