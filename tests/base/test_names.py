@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midblock.base.names import RESERVED, own_name, own_names, told_apart
+from midblock.base.names import RESERVED, numbered_apart, own_name, own_names
 from midblock.base.quoting import printable
 
 ODD = [
@@ -52,8 +52,8 @@ def test_the_rule(short, whole, names):
 
 
 def test_a_number_takes_no_other_models_name():
-    assert told_apart(["a", "a", "a (2)"]) == ["a", "a (3)", "a (2)"]
-    assert told_apart(["a", "b"], taken=["a", "a (2)"]) == ["a (3)", "b"]
+    assert numbered_apart(["a", "a", "a (2)"]) == ["a", "a (3)", "a (2)"]
+    assert numbered_apart(["a", "b"], taken=["a", "a (2)"]) == ["a (3)", "b"]
 
 
 def test_what_it_is_can_be_said():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
 
 from midblock.base.quoting import printable
 
@@ -28,6 +29,17 @@ def own_name(name: str, part: str = "tuned") -> str:
     return f"{shown} ({part})" if shown.strip() in RESERVED | {""} else shown
 
 
+def name_of(folder: Path, part: str = "tuned") -> str:
+    """What a table calls the model that a run leaves in a folder."""
+    return own_name(folder.resolve().name, part)
+
+
+def name_note(folder: Path, part: str = "tuned") -> list[str]:
+    """What a reader must know of a folder whose own name tables do not take."""
+    name = name_of(folder, part)
+    return [] if name == folder.resolve().name else [f"The model in {folder} is called {name} in tables and figures."]
+
+
 def own_names(short: Sequence[str], whole: Sequence[str]) -> list[str]:
     """What a table calls several models beside the base.
 
@@ -39,10 +51,10 @@ def own_names(short: Sequence[str], whole: Sequence[str]) -> list[str]:
     wanted = [
         own_name(reference) if shown.count(name) > 1 else name for name, reference in zip(shown, whole, strict=True)
     ]
-    return told_apart(wanted)
+    return numbered_apart(wanted)
 
 
-def told_apart(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+def numbered_apart(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
     """The names, those that came before with a number in brackets.
 
     Args:
