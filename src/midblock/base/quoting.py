@@ -7,6 +7,7 @@ terminal. YAML and JSON are written by their own libraries, shell lines by `shle
 from __future__ import annotations
 
 import ast
+import json
 import keyword
 import pprint
 import re
@@ -76,6 +77,11 @@ def python_arguments(values: Mapping[str, Any], what: str, indent: int = 4) -> s
             raise MidblockError(f"{printable(what)}: {name!r} is no name of an option", hint="take it out")
         lines += f"{name}={python_literal(value, f'{what}: {name}')},".splitlines()
     return "".join(f"{' ' * indent}{line}\n" for line in lines)
+
+
+def python_docstring(text: str) -> str:
+    """Text inside the three double quotes of a docstring."""
+    return json.dumps(printable(text), ensure_ascii=False)[1:-1]
 
 
 def is_argument(name: object) -> bool:
