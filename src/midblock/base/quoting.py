@@ -39,7 +39,7 @@ def printable(text: object) -> str:
 
 def printable_lines(text: str) -> str:
     """The same for text of several lines, which stay lines."""
-    return "\n".join(map(printable, text.expandtabs(4).splitlines()))
+    return "\n".join(map(printable, text.replace("\r\n", "\n").expandtabs(4).split("\n")))
 
 
 def python_literal(value: Any, what: str) -> str:

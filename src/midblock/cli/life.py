@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -39,7 +40,7 @@ def carry_out(verb: str, names: Sequence[str], where: Where | None, act: Callabl
             where,
             output_dir=folder,
             progress=progress if main_process() else Silent(),
-            command=" ".join(["midblock", *sys.argv[1:]]),
+            command=shlex.join(["midblock", *sys.argv[1:]]),
         )
         return folder, act(**{field.name: getattr(filled, field.name) for field in fields(filled)})
 
