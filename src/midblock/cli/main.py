@@ -10,6 +10,7 @@ import cyclopts
 
 from midblock import __version__
 from midblock.base.errors import MidblockError, unknown
+from midblock.base.quoting import printable
 from midblock.runs.verbs import VERBS, Verb
 
 DONE, USER_CAN_FIX = 0, 2  # 1 is Python's own, for a bug of ours
@@ -96,7 +97,7 @@ def _yaml(path: Path, plans: Sequence[str]) -> cyclopts.config.Yaml:
 
 
 def _fail(message: str, code: int = USER_CAN_FIX) -> int:
-    print(f"midblock: {message}", file=sys.stderr)
+    print(printable(f"midblock: {message}"), file=sys.stderr)
     return code
 
 
