@@ -5,9 +5,9 @@ Cost: one forward pass a batch and model without the head, and what is kept of i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from midblock.analysis.prompts import Prompts
 from midblock.analysis.rounding import FATAL, rounded, types_of
 from midblock.analysis.settings import AnalysisSettings
 from midblock.base import MidblockError
+from midblock.base.names import BASE, ROUNDED
 from midblock.checkpoints import Anatomy, Pair
 from midblock.data import Batch
 from midblock.metrics.catalogue import choose, columns, computed_from
@@ -28,22 +29,38 @@ from midblock.trace import RowStatistic, RowStore, reduce_batch
 from midblock.trace.pieces import SAVE_SECONDS
 from midblock.trace.stream import Reduction
 
-ROUNDED = "base, rounded"  # the base in the other precision, for the precision floor
+ROUNDED_BASE = -1  # stands for the base in the other precision where models are numbered
 
 Advance = Callable[[float], None]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Finished rows by model, kind ("pooled", "tokens", "lens", "view0", …) and layer."""
+    """Finished rows by model, kind ("pooled", "tokens", "lens", "view0", …) and layer.
+
+    Attributes:
+        rows: under the keys that `key_of` gives.
+        tuned: names of the tuned models.
+    """
 
     rows: Mapping[str, RowStatistic]
+    tuned: Sequence[str]
 
     def get(self, model: str, kind: str, layer: int) -> RowStatistic | None:
-        return self.rows.get(_key(model, kind, layer))
+        return self.rows.get(key_of(self._numbers[model], kind, layer))
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return numbers_of(self.tuned)
 
 
-def _key(model: str, kind: str, layer: int) -> str:
+def numbers_of(tuned: Iterable[str]) -> dict[str, int]:
+    """The number of each model: 0 the base, 1… the tuned models in their order, -1 the base in the other precision."""
+    return {ROUNDED: ROUNDED_BASE, **{name: number for number, name in enumerate((BASE, *tuned))}}
+
+
+def key_of(model: int, kind: str, layer: int) -> str:
+    """Where a model's rows stand in the store; no name is part of it, for names come from folders."""
     return f"{kind}|{layer}|{model}"
 
 
@@ -81,7 +98,7 @@ class Measurement:
             (batch.input_ids.numel(), partial(self._step, kind, batch, anatomies)) for kind, batch in self._batches()
         ]
         run_steps(steps, self.store, self.partial, advance, save_seconds=self.save_seconds)
-        return Measured(self._whole(self.store.finish()))
+        return Measured(self._whole(self.store.finish()), [variant.name for variant in self.pair.tuned])
 
     def notes(self) -> list[str]:
         """What a reader must know, once it has run."""
@@ -90,10 +107,15 @@ class Measurement:
     def _whole(self, rows: dict[str, RowStatistic]) -> dict[str, RowStatistic]:
         """The rows, without those of a rounded base that did not get through all of its prompts."""
         deep = sum(len(batch.index) for batch in self.prompts.deep)
-        short = {key for key, found in rows.items() if key.endswith(f"|{ROUNDED}") and len(found.index) < deep}
+        own = {key for key in rows if key.endswith(f"|{ROUNDED_BASE}")}
+        short = {key for key in own if len(rows[key].index) < deep}
         if short and not self.lost:
             self.lost = "it failed on some prompts before this run was resumed"
-        return {key: found for key, found in rows.items() if not (self.lost and key.endswith(f"|{ROUNDED}"))}
+        return {key: found for key, found in rows.items() if not (self.lost and key in own)}
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return numbers_of(variant.name for variant in self.pair.tuned)
 
     def _batches(self) -> Iterator[tuple[str, Batch]]:
         yield from (("deep", batch) for batch in self.prompts.deep)
@@ -116,7 +138,7 @@ class Measurement:
             reduced[name] = reduce_batch(name, anatomy, batch, mask, self.layers, reductions).rows
         if deep and "floor" in self.kinds and not self.lost:
             rest = {name: reduction for name, reduction in reductions.items() if name != "tokens"}
-            if (rows := self._rounded(anatomies["base"], batch, mask, rest)) is not None:
+            if (rows := self._rounded(anatomies[BASE], batch, mask, rest)) is not None:
                 reduced[ROUNDED] = rows
         states = {name: self._keep(name, kind, batch, rows) for name, rows in reduced.items()}
         if "lens" in reductions:
@@ -150,7 +172,7 @@ class Measurement:
                 states[layer] = values
             else:
                 label = kind if kind.startswith("view") else reduction
-                self.store.update(_key(name, label, layer), batch.index, values)
+                self.store.update(key_of(self._numbers[name], label, layer), batch.index, values)
         return states
 
     def _compare_predictions(
@@ -165,18 +187,18 @@ class Measurement:
                     {name: by[layer] for name, by in states.items()}, anatomies, layer == top
                 )
             for name, values in compared.items():
-                self.store.update(_key(name, "lens", layer), batch.index, values)
+                self.store.update(key_of(self._numbers[name], "lens", layer), batch.index, values)
 
     def _compare_layer(
         self, states: Mapping[str, Tensor], anatomies: Mapping[str, Anatomy], normed: bool
     ) -> dict[str, Tensor]:
         read = partial(log_probabilities, normed=normed, vocabulary=self.pair.vocabulary)
-        base = read(anatomies["base"], states["base"])
+        base = read(anatomies[BASE], states[BASE])
         found = {}
         for name, at in states.items():
-            if name != "base":
+            if name != BASE:
                 # The rounded base is read with the base's own head: only its states are rounded.
-                tuned = read(anatomies.get(name, anatomies["base"]), at).to(base.device)
+                tuned = read(anatomies.get(name, anatomies[BASE]), at).to(base.device)
                 found[name] = columns(self._names("lens"), Predictions(base, tuned))
         return found
 

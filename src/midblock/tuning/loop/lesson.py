@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import LayerRow, MidblockError, Progress, write_json
+from midblock.base.names import name_note, name_of
 from midblock.data import ExampleSet
 from midblock.runs.folder import RunFolder
 from midblock.runs.processes import barrier, main_process, world_size
@@ -46,7 +47,7 @@ def train(course: Course, aim: Aim, where: Where) -> Done:
     RunFolder.check(folder, draft, where)  # before data and weights are read
     tokenizer = course.checkpoint.tokenizer()
     examples = load_examples(course.data, tokenizer, course.settings)
-    notes = [*examples.notes, *check_fit(examples, course.checkpoint.config)]
+    notes = [*name_note(folder), *examples.notes, *check_fit(examples, course.checkpoint.config)]
     request = draft.decided(course.inputs(examples))
     lesson = Lesson(
         course=course, aim=aim, folder=folder, tokenizer=tokenizer, examples=examples, request=request, notes=notes
@@ -154,7 +155,7 @@ class Lesson:
         )
 
     def _moved(self, blocks: int, bench: Bench) -> list[LayerRow]:
-        base, target, name = self.course.checkpoint, self.aim.target, self.folder.name
+        base, target, name = self.course.checkpoint, self.aim.target, name_of(self.folder)
         try:
             return moved_rows(base, target, name, blocks, bench.notes, bench.progress)
         except MidblockError as error:  # adapters whose change is more than a product of two factors
