@@ -5,28 +5,8 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from midblock.base import MidblockError, Silent
+from midblock.base import MidblockError
 from midblock.tuning.loop.resume import Waypoint
-
-
-class Interrupted(Silent):
-    """Presses Ctrl-C when a phase begins, or in its n-th step."""
-
-    def __init__(self, name, at=0):
-        self.name, self.at = name, at
-
-    def phase(self, name, total):
-        done = 0
-
-        def advance(amount):
-            nonlocal done
-            done += amount
-            if name == self.name and done >= self.at:
-                raise KeyboardInterrupt
-
-        if name == self.name and not self.at:
-            raise KeyboardInterrupt
-        return advance
 
 
 def lines_of(artifact):
@@ -59,21 +39,21 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stopped_behind_the_last_step(tuned, kind):
+def test_stopped_behind_the_last_step(tuned, interrupted, kind):
     whole = tuned(name="whole", **KINDS[kind])
     for attempt in range(2 if kind == "lora" else 1):
         with pytest.raises(KeyboardInterrupt):
-            tuned(**KINDS[kind], resume=attempt > 0, progress=Interrupted("comparing weights"))
+            tuned(**KINDS[kind], resume=attempt > 0, progress=interrupted("comparing weights"))
     assert_same(tuned(**KINDS[kind], resume=True), whole)
 
 
 @pytest.mark.parametrize("save_steps", [2, 3, 0])
-def test_stopped_in_the_last_step_and_before_its_checkpoint(tuned, save_steps):
+def test_stopped_in_the_last_step_and_before_its_checkpoint(tuned, interrupted, save_steps):
     """Lines come each third step: what was counted behind the last one before a checkpoint is carried on."""
     options = {**CONSTANT, "save_steps": save_steps, "logging_steps": 3}
     whole = tuned(name="whole", **options)
     with pytest.raises(KeyboardInterrupt):
-        tuned(**options, progress=Interrupted("tuning", at=5))
+        tuned(**options, progress=interrupted("tuning", at=5))
     assert_same(tuned(**options, resume=True), whole)
 
 
@@ -82,9 +62,9 @@ def test_a_checkpoint_beyond_the_plan_is_refused(tmp_path):
         Waypoint(tmp_path / "checkpoint-41", 41).check(40)
 
 
-def test_nonsense_in_the_plan_is_written_anew(tuned, tmp_path):
+def test_nonsense_in_the_plan_is_written_anew(tuned, interrupted, tmp_path):
     options = {**CONSTANT, "save_steps": 2}
     with pytest.raises(KeyboardInterrupt):
-        tuned(**options, progress=Interrupted("tuning", at=3))
+        tuned(**options, progress=interrupted("tuning", at=3))
     (tmp_path / "run" / "plan.json").write_text('{"schedule": {"steps": 1e999}, "targets": 3')
     assert_same(tuned(**options, resume=True), tuned(name="whole", **options))
