@@ -87,8 +87,8 @@ class _Probing:
 
     def run(self, steps: list[Step], bench: Bench) -> Outcome:
         """Do the steps, and read the curves off the rows."""
-        advance = bench.progress.phase("probing", sum(cost for cost, _ in steps))
-        run_steps(steps, self.store, bench.partial, advance)
+        advance = bench.progress.phase("probing", sum(step.cost for step in steps))
+        bench.notes += run_steps(steps, self.store, bench.partial, advance, owner=bench.owner)
         curves = [read_curves(each.name, self.pair.blocks, self.store, self.settings.seed) for each in self.pair]
         rows = [row for curve in curves for row in curve.rows(self.answers.reference)]
         return Outcome(rows, summarize_probe(curves))
@@ -96,8 +96,10 @@ class _Probing:
     def _readings(self) -> Iterator[Step]:
         for variant in self.pair:
             anatomy = Anatomy.of(variant.model)
+            keys = tuple(key_of("exit", variant.name, layer) for layer in range(-1, len(anatomy)))
             for batch, targets in zip(self.answers.batches, self.answers.targets, strict=True):
-                yield batch.input_ids.numel(), partial(self._read, variant, anatomy, batch, targets)
+                read = partial(self._read, variant, anatomy, batch, targets)
+                yield Step(batch.input_ids.numel(), read, keys, tuple(batch.index.tolist()))
 
     def _read(self, variant: Variant, anatomy: Anatomy, batch: Batch, targets: Targets) -> None:
         def on_exit(layer: int, scores: Scores) -> None:
@@ -115,7 +117,9 @@ class _Probing:
         cost = len(examples) * self.settings.max_new_tokens
         for variant in self.pair:
             for layer in chosen:
-                yield cost * (layer + 1) / total, partial(self._answer, variant, layer, examples)
+                answer = partial(self._answer, variant, layer, examples)
+                keys = (key_of("answer", variant.name, layer),)
+                yield Step(cost * (layer + 1) / total, answer, keys, tuple(range(len(examples))))
 
     def _answer(self, variant: Variant, layer: int, examples: ExampleSet) -> None:
         with cut_off(Anatomy.of(variant.model), layer):
