@@ -3,6 +3,7 @@ import torch
 
 from midblock.base import MidblockError
 from midblock.runs.steps import Step, run_steps
+from midblock.runs.stopping import STOPPING, Stopped
 from midblock.trace import RowStore
 
 
@@ -55,3 +56,14 @@ def test_pieces_of_another_plan_are_refused(tmp_path):
             run_steps([Step(do=add(store), **planned | change)], RowStore(), tmp_path, lambda cost: None, owner="run")
     again = RowStore()
     assert run_steps([Step(do=add(again), **planned)], again, tmp_path, lambda cost: None, owner="run") == []
+
+
+def test_a_run_whose_time_is_over_saves_the_step_it_is_at(tmp_path):
+    store, done = RowStore(), []
+    with pytest.raises(Stopped, match="--max-time"), STOPPING.within("0.000001"):
+        run_steps(work(store, done), store, tmp_path, lambda cost: None)
+    assert (done, [path.name for path in tmp_path.iterdir()]) == ([1], ["000001.safetensors"])
+    store = RowStore()
+    run_steps(work(store, done), store, tmp_path, lambda cost: None)
+    assert done == [1, 2, 3, 4, 5]
+    assert store.finish()["rows"].values[:, 0].tolist() == [1, 2, 3, 4, 5]

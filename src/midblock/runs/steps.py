@@ -13,6 +13,7 @@ from pathlib import Path
 
 from midblock.base import MidblockError
 from midblock.base.seal import fingerprint
+from midblock.runs.stopping import STOPPING
 from midblock.trace import Pieces, RowStore
 from midblock.trace.pieces import SAVE_SECONDS
 
@@ -60,11 +61,16 @@ def run_steps(
     """
     pieces = Pieces(store, partial, save_seconds, _plan(owner, steps))
     done = pieces.restore()
-    for number, step in enumerate(steps, start=1):
-        if number > done:
-            step.do()
-            pieces.step(number, last=number == len(steps))
-        advance(step.cost)
+    with STOPPING.stoppable():
+        for number, step in enumerate(steps, start=1):
+            stop = False
+            if number > done:
+                step.do()
+                stop = STOPPING.due()
+                pieces.step(number, last=stop or number == len(steps))
+            advance(step.cost)
+            if stop:
+                STOPPING.stop()
     _check_whole(steps, store)
     return pieces.notes
 

@@ -20,6 +20,7 @@ from midblock.runs.folder import RunFolder
 from midblock.runs.processes import barrier, main_process, world_size
 from midblock.runs.request import Draft, Request
 from midblock.runs.run import Bench, Done, Outcome, Ready, carry_out
+from midblock.runs.stopping import STOPPING
 from midblock.runs.where import Where
 from midblock.tuning.loop.aim import Aim, Learned
 from midblock.tuning.loop.arguments import half, training_arguments, weight_dtype
@@ -31,7 +32,7 @@ from midblock.tuning.loop.outputs import moved_rows, save_model
 from midblock.tuning.loop.resume import UNSEALED
 from midblock.tuning.loop.schedule import schedule_of
 from midblock.tuning.loop.sharding import release, shard
-from midblock.tuning.loop.training import Trained, Training, never, open_store
+from midblock.tuning.loop.training import Trained, Training, open_store
 from midblock.tuning.place.prepared import Prepared, prepare
 from midblock.tuning.prefix.store import PrefixStore
 
@@ -43,8 +44,8 @@ def train(
     aim: Aim,
     where: Where,
     *,
-    stop_due: Callable[[], bool] = lambda: False,
-    stop: Callable[[], NoReturn] = never,
+    stop_due: Callable[[], bool] = STOPPING.due,
+    stop: Callable[[], NoReturn] = STOPPING.stop,
 ) -> Done:
     """Carry out a course, or read back the finished run of it that is there.
 
@@ -93,8 +94,8 @@ class Lesson:
     examples: TrainingExamples
     request: Request
     notes: list[str] = field(default_factory=list)
-    stop_due: Callable[[], bool] = lambda: False
-    stop: Callable[[], NoReturn] = never
+    stop_due: Callable[[], bool] = STOPPING.due
+    stop: Callable[[], NoReturn] = STOPPING.stop
 
     def prepare(self, progress: Progress) -> Ready:
         """Load the base, make the planned parameters trainable, factorise what is held on to, and share it out."""
