@@ -212,10 +212,25 @@ def test_the_last_piece_is_kept_however_often_pieces_are_saved(pair, measured, t
     assert_close(measure(pair, prompts_of(token_lists()), partial=tmp_path), measured, rtol=0)
 
 
-def test_a_piece_that_cannot_be_read_is_named(pair, tmp_path):
+def test_a_damaged_piece_is_measured_again(pair, measured, tmp_path):
+    measure(pair, prompts_of(token_lists()), partial=tmp_path, save_seconds=0)
     (tmp_path / "000003.safetensors").write_bytes(b"half a file")
-    with pytest.raises(MidblockError, match=r"cannot read .*000003.safetensors.*--overwrite"):
-        measure(pair, prompts_of(token_lists()), partial=tmp_path)
+    again = Measurement(pair, prompts_of(token_lists()), AnalysisSettings(), EVERYTHING, LAYERS, tmp_path)
+    assert_close(again.run().rows, measured, rtol=0)
+    assert any("000003.safetensors was damaged: from step 3 on" in note for note in again.notes())
+
+
+def test_pieces_of_other_prompts_or_another_run_are_refused(pair, tmp_path):
+    measure(pair, prompts_of(token_lists()), partial=tmp_path, owner="ours", save_seconds=0)
+    others = [TokenizedPrompt(99 if each.index == 3 else each.index, each.input_ids, 1) for each in token_lists()]
+    for changed in (
+        {"prompts": prompts_of(others), "owner": "ours"},
+        {"prompts": prompts_of(token_lists(), batch_tokens=40), "owner": "ours"},
+        {"prompts": prompts_of(token_lists()), "owner": "ours", "layers": LAYERS[:-1]},
+        {"prompts": prompts_of(token_lists()), "owner": "theirs"},
+    ):
+        with pytest.raises(MidblockError, match=r"000001.safetensors was kept by another run.*--overwrite"):
+            measure(pair, partial=tmp_path, **changed)
 
 
 @pytest.mark.parametrize("broken", ["base", "sft"])

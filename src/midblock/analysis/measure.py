@@ -24,7 +24,7 @@ from midblock.data import Batch
 from midblock.metrics.catalogue import choose, columns, computed_from
 from midblock.metrics.predictions import Predictions
 from midblock.metrics.tokens import Tokens, pooled_mean
-from midblock.runs.steps import run_steps
+from midblock.runs.steps import Step, run_steps
 from midblock.trace import RowStatistic, RowStore, reduce_batch
 from midblock.trace.pieces import SAVE_SECONDS
 from midblock.trace.stream import Reduction
@@ -72,7 +72,9 @@ class Measurement:
         kinds: what is wanted: any of "pooled", "tokens", "lens", "views", "floor".
         layers: the layers to measure.
         partial: folder for pieces of an unfinished pass, None to keep them in memory only.
+        owner: fingerprint of the run; pieces of another one are refused.
         save_seconds: least time between two pieces.
+        dropped: what a reader must know of pieces that were damaged.
         lost: why the base could not be run in the other precision; "" while it can.
     """
 
@@ -82,8 +84,10 @@ class Measurement:
     kinds: frozenset[str]
     layers: tuple[int, ...]
     partial: Path | None = None
+    owner: str = ""
     save_seconds: float = SAVE_SECONDS
     store: RowStore = field(default_factory=RowStore)
+    dropped: list[str] = field(default_factory=list)
     lost: str = ""
     _types: dict[str, torch.dtype] | None = None
 
@@ -91,18 +95,38 @@ class Measurement:
         """Run what is left to run; `advance` hears how many tokens each batch held.
 
         Raises:
-            MidblockError: activations that are not finite, or a piece of an earlier pass that cannot be read.
+            MidblockError: activations that are not finite, or a piece that another run kept.
         """
         anatomies = {variant.name: Anatomy.of(variant.model) for variant in self.pair}
+        keys = {kind: self._keys(kind) for kind, _ in self._batches()}
         steps = [
-            (batch.input_ids.numel(), partial(self._step, kind, batch, anatomies)) for kind, batch in self._batches()
+            Step(
+                batch.input_ids.numel(),
+                partial(self._step, kind, batch, anatomies),
+                keys[kind],
+                tuple(batch.index.tolist()),
+            )
+            for kind, batch in self._batches()
         ]
-        run_steps(steps, self.store, self.partial, advance, save_seconds=self.save_seconds)
+        self.dropped += run_steps(
+            steps, self.store, self.partial, advance, owner=self.owner, save_seconds=self.save_seconds
+        )
         return Measured(self._whole(self.store.finish()), [variant.name for variant in self.pair.tuned])
 
     def notes(self) -> list[str]:
         """What a reader must know, once it has run."""
-        return [f"The precision floor could not be had: {self.lost}."] if self.lost else []
+        return [*self.dropped, *([f"The precision floor could not be had: {self.lost}."] if self.lost else [])]
+
+    def _keys(self, kind: str) -> tuple[str, ...]:
+        """Where every batch of a kind must leave rows; the rounded base may fail."""
+        tuned = [variant.name for variant in self.pair.tuned]
+        names = {"pooled" if kind == "deep" else kind: [BASE, *tuned]}
+        if kind == "deep" and "tokens" in self.kinds:
+            names["tokens"] = [BASE, *tuned]
+        if kind == "deep" and "lens" in self.kinds:
+            names["lens"] = tuned
+        models = ((label, self._numbers[name]) for label, of in names.items() for name in of)
+        return tuple(key_of(model, label, layer) for label, model in models for layer in self.layers)
 
     def _whole(self, rows: dict[str, RowStatistic]) -> dict[str, RowStatistic]:
         """The rows, without those of a rounded base that did not get through all of its prompts."""

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, user_path
+from midblock.base.files import stamps
 from midblock.base.names import BASE as BASE
 from midblock.base.names import own_name, own_names
 from midblock.checkpoints.adapter_notes import adapter_notes
@@ -78,14 +79,13 @@ class Variant:
         return described
 
     def files(self) -> list[list[str | int]]:
-        """Name, size and age of each weight file: they tell a change without reading any; empty in memory."""
+        """The stamp of each weight file; empty in memory."""
         if self.checkpoint is None:
             return []
         files = list(find_weight_files(self.checkpoint.folder, allow_pickle=self.checkpoint.allow_pickle).files)
         if self.checkpoint.adapter is not None:
             files += sorted(self.checkpoint.adapter.folder.glob("adapter_*"))
-        facts = [(file.name, file.stat()) for file in files]
-        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts]
+        return stamps(files)
 
 
 @dataclass
@@ -193,9 +193,16 @@ class Pair:
             return None
         if put_on.kind == "hub" and named == put_on.location and settings.revision in (None, put_on.revision):
             return None
-        if put_on.kind == "folder" and Path(named).expanduser().resolve() == put_on.path.resolve():
+        if put_on.kind == "folder" and _is_place(named, put_on.path):
             return None
         return f"The adapter {variant.name} names {named} as its base; it was put on {self.base.reference}, as asked."
+
+
+def _is_place(named: str, place: Path) -> bool:
+    try:
+        return user_path(named).resolve() == place.resolve()
+    except MidblockError:
+        return False  # it names no place at all
 
 
 def load_pair(base: str, *tuned: str, **options: Any) -> Pair:

@@ -91,8 +91,8 @@ class _Probing:
 
     def run(self, steps: list[Step], bench: Bench) -> Outcome:
         """Do the steps, and read the curves off the rows."""
-        advance = bench.progress.phase("probing", sum(cost for cost, _ in steps))
-        run_steps(steps, self.store, bench.partial, advance)
+        advance = bench.progress.phase("probing", sum(step.cost for step in steps))
+        bench.notes += run_steps(steps, self.store, bench.partial, advance, owner=bench.owner)
         blocks, seed = self.pair.blocks, self.settings.seed
         curves = [read_curves(each.name, model, blocks, self.store, seed) for model, each in enumerate(self.pair)]
         rows = [row for curve in curves for row in curve.rows(self.answers.reference)]
@@ -101,8 +101,10 @@ class _Probing:
     def _readings(self) -> Iterator[Step]:
         for model, variant in enumerate(self.pair):
             anatomy = Anatomy.of(variant.model)
+            keys = tuple(key_of("exit", model, layer) for layer in range(-1, len(anatomy)))
             for batch, targets in zip(self.answers.batches, self.answers.targets, strict=True):
-                yield batch.input_ids.numel(), partial(self._read, model, anatomy, batch, targets)
+                read = partial(self._read, model, anatomy, batch, targets)
+                yield Step(batch.input_ids.numel(), read, keys, tuple(batch.index.tolist()))
 
     def _read(self, model: int, anatomy: Anatomy, batch: Batch, targets: Targets) -> None:
         def on_exit(layer: int, scores: Scores) -> None:
@@ -120,7 +122,8 @@ class _Probing:
         cost = len(examples) * self.settings.max_new_tokens
         for model in range(len(self._variants)):
             for layer in chosen:
-                yield cost * (layer + 1) / total, partial(self._answer, model, layer, examples)
+                answer, keys = partial(self._answer, model, layer, examples), (key_of("answer", model, layer),)
+                yield Step(cost * (layer + 1) / total, answer, keys, tuple(range(len(examples))))
 
     def _answer(self, model: int, layer: int, examples: ExampleSet) -> None:
         variant = self._variants[model]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from midblock import __version__
-from midblock.base import MidblockError, unknown, write_json
+from midblock.base import MidblockError, unknown, user_path, write_json
 from midblock.base.files import folder_atomically, replace_atomically, size_text
 from midblock.base.quoting import without_places
 from midblock.checkpoints import Checkpoint, EffectiveTensors, open_checkpoint
@@ -26,6 +26,7 @@ from midblock.checkpoints.checkpoint_files import copy_small_files
 from midblock.checkpoints.readable import unreadable
 from midblock.checkpoints.settings import DTYPES
 from midblock.runs.lenient import read_json
+from midblock.runs.lock import held
 from midblock.tuning.export.adapter_source import AdapterSource
 from midblock.tuning.export.axolotl import write_axolotl
 from midblock.tuning.export.equal_rank import write_equal_rank
@@ -152,17 +153,19 @@ def run_export(
         raise unknown("dtype", dtype, DTYPES)
     if dtype != "auto" and to != "merged":
         raise MidblockError(f"--dtype is about merged weights, not about --to {to}")
-    form, output = FORMS[to], Path(output).expanduser()
+    form, output = FORMS[to], user_path(output)
     is_file = form.file is not None and output.suffix != ""
     _check_free(output, is_file, overwrite)
     found = AdapterSource.find(str(source))
     _check_apart(output, _read(found, base))
     asked = Asked(found, base, None if dtype == "auto" else getattr(torch, dtype))
-    if is_file:
-        with replace_atomically(output) as temporary:
-            made = form.write(asked, temporary)
-    else:
-        made = _write_folder(form, to, asked, output)
+    with held(output, beside=True):
+        _check_free(output, is_file, overwrite)  # another export may have ended since
+        if is_file:
+            with replace_atomically(output) as temporary:
+                made = form.write(asked, temporary)
+        else:
+            made = _write_folder(form, to, asked, output)
     return Exported(output, to, made.error, made.measured, tuple(made.notes))
 
 
