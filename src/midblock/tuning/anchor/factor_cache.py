@@ -114,9 +114,8 @@ def _read(path: Path, weight: Float[Tensor, "*experts m n"], k: int, dtype: torc
             parts = {part: file.get_tensor(part) for part in file.keys()}  # noqa: SIM118 it is no mapping
     except (OSError, SafetensorError):
         return None
-    if metadata.get(DIGEST) != _digest(
-        parts
-    ):  # a file of an earlier version has none: it cannot be told from a broken one
+    # a file of an earlier version has no digest, so it cannot be told from a broken one
+    if metadata.get(DIGEST) != _digest(parts):
         return None
     *experts, m, n = weight.shape
     wanted = {"U": (*experts, m, k), "core": (*experts, k, k), "V": (*experts, n, k), "residual": ()}
@@ -132,7 +131,7 @@ def _digest(parts: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for part, value in sorted(parts.items()):
         digest.update(repr((part, tuple(value.shape), str(value.dtype))).encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

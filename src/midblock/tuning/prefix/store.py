@@ -149,7 +149,7 @@ class PrefixStore:
             raise MidblockError(f"{what}; its mask says otherwise", hint="prefix_cache off")
 
     def _mark(self, example: int) -> int:
-        return 1 + zlib.crc32(self._part(example).view(torch.uint8).numpy())
+        return 1 + zlib.crc32(self._part(example).view(torch.uint8).numpy().data)
 
     def _part(self, example: int) -> Float[Tensor, "tokens D"]:
         start = int(self.starts[example])
