@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ def demo(
 
     Args:
         output_dir: gets the tuned model, the run folder and the report; a second run uses what is there.
-        overwrite: make everything anew.
+        overwrite: make everything anew; other runs in these two folders are replaced.
         num_samples: held-out prompts the two models are compared on.
         json: print the summary as JSON on standard output, for programs.
         device: `cpu`, `cuda`, …; `auto` takes the accelerator if there is one.
@@ -35,7 +36,7 @@ def demo(
             overwrite=overwrite,
             num_samples=num_samples,
             progress=progress,
-            command=" ".join(["midblock", *sys.argv[1:]]),
+            command=shlex.join(["midblock", *sys.argv[1:]]),
             device=device,
         )
     tell(folder, as_json=json, show=partial(show_profile, table))

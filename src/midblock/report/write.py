@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from midblock.base import MidblockError, replace_atomically, write_json
+from midblock.base import MidblockError, replace_atomically, user_path, write_json
 from midblock.base.files import write_failure
 from midblock.metrics.correlation import write_correlations
 from midblock.report.figure_files import figures_of, write_joint_figures
@@ -16,7 +16,9 @@ from midblock.report.read.joint import Joint
 from midblock.report.read.reading import Run
 from midblock.report.verbs import PAGES
 from midblock.runs.lenient import read_json
+from midblock.runs.lock import held, occupied
 
+PATIENCE = 10.0  # seconds: another process may be drawing the same page
 MARK = "joint.json"  # tells a folder that a joint page was written to
 
 
@@ -46,7 +48,7 @@ def write_report(*folders: Path | str, output_dir: Path | str | None = None) -> 
         'both'
     """
     found = distinct(folders)
-    target = Path(output_dir).expanduser() if output_dir else None
+    target = user_path(output_dir) if output_dir else None
     if len(found) == 1:
         return _write_one(read_one(found[0]), target or found[0])
     return _write_joint(read_joint(found), target or found[0].resolve().parent / "report")
@@ -62,13 +64,19 @@ def page_of(run: Run, still: Path | None = None) -> str:
 
 def _write_one(run: Run, folder: Path) -> Path:
     makers, first = figures_of(run)
-    if PAGES[run.verb].correlated and run.correlations and len(run.correlations.frame):
-        write_correlations(run.correlations, folder / "correlations.csv")
-    return _write_page(run, folder, write_figures(run, folder / "figures", makers).get(first))
+    with held(folder, patience=PATIENCE):
+        if PAGES[run.verb].correlated and run.correlations and len(run.correlations.frame):
+            write_correlations(run.correlations, folder / "correlations.csv")
+        return _write_page(run, folder, write_figures(run, folder / "figures", makers).get(first))
 
 
 def _write_joint(run: Joint, folder: Path) -> Path:
     _check_place(folder)
+    with held(folder, patience=PATIENCE):
+        return _fill_joint(run, folder)
+
+
+def _fill_joint(run: Joint, folder: Path) -> Path:
     write_json(folder / MARK, {"verb": "report", "runs": [str(each.folder) for each in run.runs]})
     written = write_joint_figures(run, folder / "figures")
     run.table.write(folder)
@@ -87,7 +95,7 @@ def _check_place(folder: Path) -> None:
     try:
         if folder.exists() and not folder.is_dir():
             raise MidblockError(f"{folder} is a file", hint="--output-dir wants a folder")
-        used = folder.is_dir() and any(folder.iterdir())
+        used = occupied(folder)
     except OSError as error:
         raise write_failure(folder, error) from error
     if (folder / "run.json").exists():

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from midblock.base import LayerRow, MidblockError, Progress, write_json
+from midblock.base.names import name_note, name_of
 from midblock.data import ExampleSet
 from midblock.runs.folder import RunFolder
 from midblock.runs.processes import barrier, main_process, world_size
 from midblock.runs.request import Draft, Request
 from midblock.runs.run import Bench, Done, Outcome, Ready, carry_out
+from midblock.runs.stopping import STOPPING
 from midblock.runs.where import Where
 from midblock.tuning.loop.aim import Aim, Learned
 from midblock.tuning.loop.arguments import half, training_arguments, weight_dtype
@@ -30,7 +32,7 @@ from midblock.tuning.loop.outputs import moved_rows, save_model
 from midblock.tuning.loop.resume import UNSEALED
 from midblock.tuning.loop.schedule import schedule_of
 from midblock.tuning.loop.sharding import release, shard
-from midblock.tuning.loop.training import Trained, Training, never, open_store
+from midblock.tuning.loop.training import Trained, Training, open_store
 from midblock.tuning.place.prepared import Prepared, prepare
 from midblock.tuning.prefix.store import PrefixStore
 
@@ -42,8 +44,8 @@ def train(
     aim: Aim,
     where: Where,
     *,
-    stop_due: Callable[[], bool] = lambda: False,
-    stop: Callable[[], NoReturn] = never,
+    stop_due: Callable[[], bool] = STOPPING.due,
+    stop: Callable[[], NoReturn] = STOPPING.stop,
 ) -> Done:
     """Carry out a course, or read back the finished run of it that is there.
 
@@ -57,7 +59,7 @@ def train(
     RunFolder.check(folder, draft, where)  # before data and weights are read
     tokenizer = course.checkpoint.tokenizer()
     examples = load_examples(course.data, tokenizer, course.settings)
-    notes = [*examples.notes, *check_fit(examples, course.checkpoint.config)]
+    notes = [*name_note(folder), *examples.notes, *check_fit(examples, course.checkpoint.config)]
     request = draft.decided(course.inputs(examples))
     lesson = Lesson(
         course=course,
@@ -92,8 +94,8 @@ class Lesson:
     examples: TrainingExamples
     request: Request
     notes: list[str] = field(default_factory=list)
-    stop_due: Callable[[], bool] = lambda: False
-    stop: Callable[[], NoReturn] = never
+    stop_due: Callable[[], bool] = STOPPING.due
+    stop: Callable[[], NoReturn] = STOPPING.stop
 
     def prepare(self, progress: Progress) -> Ready:
         """Load the base, make the planned parameters trainable, factorise what is held on to, and share it out."""
@@ -174,12 +176,11 @@ class Lesson:
             rows=rows,
             summary=summary,
             files={PLAN: lambda path: write_json(path, planned)},
-            scratch=("checkpoints",),  # the Trainer makes it even where it saves none
             phase="save",
         )
 
     def _moved(self, blocks: int, bench: Bench) -> list[LayerRow]:
-        base, target, name = self.course.checkpoint, self.aim.target, self.folder.name
+        base, target, name = self.course.checkpoint, self.aim.target, name_of(self.folder)
         try:
             return moved_rows(base, target, name, blocks, bench.notes, bench.progress)
         except MidblockError as error:  # adapters whose change is more than a product of two factors

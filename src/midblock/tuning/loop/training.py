@@ -16,6 +16,7 @@ from midblock.base.files import write_failure
 from midblock.checkpoints import LoadSettings
 from midblock.runs.lending import memory_told
 from midblock.runs.processes import barrier, main_process
+from midblock.runs.stopping import STOPPING
 from midblock.tuning.loop.arguments import first_line
 from midblock.tuning.loop.examples import Collator, TrainingExamples, check_loss, runs_here
 from midblock.tuning.loop.held_weights import HeldWeights
@@ -60,11 +61,6 @@ class Trained:
     unsealed: bool = False
 
 
-def never() -> NoReturn:
-    """What to do where nothing asks a run to stop."""
-    raise RuntimeError("nothing was to stop this run")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """Everything the loop needs.
@@ -93,8 +89,8 @@ class Training:
     tokenizer: Any
     progress: Progress
     on_gradients: Callable[[Gradients], None] = lambda gradients: None
-    stop_due: Callable[[], bool] = lambda: False
-    stop: Callable[[], NoReturn] = never
+    stop_due: Callable[[], bool] = STOPPING.due
+    stop: Callable[[], NoReturn] = STOPPING.stop
 
     def run(self) -> Trained:
         """Train, from the last whole checkpoint if there is one, and check that frozen tensors stayed what they were.
@@ -193,7 +189,7 @@ class Training:
 
         observer = trainer.observer
         try:
-            with memory_told(LESS_MEMORY):
+            with memory_told(LESS_MEMORY), STOPPING.stoppable():
                 trainer.train(resume_from_checkpoint=str(found.path) if found else None)
         except Complete:
             trainer.close()
