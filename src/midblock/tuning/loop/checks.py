@@ -21,6 +21,12 @@ POSITIVE = (
 NOT_NEGATIVE = ("weight_decay", "max_grad_norm", "warmup_steps", "seed")
 FINITE = (*POSITIVE, "weight_decay", "warmup_steps", "lora_alpha")
 WHOLE = ("lora_r", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "max_steps")
+# beyond these nothing is trained any more, it only overflows
+AT_MOST = {
+    "learning_rate": 100.0, "lora_scale": 1e6, "lora_alpha": 1e6, "weight_decay": 1e3, "anchor_lambda": 1e12,
+    "kl_beta": 1e6, "iw_temperature": 1e6, "adam_epsilon": 1e3, "warmup_steps": float(LARGEST),
+    "num_train_epochs": float(LARGEST),
+}  # fmt: skip
 
 
 def check_course(settings: CourseSettings) -> None:
@@ -84,6 +90,10 @@ def _check_numbers(
     for name in whole:
         if getattr(settings, name) > LARGEST:
             raise MidblockError(f"{name} is {getattr(settings, name)}; it must be at most 2^31")
+    for name, most in AT_MOST.items():
+        value = getattr(settings, name, None)
+        if value is not None and value > most:
+            raise MidblockError(f"{name} is {value:g}; it must be at most {most:,.0f}")
 
 
 def _check_ranges(settings: CourseSettings) -> None:
@@ -94,6 +104,10 @@ def _check_ranges(settings: CourseSettings) -> None:
             raise MidblockError(f"{name} is {getattr(settings, name)}; it must lie in [0, 1)")
     if settings.lora_alpha is not None and not settings.lora_alpha > 0:
         raise MidblockError(f"lora_alpha is {settings.lora_alpha}; it must be above 0")
+    if settings.rank_budget is not None and not 0 < settings.rank_budget <= LARGEST:
+        raise MidblockError(f"rank_budget is {settings.rank_budget}; it must lie between 1 and 2^31")
+    if settings.target_modules is not None and not settings.target_modules.strip():
+        raise MidblockError("target_modules names nothing", hint="`attention`, `mlp`, `all`, or leave it out")
     resolve_k(settings.anchor_k, 1, 1)
 
 

@@ -7,12 +7,15 @@ P1. Described in docs/tuning/layers.md.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from midblock.base import LayerPlan, MidblockError
 from midblock.tuning.settings import Placement
+
+RANK = re.compile(r"0*[1-9][0-9]{0,9}")  # any rank that a matrix can have
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def alpha_for(rank: int, settings: Placement) -> float:
 def _parse(text: str, total: int) -> tuple[LayerPlan, int]:
     notation, _, digits = text.rpartition(":")
     hint = "a layer plan and a rank, such as all:64"
-    if not notation or not digits.strip().isdecimal() or int(digits) < 1:
+    if not notation or not RANK.fullmatch(digits.strip()):
         raise MidblockError(f"cannot read match_parameters {text!r}", hint=hint)
     other = LayerPlan.parse(notation, total)
     if other.ranks is not None:
