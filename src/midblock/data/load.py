@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from midblock.base import MidblockError, generator, unknown, user_path
+from midblock.base.options import LARGEST, told_number
 from midblock.data.examples import Example, ExampleSet, hash_examples, left_out
 from midblock.data.files import READERS, read_file
 from midblock.data.hub import HUB_SETS, HubSet, read_hub
@@ -41,7 +42,11 @@ def load_dataset(
         MidblockError: when the reference, its columns or a row cannot be read, or holds fewer samples than asked for.
     """
     if (num_samples is not None and num_samples < 1) or skip < 0:
-        raise MidblockError(f"cannot draw {num_samples} samples after skipping {skip}", hint="ask for 1 or more")
+        count = "all" if num_samples is None else told_number(num_samples)
+        what = f"cannot draw {count} samples after skipping {told_number(skip)}"
+        raise MidblockError(what, hint="ask for 1 or more")
+    if num_samples is not None and skip + num_samples > LARGEST:
+        raise MidblockError(f"{told_number(num_samples)} samples are more than any dataset has")
     reference = str(reference)
     bad: dict[int, MidblockError] = {}
     if reference.startswith("builtin:"):
