@@ -60,7 +60,7 @@ HIDDEN = {
     ("checkpoints/skeleton.py", "transformers"): HELP,
     ("checkpoints/stored_names.py", "transformers"): HELP,
     ("cli/main.py", "yaml"): HELP,
-    ("data/files.py", "pyarrow"): "only for Parquet",
+    ("data/parquet.py", "pyarrow"): "only for Parquet",
     ("data/hub.py", "datasets"): EXTRA,
     ("data/procedural.py", "reasoning_gym"): EXTRA,
     ("runs/surroundings.py", "resource"): "not on Windows",

@@ -159,7 +159,7 @@ def _read_config(path: Path, plans: Sequence[str]) -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise MidblockError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise MidblockError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
         raise MidblockError(f"{path} holds no settings", hint="a line each, like `num_samples: 200`")
