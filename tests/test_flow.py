@@ -50,6 +50,7 @@ HIDDEN = {
     ("checkpoints/cache.py", "filelock"): "only where something is put into the cache",
     ("checkpoints/config.py", "huggingface_hub"): WITHOUT_MODELS,
     ("checkpoints/config.py", "transformers"): WITHOUT_MODELS,
+    ("checkpoints/fitting.py", "transformers"): HELP,
     ("checkpoints/gguf.py", "torch"): "only where a GGUF file is converted",
     ("checkpoints/gguf.py", "transformers"): "only where a GGUF file is converted",
     ("checkpoints/hub.py", "huggingface_hub"): "only for hub names",
