@@ -1,0 +1,205 @@
+"""A kind of bad input, and what must hold of every case of it.
+
+To add one: a file `test_NAME.py` with a `Kind` and `test = everything_about(KIND)`. A case that failed once is kept in
+`kept`, as its `Spoil` is printed. `MIDBLOCK_FUZZ=2000 pytest tests/fuzz` tries that many cases a kind, other ones each
+time, and prints what became of them; MIDBLOCK_FUZZ_SEED repeats a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+
+from midblock.base import LayerTable
+
+from ..pins.verbs import sketched
+from .door import Outcome, knock
+from .nasty import Spoil, spoiled, spoils
+from .world import World, seen
+
+MANY = int(os.environ.get("MIDBLOCK_FUZZ", "0"))
+SEED = int(os.environ.get("MIDBLOCK_FUZZ_SEED", random.randrange(10**9)))
+TALLY: dict[str, Counter[str]] = {}  # kind → outcome → cases
+SHOWN = 40
+
+
+def never(spoil: Spoil) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of bad input.
+
+    Attributes:
+        name: as the table calls it.
+        file: what is spoiled, in the case's folder.
+        commands: command lines, "OUT" the folder they write to; drawn from for each case.
+        needs: what lies in the folder, of `World.need`.
+        cases: how many in CI.
+        ways: given the whole document, the strategy of spoils.
+        write: spoils the file.
+        meant: the numbers may differ without a note, for this is another whole input.
+        also: what else must hold of what was left in the output folder; says what does not, "" where all is well.
+        out: the folder that the commands may write to.
+        kept: cases that failed once: the number of the command, and the spoil.
+    """
+
+    name: str
+    file: str
+    commands: Sequence[Sequence[str]]
+    needs: Sequence[str]
+    cases: int = 30
+    read: Callable[[Path], Any] = lambda file: json.loads(file.read_text(encoding="utf-8"))
+    ways: Callable[[Any], Any] = spoils
+    write: Callable[[Path, Any, Spoil], None] = lambda file, whole, spoil: _write(file, spoiled(whole, spoil))
+    meant: Callable[[Spoil], bool] = never
+    also: Callable[[Path, Spoil], str] = lambda folder, spoil: ""
+    out: str = "out"
+    kept: Sequence[tuple[int, Spoil]] = ()
+
+
+def _write(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+
+
+def everything_about(kind: Kind) -> Callable[[World], None]:
+    """A test of all cases of a kind; it names every one that fails, not the first alone."""
+
+    def test(world: World) -> None:
+        world.need(*kind.needs)
+        bench = Bench(kind, world)
+        bench.run()
+        TALLY.setdefault(kind.name, Counter()).update(bench.tally)
+        if bench.failed:
+            shown = "\n".join(bench.failed[:SHOWN])
+            pytest.fail(f"{len(bench.failed)} cases of {kind.name}:\n{shown}", pytrace=False)
+
+    return test
+
+
+@dataclass
+class Bench:
+    """One kind at work."""
+
+    kind: Kind
+    world: World
+    failed: list[str] = field(default_factory=list)
+    tally: Counter[str] = field(default_factory=Counter)
+    whole: dict[int, tuple[Outcome, Any]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        from hypothesis import strategies as st
+
+        document = self.kind.read(self.world.case / self.kind.file)
+        limits = settings(
+            max_examples=MANY or self.kind.cases,
+            derandomize=not MANY,
+            database=None,
+            deadline=None,
+            phases=(Phase.explicit, Phase.generate),
+            suppress_health_check=list(HealthCheck),
+        )
+
+        @limits
+        @given(st.integers(0, len(self.kind.commands) - 1), self.kind.ways(document))
+        def one(number: int, spoil: Spoil) -> None:
+            self.case(number, document, spoil)
+
+        for number, spoil in self.kind.kept:
+            one = example(number, spoil)(one)
+        (hypothesis.seed(SEED + zlib.crc32(self.kind.name.encode()))(one) if MANY else one)()
+
+    def case(self, number: int, document: Any, spoil: Spoil) -> None:
+        with self.world.inside() as folder:
+            if number not in self.whole:
+                outcome = self.knock(number)
+                assert outcome.code == 0, f"{self.kind.commands[number]}: {outcome.line}"
+                self.whole[number] = outcome, gist(folder / self.kind.out)
+                self.world.renew(self.kind.out)
+            file, keep = folder / self.kind.file, folder.parent / "keep"
+            shutil.copy2(file, keep)
+            self.kind.write(file, document, spoil)
+            before = seen(folder, self.kind.out)
+            outcome = self.knock(number)
+            verdict = outcome.fault or self.judge(number, outcome, spoil)
+            if not outcome.fault and seen(folder, self.kind.out) != before:
+                verdict = "touched a file that is not its own"
+            if self.kind.out == "out" or file.parts[-2] != self.kind.out:
+                _restore(keep, file)
+            self.world.renew(self.kind.out)
+        good = verdict in ("refused", "the same", "told", "meant")
+        self.tally[verdict if good else verdict.partition(":")[0]] += 1
+        if not good:
+            command = " ".join(self.kind.commands[number])
+            self.failed.append(f"({number}, {spoil!r}): {verdict}: {outcome.line[:300]}  [{command}]{place_of(outcome)}")
+
+    def knock(self, number: int) -> Outcome:
+        with sketched():  # drawing takes longer than all else
+            return knock([self.kind.out if word == "OUT" else word for word in self.kind.commands[number]])
+
+    def judge(self, number: int, outcome: Outcome, spoil: Spoil) -> str:
+        if outcome.code == 2:
+            return "refused"
+        if wrong := self.kind.also(self.world.case / self.kind.out, spoil):
+            return wrong
+        whole, found = self.whole[number]
+        if alike(gist(self.world.case / self.kind.out), found):
+            return "the same"
+        if outcome.notes - whole.notes:
+            return "told"
+        return "meant" if self.kind.meant(spoil) else "accepted nonsense"
+
+
+def place_of(outcome: Outcome) -> str:
+    """Where in our own code a traceback came through last."""
+    lines = [line.strip() for line in outcome.trace.splitlines() if "/midblock/" in line]
+    return f" {lines[-1]}" if lines else ""
+
+
+def _restore(keep: Path, file: Path) -> None:
+    if file.is_dir() and not file.is_symlink():
+        shutil.rmtree(file)
+    elif file.exists() or file.is_symlink():
+        file.unlink()
+    shutil.copy2(keep, file)
+
+
+def gist(folder: Path) -> Any:
+    """The numbers that a command left: its table, its weights, its plan; a page has none of its own."""
+    found: dict[str, Any] = {}
+    if (folder / "run.json").exists() and (folder / "layers.parquet").exists():
+        frame = LayerTable.read(folder).frame
+        found["rows"] = list(zip(frame.model, frame.layer, frame.module, frame.metric, strict=True))
+        found["values"] = frame.value.to_numpy(float)
+    for file in sorted(folder.rglob("*.safetensors")) if folder.is_dir() else ():
+        found[str(file.relative_to(folder))] = file.read_bytes()[8:]
+    if (folder / "plan.json").exists():
+        found["blocks"] = json.loads((folder / "plan.json").read_text())["blocks"]
+    return found
+
+
+def alike(one: Any, other: Any) -> bool:
+    if one.keys() != other.keys():
+        return False
+    return all(
+        np.allclose(value, other[key], rtol=1e-6, equal_nan=True)
+        if isinstance(value, np.ndarray) and len(value) == len(other[key])
+        else np.array_equal(value, other[key])
+        if isinstance(value, np.ndarray)
+        else value == other[key]
+        for key, value in one.items()
+    )

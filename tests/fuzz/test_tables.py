@@ -1,0 +1,91 @@
+"""layers.parquet and layers.csv."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import strategies as st
+
+from midblock.base.layer_table import COLUMNS
+
+from .kind import Kind, everything_about
+from .nasty import BREAKAGES, Spoil, broken
+from .test_run_folders import VERBS, harmless
+from .world import World
+
+CELLS: dict[str, Any] = {
+    "null": None, "NaN": float("nan"), "Infinity": float("inf"), "zero": 0, "minus one": -1, "minus five": -5,
+    "a half": 0.5, "ten million": 10**7, "10^12": 10**12, "2^63 - 1": 2**63 - 1, "1e308": 1e308, "no text": "",
+    "a word": "nonsense", "a number as text": "3", "control characters": "\x1b[31m\r\n\x07", "a formula": "=1+1",
+    "markup": "</script><script>window.hacked=1</script><img src=x>", "100,000 letters": "a" * 100_000, "true": True,
+    "a list": [1, 2], "bytes": b"\xff\xfe", "a date": pd.Timestamp("2020-01-01"), "base": "base",
+}  # fmt: skip
+TABLES = ("no rows", "every row twice", "last row first", "one column more", "a thousand times", "a million models")
+
+
+def ways(frame: pd.DataFrame) -> st.SearchStrategy[Spoil]:
+    column, cell = st.sampled_from(list(COLUMNS)), st.sampled_from(list(CELLS))
+    row = st.sampled_from((0, 1, len(frame) // 2, len(frame) - 1, "all"))
+    one = st.builds(Spoil, st.just("set"), st.tuples(column, row), cell)
+    gone = st.builds(Spoil, st.just("drop"), st.tuples(column))
+    table = st.builds(Spoil, st.just("table"), st.just(()), st.sampled_from(TABLES))
+    return st.one_of(one, one, one, one, gone, table, st.builds(Spoil, st.just("file"), st.just(()), st.sampled_from(BREAKAGES)))
+
+
+def write(file: Path, frame: pd.DataFrame, spoil: Spoil) -> None:
+    if spoil.how == "file":
+        file.write_bytes(broken(file.read_bytes(), spoil.what))
+        return
+    changed = _changed(frame, spoil)
+    if file.suffix == ".csv":
+        changed.to_csv(file, index=False)
+        return
+    try:
+        changed.to_parquet(file, index=False)
+    except (ValueError, TypeError, OverflowError):  # a column of several types: Parquet has none, text holds all
+        changed.assign(**{spoil.where[0]: changed[spoil.where[0]].astype(str)}).to_parquet(file, index=False)
+
+
+def _changed(frame: pd.DataFrame, spoil: Spoil) -> pd.DataFrame:
+    if spoil.how == "drop":
+        return frame.drop(columns=[spoil.where[0]])
+    if spoil.how == "table":
+        return {
+            "no rows": lambda: frame.iloc[:0],
+            "every row twice": lambda: pd.concat([frame, frame.assign(value=frame.value + 1)]),
+            "last row first": lambda: frame.iloc[::-1],
+            "one column more": lambda: frame.assign(more="x"),
+            "a thousand times": lambda: pd.concat([frame] * 1000),
+            "a million models": lambda: pd.concat([frame] * (10**6 // len(frame))).assign(model=lambda all: [f"m{n}" for n in range(len(all))]),
+        }[spoil.what]()
+    column, row = spoil.where
+    cells = frame[column].astype(object).tolist()
+    for place in range(len(cells)) if row == "all" else [row]:
+        cells[place] = CELLS[spoil.what]
+    return frame.assign(**{str(column): pd.Series(cells, dtype=None if row == "all" else object)})
+
+
+def kind_of(verb: str, cases: int) -> Kind:
+    other = "merge" if verb == "analyze" else "analyze"
+    commands = [("report", verb, "--output-dir", "OUT"), ("report", verb, other, "--output-dir", "OUT"), ("report", other, verb, "--output-dir", "OUT")]
+    if verb == "analyze":
+        commands.append(("tune", "start", "--data", "sums.jsonl", "--layers", "auto:analyze", "--max-steps", "1", "--device", "cpu", "-o", "OUT"))
+    return Kind(
+        f"layers.parquet of {verb}", f"{verb}/layers.parquet", commands, (verb, other, "start", "sums.jsonl"), cases,
+        pd.read_parquet, ways, write, also=harmless, meant=lambda spoil: True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_of(world: World, verb: str) -> None:
+    everything_about(kind_of(verb, 15))(world)
+
+
+CSV = Kind(
+    "layers.csv", "analyze/layers.csv",
+    [("tune", "start", "--data", "sums.jsonl", "--layers", "auto:analyze/layers.csv", "--max-steps", "1", "--device", "cpu", "-o", "OUT")],
+    ("analyze", "start", "sums.jsonl"), 15, pd.read_csv, ways, write, meant=lambda spoil: True,
+)  # fmt: skip
+
+test_of_csv = everything_about(CSV)
