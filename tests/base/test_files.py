@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from midblock.base import MidblockError, replace_atomically, write_json
-from midblock.base.files import folder_atomically, size_text, write_failure
+from midblock.base.files import folder_atomically, size_text, sweep, unfinished, write_failure
 
 
 def write_half(path, raised):
@@ -58,7 +58,7 @@ def test_a_full_disk_says_so_and_keeps_the_old_file(tmp_path, name):
     path.write_text("old")
     # The temporary file is a device that has no space left, so the system itself refuses.
     path.with_name(f".{name}.{os.getpid()}.tmp").symlink_to("/dev/full")
-    with pytest.raises(MidblockError, match=f"no space left for .*{name} .*--resume") as caught:  # noqa: SIM117
+    with pytest.raises(MidblockError, match=f"no space left for .*{name} .*run it again") as caught:  # noqa: SIM117
         with replace_atomically(path) as temporary:
             WRITERS[name](temporary)
     assert "\n" not in str(caught.value)
@@ -92,7 +92,7 @@ def test_json_is_plain_utf8_and_never_nan(tmp_path):
 
 def test_a_full_disk_is_known_by_what_safetensors_says():
     error = Exception("Error while serializing: I/O error: No space left on device (os error 28)")
-    assert str(write_failure(Path("x"), error)) == "no space left for x (free some, then run again with --resume)"
+    assert str(write_failure(Path("x"), error)) == "no space left for x (free some and run it again)"
 
 
 def test_sizes_have_a_unit_that_suits_them():
@@ -111,3 +111,23 @@ def test_what_stood_there_comes_back_when_the_new_folder_cannot_take_its_name(tm
         made.rmdir()
     assert (tmp_path / "out" / "kept.txt").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
+    ours = [".layers.csv.4711.tmp", ".adapter.1.partial", f".own.{os.getpid()}.tmp"]
+    others = ["layers.csv.4711.tmp", ".layers.csv.tmp", ".git", ".x.y.tmp", ".cache.12.tmp.bak"]
+    for name in (*ours, *others):
+        (tmp_path / name).mkdir() if "partial" in name else (tmp_path / name).write_text("")
+    assert [path.name for path in unfinished(tmp_path, "adapter")] == [".adapter.1.partial"]
+    sweep(tmp_path, "layers.csv")
+    assert leftovers(tmp_path) == sorted([*ours[1:], *others])
+    sweep(tmp_path)
+    assert leftovers(tmp_path) == sorted(others)
+
+
+def test_what_stood_there_comes_back_after_a_kill_between_two_renames(tmp_path):
+    (tmp_path / ".out.4711.partial" / "before").mkdir(parents=True)
+    (tmp_path / ".out.4711.partial" / "before" / "kept.txt").write_text("x")
+    sweep(tmp_path, "out")
+    assert (tmp_path / "out" / "kept.txt").exists()
+    assert leftovers(tmp_path) == ["out"]

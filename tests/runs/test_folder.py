@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from midblock.base import MidblockError
-from midblock.runs.folder import RunFolder, discard, read_record, standing
+from midblock.runs.folder import RunFolder, read_record, standing
 from midblock.runs.request import Draft, Request
 from midblock.runs.where import Where
 
@@ -205,12 +205,13 @@ def test_a_folder_of_somebody_else_is_of_no_request(tmp_path):
     assert (found.same, found.finished, found.resumable) == (False, False, False)
 
 
-def test_finish_drops_what_is_not_needed_any_more(tmp_path):
-    run = make(tmp_path / "run")
+@pytest.mark.parametrize(("verb", "stays"), [("tune", ["adapter"]), ("analyze", ["adapter", "checkpoints"])])
+def test_finish_drops_what_is_not_needed_any_more(tmp_path, verb, stays):
+    run = make(tmp_path / "run", verb=verb)
     for name in ("partial", "checkpoints", "adapter"):
         (run.path / name).mkdir()
-    run.finish(("checkpoints",))
-    assert sorted(path.name for path in run.path.iterdir()) == ["adapter", "config.yaml", "run.json"]
+    run.finish()
+    assert sorted(path.name for path in run.path.iterdir()) == [*stays, "config.yaml", "run.json"]
 
 
 def test_a_phase_is_on_disk_when_it_ends(tmp_path):
@@ -260,14 +261,43 @@ def test_a_name_that_the_system_refuses(tmp_path):
             RunFolder.open(tmp_path / ("x" * 300), request(), behaviour)
 
 
-def test_a_run_is_discarded_and_nothing_else(tmp_path):
+def test_a_kill_while_the_folder_is_opened_leaves_it_usable(tmp_path, monkeypatch):
+    """Wherever the opening was killed: without a flag it begins or is refused, with one it begins."""
     run = make(tmp_path / "run")
-    (run.path / "deep").mkdir()
-    discard(run.path)
-    discard(run.path)
-    discard(tmp_path / "nowhere")
-    assert not list(run.path.iterdir())
-    (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(MidblockError, match="was not written by midblock"):
-        discard(tmp_path)
-    assert (tmp_path / "mine.txt").exists()
+    (run.path / "layers.csv").write_text("old")
+    run.finish()
+    (run.path / "config.yaml").write_text("seed: 7")
+    (run.path / "config.yaml").chmod(0o400)
+    monkeypatch.setattr("midblock.runs.folder._empty", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        overwrite(run.path)
+    monkeypatch.undo()
+    assert read_record(run.path)["status"] == "opening"
+    assert standing(run.path, Draft(request())).empty
+    assert resume(run.path).record["status"] == "running"
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "run.json"]
+
+
+@pytest.mark.parametrize("left", [".run.json.4711.tmp", ".midblock.lock"])
+def test_what_a_kill_in_the_first_moment_leaves_is_no_run(tmp_path, left):
+    (tmp_path / left).write_text("")
+    assert make(tmp_path).record["status"] == "running"
+
+
+def test_an_unfinished_run_of_another_format_is_refused(tmp_path):
+    run = make(tmp_path / "run")
+    run.record |= {"format": 1, "versions": {**run.record["versions"], "midblock": "0.0.1"}}
+    run.save()
+    with pytest.raises(MidblockError, match=r"begun by midblock 0\.0\.1, .* cannot go on with \(--overwrite"):
+        resume(run.path)
+    run.finish()
+    assert resume(run.path).done
+
+
+def test_other_versions_are_noted(tmp_path):
+    run = make(tmp_path / "run")
+    assert run.resumption() == []
+    run.record["versions"] = {**run.record["versions"], "midblock": "0.0.1", "torch": "1.0"}
+    (note,) = run.resumption()
+    assert "midblock 0.0.1 then, " in note
+    assert "torch 1.0 then, " in note

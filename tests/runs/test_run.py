@@ -1,7 +1,8 @@
 """The life of a run: nothing is written before it is prepared, and a finished one is read back."""
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from midblock.base import LayerRow, MidblockError, Silent, folder_atomically
 from midblock.runs.folder import RunFolder, read_record
 from midblock.runs.request import Draft, Request
 from midblock.runs.run import Bench, Outcome, Ready, carry_out
+from midblock.runs.stopping import Stopped
 from midblock.runs.where import Where
 
 ROWS = [LayerRow("sft", layer, 3, "change", 0.5 * layer, 4) for layer in range(3)]
@@ -32,7 +34,7 @@ class Told:
         if bench.partial:
             bench.partial.mkdir()
         files = {"texts.json": lambda path: path.write_text("[]")}
-        return Outcome(ROWS, {"headline": "done"}, {"models": [{"name": "sft"}]}, files, scratch=("checkpoints",))
+        return Outcome(ROWS, {"headline": "done"}, {"models": [{"name": "sft"}]}, files)
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
@@ -160,3 +162,66 @@ def test_work_that_cannot_do_without_a_folder_is_told(tmp_path):
     assert Bench(RunFolder(tmp_path), Silent(), []).folder == tmp_path
     with pytest.raises(MidblockError, match=r"no folder to write \(output_dir\)"):
         _ = Bench(None, Silent(), []).folder
+
+
+def test_a_finished_run_is_tidied_up_where_a_kill_left_its_scratch(tmp_path):
+    where = {"output_dir": tmp_path / "run"}
+    carry_out(Draft(REQUEST), Told().prepare, Where(**where))
+    (tmp_path / "run" / "partial").mkdir()
+    (tmp_path / "run" / ".layers.csv.4711.tmp").write_text("half")
+    assert carry_out(Draft(REQUEST), Told().prepare, Where(**where, resume=True)).outcome is None
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not names & {"partial", ".layers.csv.4711.tmp", ".midblock.lock"}
+
+
+def test_what_preparing_refuses_leaves_no_folder(tmp_path):
+    def refuse(progress):
+        raise MidblockError("no such data")
+
+    with pytest.raises(MidblockError, match="no such data"):
+        carry_out(Draft(REQUEST), refuse, Where(output_dir=tmp_path / "deep" / "run"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("behaviour", [{}, {"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize("place", [nullcontext, folder_atomically])
+def test_while_one_fills_a_folder_another_is_refused(tmp_path, behaviour, place):
+    told, folder = Told(), tmp_path / "run"
+
+    def prepare(progress):
+        ready = told.prepare(progress)
+
+        def work(bench):
+            with pytest.raises(MidblockError, match=r"run is being written by process \d+ on .*, since \d"):
+                carry_out(Draft(REQUEST), Told().prepare, Where(output_dir=folder, **behaviour), place=place)
+            return told.work(bench)
+
+        return replace(ready, work=work)
+
+    if behaviour or place is folder_atomically:
+        carry_out(Draft(REQUEST), prepare, Where(output_dir=folder), place=place)
+        assert read_record(folder)["status"] == "done"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_run_stops_at_the_end_of_its_time_and_goes_on(tmp_path):
+    steps, told = [], Told()
+
+    def prepare(progress):
+        advance = progress.phase("measuring", 3)
+
+        def work(bench):
+            for step in range(len(steps), 3):
+                steps.append(step)
+                advance(1)
+            return told.work(bench)
+
+        return replace(told.prepare(progress), work=work)
+
+    where = {"output_dir": tmp_path / "run"}
+    with pytest.raises(Stopped, match=r"stopped after 0\.000001s") as stopped:
+        carry_out(Draft(REQUEST), prepare, Where(**where, max_time="0.000001s"))
+    assert (stopped.value.code, steps) == (124, [0])
+    carry_out(Draft(REQUEST), prepare, Where(**where, resume=True))
+    assert steps == [0, 1, 2]
+    assert read_record(tmp_path / "run")["status"] == "done"

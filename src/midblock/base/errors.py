@@ -16,6 +16,10 @@ class MidblockError(Exception):
         super().__init__(f"{what} ({hint})" if hint else what)
 
 
+class NoSpaceError(MidblockError):
+    """The disk is full."""
+
+
 def nearest(name: str, options: Iterable[str]) -> str | None:
     """Return the option spelled most like `name`, or the shortest that contains it; None when nothing comes close."""
     by_lower = {option.lower(): option for option in options}

@@ -3,15 +3,17 @@
 import errno
 import json
 import os
+import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from glob import escape
 from pathlib import Path
 from typing import Any
 
-from midblock.base.errors import MidblockError
+from midblock.base.errors import MidblockError, NoSpaceError
+
+# What is written before it takes its name: .NAME.PROCESS.tmp for a file, .NAME.PROCESS.partial for a folder.
+_UNFINISHED = re.compile(r"\.(?P<name>.+)\.\d+\.(?:tmp|partial)", re.DOTALL)
 
 
 @contextmanager
@@ -43,7 +45,6 @@ def folder_atomically(folder: Path) -> Iterator[Path]:
     folder = folder.resolve()
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        _clear_away(folder)
         stood = folder.exists()
         (scratch / "made").mkdir(parents=True)
         try:
@@ -69,36 +70,41 @@ def _exchange(scratch: Path, folder: Path) -> None:
         raise
 
 
-def _clear_away(folder: Path) -> None:
-    """Remove what killed processes left beside `folder`; one killed between its two renames has what stood there."""
-    for scratch in folder.parent.glob(f".{escape(folder.name)}.*.partial"):
-        if _lives(scratch.name.removeprefix(f".{folder.name}.").removesuffix(".partial")):
-            continue
-        if (scratch / "before").exists() and not folder.exists():
-            (scratch / "before").rename(folder)
-        shutil.rmtree(scratch, ignore_errors=True)
+def unfinished(folder: Path, name: str | None = None) -> list[Path]:
+    """What lies in a folder under the names that files and folders have until they are whole.
+
+    Args:
+        name: only what was to become this entry.
+    """
+    found = ((entry, _UNFINISHED.fullmatch(entry.name)) for entry in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(entry for entry, match in found if match and name in (None, match["name"]))
 
 
-def _lives(process: str) -> bool:
-    """Whether a process with this number runs; its own number is from an earlier life. Unsure on Windows: yes."""
-    if not process.isdigit() or sys.platform == "win32":
-        return True
-    if int(process) == os.getpid():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left unfinished; only who alone writes there may call this.
+
+    A process that was killed between the two renames of `folder_atomically` has what stood there: it is put back.
+
+    Args:
+        name: as of `unfinished`.
+    """
+    for entry in unfinished(folder, name):
+        match = _UNFINISHED.fullmatch(entry.name)
+        stood = folder / match["name"] if match else folder
+        if entry.is_dir() and not entry.is_symlink():
+            if (entry / "before").exists() and not stood.exists():
+                (entry / "before").rename(stood)
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                entry.unlink()
 
 
 def write_failure(path: Path, error: Exception) -> MidblockError:
     """Turn an operating system's refusal to write into one line for the user."""
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     if full or f"(os error {errno.ENOSPC})" in str(error):  # safetensors has the system's number in its text only
-        return MidblockError(f"no space left for {path}", hint="free some, then run again with --resume")
+        return NoSpaceError(f"no space left for {path}", hint="free some and run it again")
     return MidblockError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")
 
 

@@ -24,7 +24,7 @@ def demo(
 
     Args:
         output_dir: gets the tuned model, the run folder and the report; a second run uses what is there.
-        overwrite: make everything anew.
+        overwrite: make everything anew; other runs in these two folders are replaced.
         num_samples: held-out prompts the two models are compared on.
         json: print the summary as JSON on standard output, for programs.
         device: `cpu`, `cuda`, …; `auto` takes the accelerator if there is one.

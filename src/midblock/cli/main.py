@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cyclopts
 
 from midblock import __version__
-from midblock.base.errors import MidblockError, unknown
+from midblock.base.errors import MidblockError, NoSpaceError, unknown
+from midblock.cli.crash import crash_line
+from midblock.cli.streams import lasting
+from midblock.runs.stopping import OUT_OF_TIME, STOPPING, TERMINATED, Stopped
 from midblock.runs.verbs import VERBS, Verb
 
-DONE, USER_CAN_FIX = 0, 2  # 1 is Python's own, for a bug of ours
+DONE, OUR_BUG, USER_CAN_FIX, INTERRUPTED = 0, 1, 2, 130
+# What the system refuses and the user can mend; any other error of the system is ours.
+REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE)
+STOPPED = (INTERRUPTED, TERMINATED, OUT_OF_TIME)
 
 EPILOGUE = (
     "Every verb reads options from a file with --config FILE.yaml. In the options' texts P1 is arXiv 2604.11838 and P2 "
@@ -39,26 +50,92 @@ def door() -> cyclopts.App:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line; return 0 when done, 1 for a bug of ours, 2 for what the user can fix."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    app = door()
-    verb: Verb | None = None
+    """Run one command line.
+
+    Returns:
+        0 when done, 1 for a bug of ours, 2 for what the user can fix, 124 after `--max-time`, 130 after Ctrl-C, 143
+        after SIGTERM.
+    """
+    command = Command(list(sys.argv[1:] if arguments is None else arguments))
     try:
-        arguments, config = _take_config(arguments)
-        if arguments and not arguments[0].startswith("-"):
-            if arguments[0] not in VERBS:
-                raise unknown("verb", arguments[0], VERBS)
-            verb = VERBS[arguments[0]]
-        app.config = () if config is None else (_yaml(config, verb.plans if verb else ()),)
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        with lasting():
+            return _run(command)
+    except MidblockError as error:  # what was printed could not be delivered
+        with suppress(OSError):
+            return _fail(str(error))
+        return USER_CAN_FIX
+
+
+def _run(command: Command) -> int:
+    try:
+        with STOPPING.heeding_signals():
+            command.run()
+    except NoSpaceError as error:
+        return _fail(command.advised(str(error)))
     except MidblockError as error:
         return _fail(str(error))
     except cyclopts.CycloptsError as error:
-        return _fail(" ".join(str(error).split()))
+        return _fail(str(error))
     except KeyboardInterrupt:
-        goes_on = "; the same command with --resume goes on from here" if verb and verb.resumable else ""
-        return _fail(f"stopped{goes_on}", code=130)
+        return _fail(command.advised("stopped"), code=INTERRUPTED)
+    except Stopped as stopped:
+        return _fail(command.advised(stopped.reason), code=stopped.code)
+    except MemoryError:
+        return _fail("out of memory", code=USER_CAN_FIX)
+    except OSError as error:
+        if error.errno in REFUSALS:
+            return _fail(f"cannot read or write {error.filename or 'a file'}: {error.strerror}")
+        return _fail(crash_line(error, command.arguments), code=OUR_BUG)
+    except Exception as error:
+        return _fail(crash_line(error, command.arguments), code=OUR_BUG)
     return DONE
+
+
+@dataclass
+class Command:
+    """One command line.
+
+    Attributes:
+        arguments: its words.
+        verb: None until it is known.
+        overwrite: it replaces what is there.
+    """
+
+    arguments: Sequence[str]
+    verb: Verb | None = None
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Parse it and call the verb.
+
+        Raises:
+            MidblockError: what the user can fix.
+            CycloptsError: words that cannot be parsed.
+        """
+        app = door()
+        words, config = _take_config(list(self.arguments))
+        if words and not words[0].startswith("-"):
+            if words[0] not in VERBS:
+                raise unknown("verb", words[0], VERBS)
+            self.verb = VERBS[words[0]]
+        self.overwrite = "--overwrite" in words
+        if config is not None:
+            loaded = _read_config(config, self.verb.plans if self.verb else ())
+            self.overwrite |= loaded.get("overwrite") is True
+            app.config = (
+                cyclopts.config.Yaml(config, use_commands_as_keys=False, allow_unknown=False, must_exist=True),
+            )
+        app(words, exit_on_error=False, print_error=False, result_action="return_value")
+
+    def advised(self, what: str) -> str:
+        """What happened, and how the run goes on where it can."""
+        if self.verb is None or not (self.verb.resumable or self.verb.goes_on):
+            return what
+        if "--resume" in self.arguments or self.verb.goes_on:
+            without = " without --overwrite" if self.overwrite else ""
+            return f"{what}; the same command{without} goes on from here"
+        instead = " instead of --overwrite" if self.overwrite else ""
+        return f"{what}; the same command with --resume{instead} goes on from here"
 
 
 def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
@@ -73,7 +150,7 @@ def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
     return arguments, None
 
 
-def _yaml(path: Path, plans: Sequence[str]) -> cyclopts.config.Yaml:
+def _read_config(path: Path, plans: Sequence[str]) -> dict[str, Any]:
     """The file's options, checked as far as the parser does not; `plans` are those that take a plan of layers."""
     import yaml
 
@@ -92,11 +169,13 @@ def _yaml(path: Path, plans: Sequence[str]) -> cyclopts.config.Yaml:
         if isinstance(plan := loaded.get(key, ""), int | float):
             # YAML reads 01100 as an octal number and 00010 as 8, which would be a plan too
             raise MidblockError(f"{path}: {key} is the number {plan}", hint=f'put the plan in quotes: {key}: "01100"')
-    return cyclopts.config.Yaml(path, use_commands_as_keys=False, allow_unknown=False, must_exist=True)
+    return loaded
 
 
 def _fail(message: str, code: int = USER_CAN_FIX) -> int:
-    print(f"midblock: {message}", file=sys.stderr)
+    """Say what is wrong on one line; of several processes only the main one speaks of what befell all of them."""
+    if code not in STOPPED or os.environ.get("RANK", "0") == "0":
+        print(f"midblock: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 

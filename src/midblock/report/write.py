@@ -16,7 +16,9 @@ from midblock.report.read.joint import Joint
 from midblock.report.read.reading import Run
 from midblock.report.verbs import PAGES
 from midblock.runs.lenient import read_json
+from midblock.runs.lock import held, occupied
 
+PATIENCE = 10.0  # seconds: another process may be drawing the same page
 MARK = "joint.json"  # tells a folder that a joint page was written to
 
 
@@ -62,13 +64,19 @@ def page_of(run: Run, still: Path | None = None) -> str:
 
 def _write_one(run: Run, folder: Path) -> Path:
     makers, first = figures_of(run)
-    if PAGES[run.verb].correlated and run.correlations and len(run.correlations.frame):
-        write_correlations(run.correlations, folder / "correlations.csv")
-    return _write_page(run, folder, write_figures(run, folder / "figures", makers).get(first))
+    with held(folder, patience=PATIENCE):
+        if PAGES[run.verb].correlated and run.correlations and len(run.correlations.frame):
+            write_correlations(run.correlations, folder / "correlations.csv")
+        return _write_page(run, folder, write_figures(run, folder / "figures", makers).get(first))
 
 
 def _write_joint(run: Joint, folder: Path) -> Path:
     _check_place(folder)
+    with held(folder, patience=PATIENCE):
+        return _fill_joint(run, folder)
+
+
+def _fill_joint(run: Joint, folder: Path) -> Path:
     write_json(folder / MARK, {"verb": "report", "runs": [str(each.folder) for each in run.runs]})
     written = write_joint_figures(run, folder / "figures")
     run.table.write(folder)
@@ -87,7 +95,7 @@ def _check_place(folder: Path) -> None:
     try:
         if folder.exists() and not folder.is_dir():
             raise MidblockError(f"{folder} is a file", hint="--output-dir wants a folder")
-        used = folder.is_dir() and any(folder.iterdir())
+        used = occupied(folder)
     except OSError as error:
         raise write_failure(folder, error) from error
     if (folder / "run.json").exists():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,16 @@ import yaml
 
 from midblock.base import MidblockError, replace_atomically, write_json
 from midblock.base.files import write_failure
+from midblock.runs.lenient import mapping
+from midblock.runs.lock import LOCK, occupied
 from midblock.runs.request import Draft, Request
 from midblock.runs.surroundings import peak_memory, surroundings
 from midblock.runs.verbs import VERBS
 from midblock.runs.where import Where
+
+RECORD = "run.json"
+OPENING = "opening"  # what lay there is being removed and settings are not written yet: nothing to go on with
+FORMAT = 2  # of what an unfinished run keeps; raise it when an older one cannot be gone on with
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,13 @@ class Standing:
         record: `run.json` of the run that is there; {} where none is.
         differences: settings that are not the request's, as "seed: 0 then, 1 now"; another verb among them.
         changed: what is read and is not what it was then.
+        empty: nothing lies there that a run could lose.
     """
 
     record: Mapping[str, Any]
     differences: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    empty: bool = False
 
     @property
     def same(self) -> bool:
@@ -81,11 +89,14 @@ class RunFolder:
             if not run.done:
                 run.save()
             return run
-        _empty(path)
-        run = cls(path, {"verb": request.verb, "status": "running", "inputs": dict(request.inputs), **surroundings()})
+        began = {"verb": request.verb, "status": OPENING, "format": FORMAT, "inputs": dict(request.inputs)}
+        run = cls(path, {**began, **surroundings()})
         run.save()  # first, so that a folder left by a kill is known as ours
+        _empty(path)
         with replace_atomically(path / "config.yaml") as temporary:
             temporary.write_text(request.as_yaml(), encoding="utf-8")
+        run.record["status"] = "running"
+        run.save()
         return run
 
     @staticmethod
@@ -120,7 +131,7 @@ class RunFolder:
         return self.path / "partial"
 
     def save(self) -> None:
-        write_json(self.path / "run.json", self.record)
+        write_json(self.path / RECORD, self.record)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -138,16 +149,26 @@ class RunFolder:
         seconds += phases.get(name, {}).get("seconds", 0.0)
         phases[name] = {"seconds": round(seconds, 3), "peak_memory_mb": round(peak_memory() / 2**20)}
 
-    def finish(self, scratch: Sequence[str] = ()) -> None:
-        """Mark the run as whole and drop its partial state.
-
-        Args:
-            scratch: folders inside it that are not needed any more.
-        """
+    def finish(self) -> None:
+        """Mark the run as whole and drop its partial state."""
         self.record["status"] = "done"
         self.save()
-        for place in (self.partial, *(self.path / name for name in scratch)):
+        self.drop_scratch()
+
+    @property
+    def scratch(self) -> list[Path]:
+        """What lies there and is not needed once the run is whole; a kill may leave it in a finished run."""
+        return [place for name in VERBS[self.record["verb"]].scratch if (place := self.path / name).is_dir()]
+
+    def drop_scratch(self) -> None:
+        for place in self.scratch:
             shutil.rmtree(place, ignore_errors=True)
+
+    def resumption(self) -> list[str]:
+        """Notes on who began the run that this process goes on with, where other versions were at work."""
+        before, now = mapping(self.record, "versions"), surroundings()["versions"]
+        other = [f"{name} {before.get(name)} then, {now[name]} now" for name in now if before.get(name) != now[name]]
+        return [f"This run was begun with other versions: {', '.join(other)}."] if other else []
 
 
 def standing(path: Path | str, draft: Draft) -> Standing:
@@ -158,11 +179,13 @@ def standing(path: Path | str, draft: Draft) -> Standing:
     """
     path, request = Path(path), draft.known
     if not _in_use(path):
-        return Standing({})
+        return Standing({}, empty=True)
     try:
         record = read_record(path)
     except MidblockError:
         return Standing({}, (f"{path} is no run folder",))
+    if record.get("status") == OPENING:
+        return Standing({}, empty=True)
     if record.get("verb") != request.verb:
         return Standing(record, (f"verb: {record.get('verb')!r} then, {request.verb!r} now",))
     before, now = read_config(path, hint="--overwrite begins again"), yaml.safe_load(request.as_yaml())
@@ -176,19 +199,8 @@ def standing(path: Path | str, draft: Draft) -> Standing:
     )
 
 
-def discard(path: Path) -> None:
-    """Empty a run folder; one that is not there is left so.
-
-    Raises:
-        MidblockError: something lies there that midblock did not write.
-    """
-    if _in_use(path):
-        _check_own(path)
-        _empty(path)
-
-
 def _in_use(path: Path) -> bool:
-    """Whether something lies in the folder.
+    """Whether something lies in the folder that was not left by a run killed before it wrote its first file.
 
     Raises:
         MidblockError: it is a file, or the system refuses the name.
@@ -196,7 +208,7 @@ def _in_use(path: Path) -> bool:
     try:
         if path.exists() and not path.is_dir():
             raise MidblockError(f"{path} is a file", hint="--output-dir wants a folder")
-        return path.is_dir() and any(path.iterdir())
+        return occupied(path)
     except OSError as error:
         raise write_failure(path, error) from error
 
@@ -220,11 +232,13 @@ def _check_apart(path: Path, sources: Collection[Path]) -> None:
 
 
 def _empty(path: Path) -> None:
-    """Remove what lies in the folder, `run.json` last: until then it is known as ours. The folder may be a link."""
+    """Remove what lies in the folder but its lock and its record, by which it is known as ours; it may be a link."""
     if not path.is_dir():
         return
     try:
-        for entry in sorted(path.iterdir(), key=lambda entry: entry.name == "run.json"):
+        for entry in path.iterdir():
+            if entry.name in (LOCK, RECORD):
+                continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
@@ -233,16 +247,23 @@ def _empty(path: Path) -> None:
         raise write_failure(path, error) from error
 
 
-def _resumable(path: Path, draft: Draft) -> dict[str, Any]:
+def _resumable(path: Path, draft: Draft) -> dict[str, Any] | None:
+    """The record of the run that can be gone on with; None where it was killed before there was anything."""
     verb, record = draft.known.verb, read_record(path)
     if record.get("verb") != verb:
         raise MidblockError(f"{path} holds a run of `midblock {record.get('verb')}`, not of `{verb}`")
+    if record.get("status") == OPENING:
+        return None
     found = standing(path, draft)
     if found.differences:
         hint = "--resume wants the same settings; choose another --output-dir"
         raise MidblockError(f"{path} was made with other settings: {', '.join(found.differences)}", hint=hint)
     if found.changed:
         raise MidblockError(f"{path}: {', '.join(found.changed)} changed since", hint="--overwrite measures it anew")
+    if record.get("status") != "done" and record.get("format") != FORMAT:
+        began = mapping(record, "versions").get("midblock")
+        what = f"{path} was begun by midblock {began}, whose unfinished runs this version cannot go on with"
+        raise MidblockError(what, hint="--overwrite begins again")
     return record
 
 
@@ -252,7 +273,7 @@ def read_record(path: Path | str) -> dict[str, Any]:
     Raises:
         MidblockError: when it is not there or cannot be read.
     """
-    file = Path(path) / "run.json"
+    file = Path(path) / RECORD
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

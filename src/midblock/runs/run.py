@@ -17,8 +17,10 @@ from typing import Any
 
 from midblock.base import LayerRow, LayerTable, MidblockError, Progress, Silent, write_json
 from midblock.runs.folder import RunFolder, read_record
+from midblock.runs.lock import held
 from midblock.runs.processes import barrier, main_process
 from midblock.runs.request import Draft, Request
+from midblock.runs.stopping import STOPPING, Stoppable
 from midblock.runs.where import Where
 
 Write = Callable[[Path], None]
@@ -33,7 +35,6 @@ class Outcome:
         summary: `summary.json`; holds a `headline`.
         record: what `run.json` learns besides: `models` as they were loaded.
         files: what else goes into the run folder, by name: a function that writes it to the path it is given.
-        scratch: folders inside the run folder that are not needed any more once it is whole.
         phase: the name under which the time of writing is recorded.
     """
 
@@ -41,7 +42,6 @@ class Outcome:
     summary: Mapping[str, Any]
     record: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Write] = field(default_factory=dict)
-    scratch: tuple[str, ...] = ()
     phase: str = "write"
 
 
@@ -153,27 +153,50 @@ def carry_out(
         MidblockError: anything the user can mend. Before the folder is opened nothing was written; afterwards what was
             found stays for `--resume`.
     """
-    progress, folder = where.progress or Silent(), where.folder
-    if folder is None:
-        ready = prepare(progress)
-        outcome = ready.work(Bench(None, progress, list(ready.notes)))
-        return Done(LayerTable.from_rows(outcome.rows), None, outcome)
-    if not together and not main_process():
-        return Done(LayerTable.from_rows([]), folder, None)
-    earlier = RunFolder.check(folder, draft, where)
-    if earlier is not None:
-        _check_resumable(draft)
-        if earlier.get("status") == "done":
-            return Done(LayerTable.read(folder), folder, None)
-    ready = prepare(progress)
-    with place(folder) as filled:
-        outcome, table = _fill(filled, ready, where if filled == folder else Where(command=where.command), progress)
+    folder = where.folder
+    with STOPPING.within(where.max_time):
+        progress = Stoppable(where.progress or Silent())
+        if folder is None:
+            ready = prepare(progress)
+            outcome = ready.work(Bench(None, progress, list(ready.notes)))
+            return Done(LayerTable.from_rows(outcome.rows), None, outcome)
+        if not together and not main_process():
+            return Done(LayerTable.from_rows([]), folder, None)
+        if (finished := _finished(folder, draft, where)) is not None:
+            return finished
+        with held(folder, beside=place is not nullcontext) if main_process() else nullcontext():
+            # it may have changed while nobody held it
+            if (finished := _finished(folder, draft, where)) is not None:
+                return finished
+            ready = prepare(progress)
+            with place(folder) as filled:
+                asked = where if filled == folder else Where(command=where.command)
+                outcome, table = _fill(filled, ready, asked, progress)
     return Done(table, folder, outcome)
 
 
+def _finished(folder: Path, draft: Draft, where: Where) -> Done | None:
+    """Read back the finished run that `--resume` asks for; None where there is something to do.
+
+    Raises:
+        MidblockError: as `RunFolder.check`.
+    """
+    earlier = RunFolder.check(folder, draft, where)
+    if earlier is None:
+        return None
+    _check_resumable(draft)
+    if earlier.get("status") != "done":
+        return None
+    run = RunFolder(folder, earlier)
+    if run.scratch and main_process():  # killed while it was tidying up
+        with held(folder):
+            run.drop_scratch()
+    return Done(LayerTable.read(folder), folder, None)
+
+
 def _fill(folder: Path, ready: Ready, where: Where, progress: Progress) -> tuple[Outcome, LayerTable]:
-    run = _open(folder, ready, where)
-    bench = Bench(run, progress, list(ready.notes))
+    run, notes = _open(folder, ready, where)
+    bench = Bench(run, progress, [*ready.notes, *notes])
     outcome = ready.work(bench)
     if not main_process():
         return outcome, LayerTable.from_rows([])
@@ -184,22 +207,24 @@ def _fill(folder: Path, ready: Ready, where: Where, progress: Progress) -> tuple
             write(run.path / name)
         table.write(run.path)
         write_json(run.path / "summary.json", outcome.summary)
-    run.finish(outcome.scratch)
+    run.finish()
     return outcome, table
 
 
-def _open(folder: Path, ready: Ready, where: Where) -> RunFolder:
-    """Open the folder: the main process writes it, the others read what it wrote."""
+def _open(folder: Path, ready: Ready, where: Where) -> tuple[RunFolder, list[str]]:
+    """Open the folder: the main process writes it, the others read what it wrote. Gives notes on its resumption."""
     barrier()  # nobody may look at the folder after the main process has begun to write
+    notes: list[str] = []
     if main_process():
         run = RunFolder.open(folder, ready.request, where)
+        notes = run.resumption()
         run.record |= ready.facts
         run.record.setdefault("command", where.command or f"midblock.{ready.request.verb}(…)")
         if ready.seconds is not None:
             run.add_phase("prepare", ready.seconds)
         run.save()
     barrier()
-    return run if main_process() else RunFolder(folder, read_record(folder))
+    return (run if main_process() else RunFolder(folder, read_record(folder))), notes
 
 
 def _check_resumable(draft: Draft) -> None:

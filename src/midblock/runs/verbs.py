@@ -19,6 +19,8 @@ class Verb:
         home: where its Python function lives.
         fills: it fills a run folder.
         resumable: a run that was stopped goes on where it was, with `--resume`.
+        goes_on: it goes on where it was when the same command is given again.
+        scratch: folders inside a run folder that are not needed any more once the run is whole.
         function: the Python function's name where it is not the verb's.
         plans: options that take a plan of layers. A YAML file must quote them: 01100 would be a number.
     """
@@ -27,6 +29,8 @@ class Verb:
     home: str
     fills: bool = True
     resumable: bool = True
+    goes_on: bool = False
+    scratch: tuple[str, ...] = ("partial",)
     function: str = ""
     plans: tuple[str, ...] = ()
 
@@ -37,6 +41,7 @@ VERBS: Mapping[str, Verb] = {
         "midblock.studies",
         fills=False,
         resumable=False,
+        goes_on=True,
     ),
     "analyze": Verb(
         "Compare a base with models tuned from it, layer by layer.", "midblock.analysis", plans=("layers",)
@@ -47,8 +52,19 @@ VERBS: Mapping[str, Verb] = {
         "Push a base towards a tuned model by adding directions.", "midblock.interventions", plans=("blocks",)
     ),
     "merge": Verb("Mix a base and a tuned model block by block.", "midblock.interventions", resumable=False),
-    "tune": Verb("Fine-tune chosen blocks of a model.", "midblock.tuning", plans=("layers",)),
-    "flow": Verb("Measure gradients over the first steps of tuning.", "midblock.tuning", plans=("layers",)),
+    # the Trainer makes `checkpoints` even where it saves none
+    "tune": Verb(
+        "Fine-tune chosen blocks of a model.",
+        "midblock.tuning",
+        scratch=("partial", "checkpoints"),
+        plans=("layers",),
+    ),
+    "flow": Verb(
+        "Measure gradients over the first steps of tuning.",
+        "midblock.tuning",
+        scratch=("partial", "checkpoints"),
+        plans=("layers",),
+    ),
     "export": Verb("Write a tuned adapter in another form.", "midblock.tuning", fills=False, resumable=False),
     "report": Verb(
         "Draw the page of a run again, or one page of several.",

@@ -12,6 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from midblock.base import MidblockError, Progress
+from midblock.runs.stopping import seconds_of
 
 Hidden = Parameter(parse=False)  # known to Python only
 
@@ -21,7 +22,7 @@ class Where:
     """Keyword arguments of every verb that fills a run folder.
 
     Raises:
-        MidblockError: `resume` and `overwrite` together.
+        MidblockError: `resume` and `overwrite` together, or a `max_time` that is none.
     """
 
     output_dir: Annotated[Path | str | None, Parameter(name=("--output-dir", "--output", "-o"))] = None
@@ -34,6 +35,9 @@ class Where:
     overwrite: bool = False
     """Replace a run that is there."""
 
+    max_time: str | None = None
+    """Stop cleanly after so long (`3h`, `1h30m`, seconds), so that --resume goes on; exit code 124."""
+
     progress: Annotated[Progress | None, Hidden] = None
     """Told how far it got."""
 
@@ -43,6 +47,8 @@ class Where:
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
             raise MidblockError("--resume and --overwrite exclude each other")
+        if self.max_time is not None:
+            seconds_of(self.max_time)
 
     @property
     def folder(self) -> Path | None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from midblock.analysis import AnalysisSettings, analyze
 from midblock.analysis.analyze import analysis_draft
-from midblock.base import LayerTable, Progress
+from midblock.base import LayerTable, MidblockError, Progress
 from midblock.checkpoints import load_pair
-from midblock.runs.folder import discard, standing
+from midblock.runs.folder import Standing, standing
+from midblock.runs.lock import occupied
+from midblock.runs.request import Draft
 from midblock.tuning import TuneSettings, tune
 from midblock.tuning.loop.tune import tune_draft
 
 BASE = "builtin:smollm2-135m-instruct"
 DATA = "builtin:gsm_symbolic"
+ANEW = "--overwrite makes the demo anew, or choose another --output-dir"
 # All weights, at a rate and for a time that a laptop has patience for.
 TUNING = TuneSettings(
     method="full",
@@ -45,7 +49,7 @@ def demo(
 
     Args:
         output_dir: gets `sft/` (the run folder of the tuning) and `analysis/` (that of the comparison).
-        overwrite: make everything anew.
+        overwrite: make everything anew; other runs that lie in these two folders are replaced.
         num_samples: held-out prompts to compare the models on.
         progress: told how far it got.
         command: how it was called, recorded.
@@ -56,32 +60,39 @@ def demo(
         The analysis' table and its run folder.
 
     Raises:
-        MidblockError: the embedded model or its data cannot be had (the message says what to install).
+        MidblockError: the embedded model or its data cannot be had (the message says what to install), or one of the
+            two folders holds another run.
 
     Example:
         >>> table, folder = demo("runs/demo", num_samples=8)
         >>> table.models
         ['base', 'sft']
     """
-    output = Path(output_dir)
+    output = Path(output_dir).expanduser()
     partner, analysis = output / "sft", output / "analysis"
     asked = {**asdict(tuning), "device": device}
-    fresh = overwrite or not standing(partner, tune_draft(BASE, DATA, **asked)).same
-    if fresh:
-        # What was measured on the old partner must not be taken for the new one's, should this be stopped here.
-        discard(analysis)
-    tune(BASE, DATA, **asked, output_dir=partner, resume=not fresh, overwrite=fresh, progress=progress)
+    again: dict[str, Any] = {"resume": not overwrite, "overwrite": overwrite}
+    if not overwrite:
+        _check_partner(partner, analysis, tune_draft(BASE, DATA, **asked))
+    tune(BASE, DATA, **asked, output_dir=partner, progress=progress, **again)
     pair = load_pair(BASE, str(partner), device=device)
     measuring = AnalysisSettings(split="test", num_samples=num_samples, num_token_samples=min(32, num_samples))
-    reuse = standing(analysis, analysis_draft(pair, DATA, measuring)).same
-    table = analyze(
-        pair,
-        DATA,
-        **asdict(measuring),
-        output_dir=analysis,
-        resume=reuse,
-        overwrite=not reuse,
-        progress=progress,
-        command=command,
-    )
+    if not overwrite:
+        _check_same(analysis, standing(analysis, analysis_draft(pair, DATA, measuring)))
+    table = analyze(pair, DATA, **asdict(measuring), output_dir=analysis, progress=progress, command=command, **again)
     return table, analysis
+
+
+def _check_partner(partner: Path, analysis: Path, draft: Draft) -> None:
+    """Refuse to make a partner where somebody's tuning lies, or beside an analysis that cannot be of it."""
+    found = standing(partner, draft)
+    _check_same(partner, found)
+    if not found.finished and occupied(analysis):
+        raise MidblockError(f"{analysis} is of another tuned model", hint=ANEW)
+
+
+def _check_same(folder: Path, found: Standing) -> None:
+    """Raise MidblockError for a folder that holds anything but the demo's own run."""
+    if not found.same and not found.empty:
+        other = ", ".join((*found.differences, *(f"{name} changed" for name in found.changed)))
+        raise MidblockError(f"{folder} holds another run than the demo's: {other}", hint=ANEW)

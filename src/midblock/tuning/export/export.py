@@ -22,6 +22,7 @@ from midblock.checkpoints.adapter_notes import names_note
 from midblock.checkpoints.checkpoint_files import copy_small_files
 from midblock.checkpoints.readable import unreadable
 from midblock.checkpoints.settings import DTYPES
+from midblock.runs.lock import held
 from midblock.tuning.export.adapter_source import AdapterSource
 from midblock.tuning.export.axolotl import write_axolotl
 from midblock.tuning.export.equal_rank import write_equal_rank
@@ -154,11 +155,13 @@ def run_export(
     found = AdapterSource.find(str(source))
     _check_apart(output, found.folder)
     asked = Asked(found, base, None if dtype == "auto" else getattr(torch, dtype))
-    if is_file:
-        with replace_atomically(output) as temporary:
-            made = form.write(asked, temporary)
-    else:
-        made = _write_folder(form, to, asked, output)
+    with held(output, beside=True):
+        _check_free(output, is_file, overwrite)  # another export may have ended since
+        if is_file:
+            with replace_atomically(output) as temporary:
+                made = form.write(asked, temporary)
+        else:
+            made = _write_folder(form, to, asked, output)
     return Exported(output, to, made.error, made.measured, tuple(made.notes))
 
 

@@ -150,7 +150,6 @@ class Lesson:
             rows=rows,
             summary=summary,
             files={PLAN: lambda path: write_json(path, planned)},
-            scratch=("checkpoints",),  # the Trainer makes it even where it saves none
             phase="save",
         )
 
