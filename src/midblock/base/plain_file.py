@@ -1,0 +1,34 @@
+"""Files that were named by others, looked at before they are opened.
+
+Opening a pipe waits for a writer that may never come, and a device never ends: what is no plain file is told.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from midblock.base.errors import MidblockError
+
+
+def check_plain_file(path: Path) -> None:
+    """Do nothing if `path` is a file, or a link to one.
+
+    Raises:
+        MidblockError: nothing is there, it is a folder, a pipe or a device, or its name is none that a file can have.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:  # ValueError: the name holds a zero byte
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(mode):
+        raise MidblockError(f"cannot read {path}: it is a {_kind(mode)}, no file")
+
+
+def unreadable(path: Path, error: Exception) -> MidblockError:
+    """Turn the system's refusal to read a file into one line for the user."""
+    return MidblockError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}")
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
+    return next((name for fits, name in kinds if fits(mode)), "device")
