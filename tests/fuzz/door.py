@@ -6,6 +6,7 @@ A command answers 0 or 2, one line, in time, within memory, and touches nothing 
 from __future__ import annotations
 
 import io
+import re
 import resource
 import signal
 import sys
@@ -78,7 +79,19 @@ def knock(arguments: Sequence[str]) -> Outcome:
     finally:
         sys.argv = before
     said, errors = out.text, err.text
+    trace = trace or _crash(errors)
     return Outcome(code, said, errors, fault or _misbehaved(code, said, errors), trace)
+
+
+def _crash(err: str) -> str:
+    """The traceback in the file that the one line names, which goes with it."""
+    named = re.search(r"please report it, with (.+)\)", err)
+    if named is None:
+        return ""
+    file = Path(named[1])
+    text = file.read_text(encoding="utf-8")
+    file.unlink()
+    return text
 
 
 def _misbehaved(code: int | None, out: str, err: str) -> str:

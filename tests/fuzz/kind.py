@@ -1,6 +1,6 @@
 """A kind of bad input, and what must hold of every case of it.
 
-To add one: a file `test_NAME.py` with a `Kind` and `test = everything_about(KIND)`. A case that failed once is kept in
+To add one: a file `test_NAME.py` with `KINDS`, a list of `Kind`, and `test = cases_of(KINDS)`. A case that failed once is kept in
 `kept`, as its `Spoil` is printed. `MIDBLOCK_FUZZ=2000 pytest tests/fuzz` tries that many cases a kind, other ones each
 time, and prints what became of them; MIDBLOCK_FUZZ_SEED repeats a time.
 """
@@ -76,11 +76,11 @@ def _write(file: Path, content: bytes) -> None:
     file.write_bytes(content)
 
 
-def everything_about(kind: Kind) -> Callable[[World], None]:
-    """A test of all cases of a kind; it names every one that fails, not the first alone."""
+def cases_of(kinds: Sequence[Kind]) -> Callable[[World, Kind], None]:
+    """A test of all cases of each kind; it names every one that fails, not the first alone."""
 
-    def test(world: World) -> None:
-        world.need(*kind.needs)
+    @pytest.mark.parametrize("kind", kinds, ids=lambda kind: kind.name)
+    def test(world: World, kind: Kind) -> None:
         bench = Bench(kind, world)
         bench.run()
         TALLY.setdefault(kind.name, Counter()).update(bench.tally)
@@ -104,6 +104,7 @@ class Bench:
     def run(self) -> None:
         from hypothesis import strategies as st
 
+        self.world.need(*self.kind.needs)
         document = self.kind.read(self.world.case / self.kind.file)
         limits = settings(
             max_examples=MANY or self.kind.cases,

@@ -1,6 +1,6 @@
 """adapter_config.json of a stranger's adapter."""
 
-from .kind import Kind, everything_about
+from .kind import Kind, cases_of
 from .nasty import Spoil
 
 CPU = ("--device", "cpu")
@@ -9,7 +9,6 @@ COMMANDS = (
     ("export", "adapter", "--to", "merged", "--output", "OUT"),
     ("export", "adapter", "--to", "equal-rank", "--output", "OUT"),
     ("export", "adapter", "--to", "lora-config", "--output", "OUT"),
-    ("export", "adapter", "--to", "axolotl", "--output", "OUT"),
     ("export", "adapter", "--to", "trl", "--output", "OUT"),
     ("merge", "start", "adapter", "--alphas", "0,0.5,1", "-o", "OUT"),
     ("probe", "start", "adapter", "--data", "sums.jsonl", "--num-samples", "4", *CPU, "-o", "OUT"),
@@ -23,9 +22,9 @@ def another_adapter(spoil: Spoil) -> bool:
     return spoil.how == "set" and spoil.where[:1] in [(key,) for key in SCALES] and number
 
 
-ADAPTER = Kind(
+KINDS = [Kind(
     "adapter_config.json", "adapter/adapter_config.json", COMMANDS, ("start", "adapter", "sums.jsonl"), 40,
     meant=another_adapter,
-)  # fmt: skip
+)]  # fmt: skip
 
-test = everything_about(ADAPTER)
+test = cases_of(KINDS)

@@ -1,6 +1,6 @@
 """config.json of a model."""
 
-from .kind import Kind, everything_about
+from .kind import Kind, cases_of
 from .nasty import Spoil
 
 CPU = ("--device", "cpu")
@@ -18,8 +18,10 @@ def another_model(spoil: Spoil) -> bool:
     return spoil.how == "set" and spoil.what in ("a half", "ten million", "10^12", "1e308", "zero", "true")
 
 
-BASE = Kind("config.json of the base", "start/config.json", COMMANDS, ("start", "sft", "sums.jsonl"), 30, meant=another_model)
-TUNED = Kind("config.json of the tuned", "sft/config.json", COMMANDS, ("start", "sft", "sums.jsonl"), 20, meant=another_model)
+NEEDS = ("start", "sft", "sums.jsonl")
+KINDS = [
+    Kind("config.json of the base", "start/config.json", COMMANDS, NEEDS, 30, meant=another_model),
+    Kind("config.json of the tuned", "sft/config.json", COMMANDS, NEEDS, 20, meant=another_model),
+]
 
-test_of_the_base = everything_about(BASE)
-test_of_the_tuned = everything_about(TUNED)
+test = cases_of(KINDS)

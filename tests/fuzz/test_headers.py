@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .kind import Kind, everything_about
+from .kind import Kind, cases_of
 from .nasty import Spoil, broken, spoiled
 
 CPU = ("--device", "cpu")
@@ -46,5 +46,6 @@ ADAPTER = Kind(
     ("start", "adapter", "sums.jsonl"), 25, header, write=write,
 )  # fmt: skip
 
-test_of_a_checkpoint = everything_about(CHECKPOINT)
-test_of_an_adapter = everything_about(ADAPTER)
+KINDS = [CHECKPOINT, ADAPTER]
+
+test = cases_of(KINDS)

@@ -4,12 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from .kind import Kind, everything_about
+from .kind import Kind, cases_of
 from .nasty import Spoil, spoiled
 from .test_run_folders import harmless
-from .world import World
 
 
 def lines(file: Path) -> Any:
@@ -27,7 +24,12 @@ def write(file: Path, whole: Any, spoil: Spoil) -> None:
     file.write_bytes(b"\n".join(texts) + b"\n")
 
 
-@pytest.mark.parametrize("verb", ["tune-lora", "flow"])
-def test_of(world: World, verb: str) -> None:
+def kind_of(verb: str) -> Kind:
     commands = (("report", verb, "--output-dir", "OUT"), ("report", verb, "analyze", "--output-dir", "OUT"))
-    everything_about(Kind(f"log.jsonl of {verb}", f"{verb}/log.jsonl", commands, (verb, "analyze"), 20, lines, write=write, also=harmless))(world)
+    needs = (verb, "analyze")
+    return Kind(f"log.jsonl of {verb}", f"{verb}/log.jsonl", commands, needs, 15, lines, write=write, also=harmless)
+
+
+KINDS = [kind_of("tune-lora"), kind_of("flow")]
+
+test = cases_of(KINDS)

@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import pytest
-
-from .kind import Kind, everything_about
+from .kind import Kind, cases_of
 from .nasty import Spoil
-from .world import World
 
 CPU = ("--device", "cpu")
 LARGEST = 4 * 2**20  # bytes of a page about a pico run
@@ -54,18 +51,10 @@ def kind_of(verb: str, file: str, cases: int) -> Kind:
     return Kind(f"{file} of {verb}", f"{verb}/{file}", commands, needs, cases, also=harmless)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_the_record(world: World, verb: str) -> None:
-    everything_about(kind_of(verb, "run.json", 12))(world)
+KINDS = [
+    *(kind_of(verb, file, 12) for verb in VERBS for file in ("run.json", "summary.json")),
+    kind_of("tune-lora", "plan.json", 15),
+    kind_of("analyze", "samples.json", 8),
+]
 
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_the_summary(world: World, verb: str) -> None:
-    everything_about(kind_of(verb, "summary.json", 12))(world)
-
-
-@pytest.mark.parametrize(
-    ("verb", "file"), [("tune-lora", "plan.json"), ("analyze", "samples.json"), ("steer", "texts.json")]
-)
-def test_the_rest(world: World, verb: str, file: str) -> None:
-    everything_about(kind_of(verb, file, 15))(world)
+test = cases_of(KINDS)

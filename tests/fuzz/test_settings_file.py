@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-from .kind import Kind, everything_about
+from .kind import Kind, cases_of
 from .nasty import NASTY, Spoil, spoiled, spoils
 
 TEXTS = {
@@ -82,10 +82,10 @@ def as_given(folder: Path, spoil: Spoil) -> str:
     return f"accepted nonsense: {given!r:.50} became {kept!r:.50}" if not (type(kept) is float and kept == given) else ""
 
 
-SETTINGS = Kind(
+KINDS = [Kind(
     "settings of an analysis", "settings.json",
     [("analyze", "--config", "settings.json")],
     ("settings.json", "start", "sft", "sums.jsonl"), 40, ways=ways, write=write, also=as_given, meant=lambda spoil: True,
-)  # fmt: skip
+)]  # fmt: skip
 
-test = everything_about(SETTINGS)
+test = cases_of(KINDS)

@@ -4,15 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytest
 from hypothesis import strategies as st
 
 from midblock.base.layer_table import COLUMNS
 
-from .kind import Kind, everything_about
+from .kind import Kind, cases_of
 from .nasty import BREAKAGES, Spoil, broken
 from .test_run_folders import VERBS, harmless
-from .world import World
 
 CELLS: dict[str, Any] = {
     "null": None, "NaN": float("nan"), "Infinity": float("inf"), "zero": 0, "minus one": -1, "minus five": -5,
@@ -77,15 +75,12 @@ def kind_of(verb: str, cases: int) -> Kind:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_of(world: World, verb: str) -> None:
-    everything_about(kind_of(verb, 15))(world)
-
-
 CSV = Kind(
     "layers.csv", "analyze/layers.csv",
     [("tune", "start", "--data", "sums.jsonl", "--layers", "auto:analyze/layers.csv", "--max-steps", "1", "--device", "cpu", "-o", "OUT")],
     ("analyze", "start", "sums.jsonl"), 15, pd.read_csv, ways, write, meant=lambda spoil: True,
 )  # fmt: skip
 
-test_of_csv = everything_about(CSV)
+KINDS = [*(kind_of(verb, 15) for verb in VERBS), CSV]
+
+test = cases_of(KINDS)
