@@ -1,4 +1,5 @@
 import math
+import re
 from collections import defaultdict
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from midblock.analysis.estimates import Estimates
-from midblock.analysis.measure import ROUNDED, Measured
+from midblock.analysis.measure import ROUNDED_BASE, Measured
 from midblock.metrics.catalogue import METRICS, computed_from, values
 from midblock.metrics.geometry import Pooled
 from midblock.metrics.metric import NULL, PRECISION_FLOOR, SPLIT_FLOOR, Metric
@@ -29,21 +30,23 @@ def rows_between(models=("base", "sft"), amount=0.3):
     rows = {}
     for layer in LAYERS:
         base = gaussian(N, D, seed=layer + 1) + 2 * gaussian(D, seed=50)
-        for place, model in enumerate(models):
+        for place in range(len(models)):
             change = 0 if place == 0 else amount * (layer + 2) * gaussian(N, D, seed=100 * place + layer)
-            rows[f"pooled|{layer}|{model}"] = RowStatistic(torch.arange(N), base + change)
+            rows[f"pooled|{layer}|{place}"] = RowStatistic(torch.arange(N), base + change)
             for view in range(2):
                 noise = 0.2 * gaussian(N, D, seed=1000 + 10 * view + layer)
-                rows[f"view{view}|{layer}|{model}"] = RowStatistic(torch.arange(N), base + change + noise)
+                rows[f"view{view}|{layer}|{place}"] = RowStatistic(torch.arange(N), base + change + noise)
             tokens = torch.rand(DEEP, 4, generator=torch.Generator().manual_seed(layer + 7 * place)).double()
-            rows[f"tokens|{layer}|{model}"] = RowStatistic(torch.arange(0, 2 * DEEP, 2), tokens)
+            rows[f"tokens|{layer}|{place}"] = RowStatistic(torch.arange(0, 2 * DEEP, 2), tokens)
             lens = torch.rand(DEEP, 2, generator=torch.Generator().manual_seed(layer + 9 * place)).double() * amount
             lens = torch.stack([lens[:, 0], 1 - lens[:, 1]], dim=1)
             if place:
-                rows[f"lens|{layer}|{model}"] = RowStatistic(torch.arange(0, 2 * DEEP, 2), lens)
+                rows[f"lens|{layer}|{place}"] = RowStatistic(torch.arange(0, 2 * DEEP, 2), lens)
         deep = torch.arange(0, 2 * DEEP, 2)
-        rows[f"pooled|{layer}|{ROUNDED}"] = RowStatistic(deep, base[deep] + 0.01 * gaussian(DEEP, D, seed=layer + 70))
-        rows[f"lens|{layer}|{ROUNDED}"] = RowStatistic(deep, torch.full((DEEP, 2), 0.01, dtype=torch.float64))
+        rows[f"pooled|{layer}|{ROUNDED_BASE}"] = RowStatistic(
+            deep, base[deep] + 0.01 * gaussian(DEEP, D, seed=layer + 70)
+        )
+        rows[f"lens|{layer}|{ROUNDED_BASE}"] = RowStatistic(deep, torch.full((DEEP, 2), 0.01, dtype=torch.float64))
     return rows
 
 
@@ -59,8 +62,8 @@ def columns_of(rows, wanted):
     return kept
 
 
-def estimate(rows, models=("sft",), wanted=ALL, seed=0):
-    made = Estimates(Measured(columns_of(rows, wanted)), models, wanted, LAYERS, L, "some:data", seed).rows()
+def estimate(rows, models=("sft",), wanted=ALL, seed=0, measured=("sft",)):
+    made = Estimates(Measured(columns_of(rows, wanted), measured), models, wanted, LAYERS, L, "some:data", seed).rows()
     table = {}
     for row in made:
         assert (row.model, row.layer, row.metric) not in table
@@ -120,7 +123,7 @@ def test_samples_are_prompts(table):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_pooled_values_are_those_of_the_whole_sample(rows, table, layer):
-    base, tuned = (rows[f"pooled|{layer}|{model}"].values for model in ("base", "sft"))
+    base, tuned = (rows[f"pooled|{layer}|{model}"].values for model in (0, 1))
     expected = {("base", name): value.mean() for name, value in values(UNPAIRED, Pooled.whole(base)).items()}
     expected |= {("sft", name): value.mean() for name, value in values(UNPAIRED, Pooled.whole(tuned)).items()}
     expected |= {("sft", name): value.mean() for name, value in values(PAIRED, Pairs.whole(base, tuned)).items()}
@@ -130,31 +133,31 @@ def test_pooled_values_are_those_of_the_whole_sample(rows, table, layer):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_means_are_numpys(rows, table, layer):
-    X, Y = (rows[f"pooled|{layer}|{model}"].values.numpy() for model in ("base", "sft"))
+    X, Y = (rows[f"pooled|{layer}|{model}"].values.numpy() for model in (0, 1))
     norm = np.linalg.norm
     assert table["base", layer, "l2_norm"].value == pytest.approx(norm(X, axis=1).mean())
     assert table["sft", layer, "l2_norm"].value == pytest.approx(norm(Y, axis=1).mean())
     assert table["sft", layer, "change_intensity"].value == pytest.approx(norm(X - Y, axis=1).mean())
     cosine = ((X * Y).sum(1) / norm(X, axis=1) / norm(Y, axis=1)).mean()
     assert table["sft", layer, "cosine_similarity"].value == pytest.approx(cosine)
-    tokens = rows[f"tokens|{layer}|sft"].values.numpy().mean(0)
+    tokens = rows[f"tokens|{layer}|1"].values.numpy().mean(0)
     for place, name in enumerate(("prompt_entropy", "prompt_entropy_renyi2", "curvature", "sparsity")):
         assert table["sft", layer, name].value == pytest.approx(tokens[place])
-    lens = rows[f"lens|{layer}|sft"].values.numpy().mean(0)
+    lens = rows[f"lens|{layer}|1"].values.numpy().mean(0)
     assert [table["sft", layer, name].value for name in ("logit_kl", "logit_agreement")] == pytest.approx(lens.tolist())
 
 
 def test_change_is_added_over_what_the_layer_below_handed_on(rows, table):
-    change = {layer: rows[f"pooled|{layer}|sft"].values - rows[f"pooled|{layer}|base"].values for layer in LAYERS}
+    change = {layer: rows[f"pooled|{layer}|1"].values - rows[f"pooled|{layer}|0"].values for layer in LAYERS}
     for layer in LAYERS[:-1]:
         received = change[layer - 1] if layer > -1 else 0
-        scale = rows[f"pooled|{layer}|base"].values.norm(dim=1).mean()
+        scale = rows[f"pooled|{layer}|0"].values.norm(dim=1).mean()
         expected = float((change[layer] - received).norm(dim=1).mean() / scale)
         assert table["sft", layer, "change_increment"].value == pytest.approx(expected)
 
 
 def test_the_base_against_itself(rows):
-    same = {key: rows[key.replace("|sft", "|base")] for key in rows if not key.startswith("lens")}
+    same = {key: rows[re.sub(r"\|1$", "|0", key)] for key in rows if not key.startswith("lens")}
     table = estimate(same)
     for layer in LAYERS:
         for name in ("cka", "cka_debiased"):
@@ -171,8 +174,8 @@ def test_the_base_against_itself(rows):
 
 def test_models_are_estimated_as_each_alone():
     rows = rows_between(("base", "sft", "dpo"))
-    together = estimate(rows, models=("sft", "dpo"))
-    alone = estimate(rows, models=("dpo",))
+    together = estimate(rows, models=("sft", "dpo"), measured=("sft", "dpo"))
+    alone = estimate(rows, models=("dpo",), measured=("sft", "dpo"))
     for key, row in alone.items():
         ours = [row.value, row.low, row.high]
         theirs = [together[key].value, together[key].low, together[key].high]
@@ -203,8 +206,8 @@ def test_split_floors_are_the_bases_only(table):
 
 
 def test_the_precision_floor_compares_the_rounded_prompts_with_their_own_selves(rows, table):
-    deep = rows[f"pooled|1|{ROUNDED}"]
-    base = rows["pooled|1|base"].values[deep.index]
+    deep = rows[f"pooled|1|{ROUNDED_BASE}"]
+    base = rows["pooled|1|0"].values[deep.index]
     found = {key[2]: row.value for key, row in table.items() if key[:2] == ("base", 1)}
     for name, value in values(PAIRED, Pairs.whole(base, deep.values)).items():
         assert found[name + PRECISION_FLOOR] == pytest.approx(float(value.mean()))
@@ -216,7 +219,7 @@ def test_the_precision_floor_compares_the_rounded_prompts_with_their_own_selves(
 def test_the_order_in_which_prompts_are_numbered_changes_no_value(rows, table):
     """It changes which prompts form a group, and so the intervals, a little."""
     flipped = {key: RowStatistic(stat.index, stat.values.flip(0)) for key, stat in rows.items()}
-    found = values_of(estimate({key: stat for key, stat in flipped.items() if ROUNDED not in key}))
+    found = values_of(estimate({key: stat for key, stat in flipped.items() if not key.endswith(f"|{ROUNDED_BASE}")}))
     expected = values_of(table)
     assert found == pytest.approx(expected, rel=1e-6)
 
@@ -239,31 +242,35 @@ def test_a_metric_wanted_alone_is_the_same(rows, table, name):
 
 
 def test_what_was_not_measured_is_left_out():
-    rows = {key: stat for key, stat in rows_between().items() if key.startswith("pooled") and ROUNDED not in key}
+    rows = {
+        key: stat
+        for key, stat in rows_between().items()
+        if key.startswith("pooled") and not key.endswith(f"|{ROUNDED_BASE}")
+    }
     found = {key[2].partition(".")[0] for key in estimate(rows)}
     assert found == {name for name in RESIDUAL if METRICS[name].source == "pooled"}
 
 
 def test_a_value_no_prompt_has_is_empty_and_no_error(rows):
     """Prompts of two tokens at the embedding, say: no curvature, n = 0."""
-    tokens = rows["tokens|0|sft"].values.clone()
+    tokens = rows["tokens|0|1"].values.clone()
     tokens[:, 2] = math.nan
-    row = estimate({**rows, "tokens|0|sft": RowStatistic(rows["tokens|0|sft"].index, tokens)})["sft", 0, "curvature"]
+    row = estimate({**rows, "tokens|0|1": RowStatistic(rows["tokens|0|1"].index, tokens)})["sft", 0, "curvature"]
     assert row.n == 0
     assert math.isnan(row.value)
 
 
 def test_prompts_without_a_value_are_counted_out(rows):
-    tokens = rows["tokens|0|sft"].values.clone()
+    tokens = rows["tokens|0|1"].values.clone()
     tokens[3:, 2] = math.nan
-    row = estimate({**rows, "tokens|0|sft": RowStatistic(rows["tokens|0|sft"].index, tokens)})["sft", 0, "curvature"]
+    row = estimate({**rows, "tokens|0|1": RowStatistic(rows["tokens|0|1"].index, tokens)})["sft", 0, "curvature"]
     assert row.n == 3
     assert row.value == pytest.approx(float(tokens[:3, 2].mean()))
 
 
 def test_a_value_that_cannot_be_computed_costs_its_row_and_a_note(rows, table):
-    flat = {**rows, "pooled|1|sft": RowStatistic(torch.arange(N), torch.ones(N, D, dtype=torch.float64))}
-    made = Estimates(Measured(columns_of(flat, ALL)), ("sft",), ALL, LAYERS, L, "some:data", 0)
+    flat = {**rows, "pooled|1|1": RowStatistic(torch.arange(N), torch.ones(N, D, dtype=torch.float64))}
+    made = Estimates(Measured(columns_of(flat, ALL), ("sft",)), ("sft",), ALL, LAYERS, L, "some:data", 0)
     found = {(row.model, row.layer, row.metric): row for row in made.rows()}
     lost = {"cka", "cka_debiased", "cosine_centered", "procrustes", "effective_rank_centered", "intrinsic_dimension"}
     missing = {key for key in table if key not in found}
@@ -278,9 +285,9 @@ def test_a_value_that_cannot_be_computed_costs_its_row_and_a_note(rows, table):
 
 def test_layers_without_a_value_are_told_together(rows):
     ones = RowStatistic(torch.arange(N), torch.ones(N, D, dtype=torch.float64))
-    flat = {**rows, **{f"pooled|{layer}|base": ones for layer in (-1, 0, 2)}}
+    flat = {**rows, **{f"pooled|{layer}|0": ones for layer in (-1, 0, 2)}}
     wanted = frozenset({"intrinsic_dimension"})
-    made = Estimates(Measured(columns_of(flat, wanted)), ("sft",), wanted, LAYERS, L, "", 0)
+    made = Estimates(Measured(columns_of(flat, wanted), ("sft",)), ("sft",), wanted, LAYERS, L, "", 0)
     assert {(row.model, row.layer) for row in made.rows()} == {("base", 1), *(("sft", layer) for layer in LAYERS)}
     assert made.undefined.notes() == [
         f"intrinsic_dimension of base is not defined at layers -1 to 0, 2 (of {N} prompts too few differ there): "
@@ -302,22 +309,26 @@ def test_prompts_that_repeat_have_the_states_of_the_first(rows):
                     values[places[later]] = values[places[first]] * (1 + 1e-7)
             noisy[key], exact[key] = RowStatistic(stat.index, values), RowStatistic(stat.index, same)
     wanted = frozenset({"intrinsic_dimension", "condition_number", "cka_debiased", "change_intensity"})
-    made = Estimates(Measured(columns_of(noisy, wanted)), ("sft",), wanted, LAYERS, L, "", 0, repeats=repeats)
-    plain = Estimates(Measured(columns_of(exact, wanted)), ("sft",), wanted, LAYERS, L, "", 0)
+    made = Estimates(Measured(columns_of(noisy, wanted), ("sft",)), ("sft",), wanted, LAYERS, L, "", 0, repeats=repeats)
+    plain = Estimates(Measured(columns_of(exact, wanted), ("sft",)), ("sft",), wanted, LAYERS, L, "", 0)
     assert list(map(repr, made.rows())) == list(map(repr, plain.rows()))
     assert made.notes() == []
 
 
 def test_progress_hears_of_every_layer(rows):
     heard = defaultdict(float)
-    list(Estimates(Measured(rows), ("sft",), ALL, LAYERS, L, "", 0).rows(lambda n: heard.update(n=heard["n"] + n)))
+    list(
+        Estimates(Measured(rows, ("sft",)), ("sft",), ALL, LAYERS, L, "", 0).rows(
+            lambda n: heard.update(n=heard["n"] + n)
+        )
+    )
     assert heard["n"] == len(LAYERS)
 
 
 def test_what_rounding_below_handed_on_is_no_increment(rows, table):
-    deep = rows[f"pooled|1|{ROUNDED}"].index
-    change = {at: rows[f"pooled|{at}|{ROUNDED}"].values - rows[f"pooled|{at}|base"].values[deep] for at in (0, 1)}
-    scale = rows["pooled|1|base"].values[deep].norm(dim=1).mean()
+    deep = rows[f"pooled|1|{ROUNDED_BASE}"].index
+    change = {at: rows[f"pooled|{at}|{ROUNDED_BASE}"].values - rows[f"pooled|{at}|0"].values[deep] for at in (0, 1)}
+    scale = rows["pooled|1|0"].values[deep].norm(dim=1).mean()
     expected = float((change[1] - change[0]).norm(dim=1).mean() / scale)
     assert table["base", 1, "change_increment" + PRECISION_FLOOR].value == pytest.approx(expected)
     assert ("base", L, "change_increment" + PRECISION_FLOOR) not in table
@@ -342,8 +353,8 @@ def test_a_new_metric_is_one_function_and_one_row(rows, monkeypatch, layer):
     row = Metric("Range", "activation", "pooled", False, "jackknife", "Widest range.", (0, None), compute=spread)
     monkeypatch.setitem(METRICS, "spread", row)
     found = estimate(rows, wanted=frozenset({"spread"}))
-    for model in ("base", "sft"):
-        X = rows[f"pooled|{layer}|{model}"].values.numpy()
+    for place, model in enumerate(("base", "sft")):
+        X = rows[f"pooled|{layer}|{place}"].values.numpy()
         assert found[model, layer, "spread"].value == np.ptp(X, axis=0).max()
         assert found[model, layer, "spread"].low < found[model, layer, "spread"].high
     assert found["base", layer, "spread" + SPLIT_FLOOR].value > 0

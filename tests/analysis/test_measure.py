@@ -1,5 +1,6 @@
 import copy
 import random
+import re
 
 import pytest
 import scipy.special
@@ -9,7 +10,7 @@ import transformers
 from safetensors.torch import load_file
 
 from midblock.analysis.lens import lens_positions
-from midblock.analysis.measure import ROUNDED, Measurement, total_tokens
+from midblock.analysis.measure import ROUNDED_BASE, Measurement, total_tokens
 from midblock.analysis.prompts import Prompts
 from midblock.analysis.rounding import rounded
 from midblock.analysis.settings import AnalysisSettings
@@ -57,7 +58,7 @@ def assert_close(found, expected, rtol=1e-5):
 
 
 def in_float32(rows):
-    return {key: value for key, value in rows.items() if not key.endswith(ROUNDED)}
+    return {key: value for key, value in rows.items() if not key.endswith(f"|{ROUNDED_BASE}")}
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +80,9 @@ def states_of(model, ids):
     return states
 
 
-@pytest.mark.parametrize("model", ["base", "sft", "dpo"])
+@pytest.mark.parametrize("model", [0, 1, 2])
 def test_rows_are_those_of_each_prompt_alone(pair, measured, model):
-    network = next(variant.model for variant in pair if variant.name == model)
+    network = list(pair)[model].model
     for prompt in token_lists():
         for layer, states in states_of(network, prompt.input_ids).items():
             pooled = measured[f"pooled|{layer}|{model}"]
@@ -101,15 +102,15 @@ def test_the_lens_compares_each_models_own_predictions(pair, measured):
         with torch.inference_mode():
             logits = [model(input_ids=ids).logits[0, at].double().numpy() for model in (base, sft)]
         ours, theirs = (scipy.special.softmax(each, axis=-1) for each in logits)
-        divergence, agreement = measured["lens|2|sft"].values[prompt.index].tolist()
+        divergence, agreement = measured["lens|2|1"].values[prompt.index].tolist()
         assert divergence == pytest.approx(scipy.stats.entropy(ours, theirs, axis=-1).mean(), rel=1e-3)
         assert agreement == (ours.argmax(-1) == theirs.argmax(-1)).mean()
 
 
 def test_the_final_norm_predicts_what_the_last_block_does(pair, measured):
-    assert torch.equal(measured["lens|3|sft"].values, measured["lens|2|sft"].values)
+    assert torch.equal(measured["lens|3|1"].values, measured["lens|2|1"].values)
     alone = measure(pair, prompts_of(token_lists()), frozenset({"pooled", "lens"}), layers=(3,))
-    torch.testing.assert_close(alone["lens|3|sft"].values, measured["lens|2|sft"].values, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(alone["lens|3|1"].values, measured["lens|2|1"].values, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 10_000])
@@ -117,7 +118,7 @@ def test_padding_and_batches_never_matter(pair, measured, batch_tokens):
     found = measure(pair, prompts_of(token_lists(), batch_tokens))
     assert_close(in_float32(found), in_float32(measured), rtol=1e-4)
     for layer in LAYERS:  # bfloat16 kernels round by the batch's shape
-        ours, theirs = (rows[f"pooled|{layer}|{ROUNDED}"].values for rows in (found, measured))
+        ours, theirs = (rows[f"pooled|{layer}|{ROUNDED_BASE}"].values for rows in (found, measured))
         assert float((ours - theirs).norm() / theirs.norm()) < 0.01
 
 
@@ -139,7 +140,7 @@ def test_a_region_is_pooled_alone(pair, region):
     for prompt in token_lists():
         states = states_of(pair.base.model, prompt.input_ids)[1][0].double()
         part = states[: prompt.answer_start] if region == "prompt" else states[prompt.answer_start :]
-        assert torch.allclose(found["pooled|1|base"].values[prompt.index], part.mean(0), rtol=1e-4, atol=1e-6)
+        assert torch.allclose(found["pooled|1|0"].values[prompt.index], part.mean(0), rtol=1e-4, atol=1e-6)
 
 
 def test_only_what_is_wanted_is_kept(pair):
@@ -149,16 +150,17 @@ def test_only_what_is_wanted_is_kept(pair):
 
 
 def test_token_level_rows_come_from_the_deep_prompts_only(measured):
-    assert measured["tokens|0|base"].index.tolist() == [0, 1, 2, 3]
-    assert measured["tokens|0|base"].values.shape == (4, len(TOKENS))
-    assert measured["pooled|0|base"].index.tolist() == list(range(10))
-    assert measured["view1|0|sft"].index.tolist() == list(range(10))
+    assert measured["tokens|0|0"].index.tolist() == [0, 1, 2, 3]
+    assert measured["tokens|0|0"].values.shape == (4, len(TOKENS))
+    assert measured["pooled|0|0"].index.tolist() == list(range(10))
+    assert measured["view1|0|1"].index.tolist() == list(range(10))
 
 
 def test_several_tuned_models_are_measured_as_each_alone(pair, measured):
     alone = Pair(pair.base, pair.tuned[1:])
     found = measure(alone, prompts_of(token_lists()))
-    assert_close(found, {key: rows for key, rows in measured.items() if not key.endswith("|sft")}, rtol=1e-6)
+    alone = {re.sub(r"\|2$", "|1", key): rows for key, rows in measured.items() if not key.endswith("|1")}
+    assert_close(found, alone, rtol=1e-6)
 
 
 def test_pieces_merge_in_any_order(pair, measured, tmp_path):
@@ -210,10 +212,25 @@ def test_the_last_piece_is_kept_however_often_pieces_are_saved(pair, measured, t
     assert_close(measure(pair, prompts_of(token_lists()), partial=tmp_path), measured, rtol=0)
 
 
-def test_a_piece_that_cannot_be_read_is_named(pair, tmp_path):
+def test_a_damaged_piece_is_measured_again(pair, measured, tmp_path):
+    measure(pair, prompts_of(token_lists()), partial=tmp_path, save_seconds=0)
     (tmp_path / "000003.safetensors").write_bytes(b"half a file")
-    with pytest.raises(MidblockError, match=r"cannot read .*000003.safetensors.*--overwrite"):
-        measure(pair, prompts_of(token_lists()), partial=tmp_path)
+    again = Measurement(pair, prompts_of(token_lists()), AnalysisSettings(), EVERYTHING, LAYERS, tmp_path)
+    assert_close(again.run().rows, measured, rtol=0)
+    assert any("000003.safetensors was damaged: from step 3 on" in note for note in again.notes())
+
+
+def test_pieces_of_other_prompts_or_another_run_are_refused(pair, tmp_path):
+    measure(pair, prompts_of(token_lists()), partial=tmp_path, owner="ours", save_seconds=0)
+    others = [TokenizedPrompt(99 if each.index == 3 else each.index, each.input_ids, 1) for each in token_lists()]
+    for changed in (
+        {"prompts": prompts_of(others), "owner": "ours"},
+        {"prompts": prompts_of(token_lists(), batch_tokens=40), "owner": "ours"},
+        {"prompts": prompts_of(token_lists()), "owner": "ours", "layers": LAYERS[:-1]},
+        {"prompts": prompts_of(token_lists()), "owner": "theirs"},
+    ):
+        with pytest.raises(MidblockError, match=r"000001.safetensors was kept by another run.*--overwrite"):
+            measure(pair, partial=tmp_path, **changed)
 
 
 @pytest.mark.parametrize("broken", ["base", "sft"])
@@ -288,17 +305,19 @@ def test_the_rounded_pass_is_a_model_cast_to_bfloat16(pico, tuned_from):
     for prompt in token_lists()[:4]:
         for layer, states in states_of(cast, prompt.input_ids).items():
             assert states.dtype == torch.bfloat16
-            rounded = found[f"pooled|{layer}|{ROUNDED}"].values[prompt.index]
+            rounded = found[f"pooled|{layer}|{ROUNDED_BASE}"].values[prompt.index]
             assert torch.equal(rounded, states[0].double().mean(0)), layer
 
 
 def test_the_rounded_pass_differs_from_the_whole_one_a_little(measured):
     for layer in LAYERS:
-        base, rounded = measured[f"pooled|{layer}|base"], measured[f"pooled|{layer}|{ROUNDED}"]
+        base, rounded = measured[f"pooled|{layer}|0"], measured[f"pooled|{layer}|{ROUNDED_BASE}"]
         gap = (rounded.values - base.values[rounded.index]).norm() / rounded.values.norm()
         assert 1e-5 < float(gap) < 0.1
     assert (
-        0 < float(measured[f"lens|2|{ROUNDED}"].values[:, 0].mean()) < float(measured["lens|2|sft"].values[:, 0].mean())
+        0
+        < float(measured[f"lens|2|{ROUNDED_BASE}"].values[:, 0].mean())
+        < float(measured["lens|2|1"].values[:, 0].mean())
     )
 
 
@@ -308,9 +327,9 @@ def test_a_bfloat16_base_is_compared_in_float32(pico, tuned_from):
     found = measure(Pair.of_models(base, {"sft": tuned_from(base)}, None), prompts_of(token_lists()))
     assert all(now is then for now, then in zip(base.parameters(), own, strict=True))
     states = states_of(copy.deepcopy(base).float(), token_lists()[0].input_ids)[1][0]
-    rounded = found[f"pooled|1|{ROUNDED}"].values[0]
+    rounded = found[f"pooled|1|{ROUNDED_BASE}"].values[0]
     assert torch.allclose(rounded, states.double().mean(0), rtol=1e-3, atol=1e-4)
-    assert not torch.equal(rounded, found["pooled|1|base"].values[0])
+    assert not torch.equal(rounded, found["pooled|1|0"].values[0])
 
 
 def test_progress_hears_of_every_token(pair):
@@ -361,7 +380,7 @@ def test_the_rounded_pass_is_what_transformers_loads_in_bfloat16(family, tmp_pat
     found = measure(Pair.of_models(base, {"sft": tuned_from(base)}, None), prompts_of(token_lists(), batch_tokens=1))
     for prompt in token_lists()[:4]:
         for layer, states in states_of(loaded, prompt.input_ids).items():
-            rounded = found[f"pooled|{layer}|{ROUNDED}"].values[prompt.index]
+            rounded = found[f"pooled|{layer}|{ROUNDED_BASE}"].values[prompt.index]
             assert torch.equal(rounded, states[0].double().mean(0)), layer
     now = {**dict(base.named_parameters()), **dict(base.named_buffers())}
     assert all(now[name] is own[name] for name in own)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from midblock.base import MidblockError, replace_atomically, write_json
+import midblock
+from midblock.base import MidblockError, replace_atomically, user_path, write_json
 from midblock.base.files import folder_atomically, size_text, sweep, unfinished, write_failure
 
 
@@ -131,3 +132,44 @@ def test_what_stood_there_comes_back_after_a_kill_between_two_renames(tmp_path):
     sweep(tmp_path, "out")
     assert (tmp_path / "out" / "kept.txt").exists()
     assert leftovers(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "a/b", "~/x", "x" * 255, "no/such/folder/x.jsonl", "", "größer", "a" * 200 + "/b"]
+)
+def test_places_that_may_be_there(text):
+    assert user_path(text).exists() in (True, False)
+    assert "~" not in str(user_path(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("~nosuchuser/x.jsonl", "cannot look at '~nosuchuser/x.jsonl': could not determine home directory"),
+        ("x" * 256, "cannot look at 'xxx.*…: file name too long"),
+        ("a/" * 3000, "file name too long"),
+        ("a\0b", "null byte"),
+        ("half \ud800", "surrogates not allowed"),
+    ],
+)
+def test_places_that_cannot_be(text, message):
+    with pytest.raises(MidblockError, match=message) as raised:
+        user_path(text)
+    assert len(str(raised.value).splitlines()) == 1
+    assert len(str(raised.value)) < 400
+
+
+def test_a_place_that_leads_to_itself(tmp_path):
+    (tmp_path / "ring").symlink_to(tmp_path / "ring")
+    with pytest.raises(MidblockError, match="too many levels of symbolic links"):
+        user_path(tmp_path / "ring" / "x")
+
+
+def test_every_place_is_read_by_the_one_function():
+    source = Path(midblock.__file__).parent
+    found = [
+        file.name
+        for file in source.rglob("*.py")
+        if "expanduser" in file.read_text() or "Path.home" in file.read_text()
+    ]
+    assert found == ["files.py"]

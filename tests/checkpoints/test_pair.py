@@ -28,8 +28,11 @@ def test_names_are_unique_and_never_base(pico, saved):
     names = [variant.name for variant in load_pair(first, sft, other, sft, called_base).tuned]
     assert len(set(names)) == 4
     assert "base" not in names
+    assert load_pair(first, called_base).notes() == [f"{called_base} is called base (tuned) in tables and figures."]
+    assert load_pair(first, sft).notes() == []
+    assert [variant.name for variant in load_models(called_base)] == ["base (alone)"]
     assert names[:2] == [sft, other]
-    assert [variant.name for variant in load_pair(first, sft, called_base).tuned] == ["sft", called_base]
+    assert [variant.name for variant in load_pair(first, sft, called_base).tuned] == ["sft", "base (tuned)"]
 
 
 @pytest.mark.parametrize(
@@ -208,3 +211,10 @@ def test_files_tell_a_change_of_the_weights(pico, tuned_from, saved, tokenizer, 
     assert start.files() != before[0]
     memory = Pair.of_models(pico("llama"), {"sft": pico("llama")}, tokenizer)
     assert [variant.files() for variant in memory] == [[], []]
+
+
+@pytest.mark.parametrize("name", ["base", "base, rounded", "a\nb", ""])
+def test_a_name_in_memory_that_tables_do_not_take_is_refused(pico, tokenizer, name):
+    base = pico("llama")
+    with pytest.raises(MidblockError, match=r"^a tuned model cannot be called .* \(.* would do\)$"):
+        Pair.of_models(base, {name: base}, tokenizer)

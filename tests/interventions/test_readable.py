@@ -38,8 +38,8 @@ def folders(taught, saved):
     return saved(taught[0], "start"), saved(taught[1], "sft")
 
 
-def saved_at_every_step(store, folder, seconds):
-    return Pieces(store, folder, seconds=0.0)
+def saved_at_every_step(store, folder, seconds, owner):
+    return Pieces(store, folder, 0.0, owner)
 
 
 class StopAfter:
@@ -99,6 +99,25 @@ def test_a_killed_run_ends_with_the_same_numbers(folders, data, tmp_path, monkey
                 assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
         assert read_record(run)["status"] == "done"
         assert not (run / "partial").exists()
+
+
+@VERBS
+def test_pieces_are_not_believed(folders, data, tmp_path, monkeypatch, verb):
+    monkeypatch.setattr("midblock.runs.steps.Pieces", saved_at_every_step)
+    again = partial(verb, load_pair(*folders, device="cpu"), **OPTIONS[verb] | {"batch_tokens": 1})
+    runs = {word: tmp_path / word for word in ("plus", "and")}
+    for word, run in runs.items():
+        with pytest.raises(KeyboardInterrupt):
+            again(data(word), output_dir=run, progress=StopAfter(5))
+    theirs, second = (run / "partial" / "000002.safetensors" for run in runs.values())
+    whole = again(data("and"), output_dir=tmp_path / "whole")
+    kept = second.read_bytes()
+    second.write_bytes(theirs.read_bytes())
+    with pytest.raises(MidblockError, match=r"000002.safetensors was kept by another run, .*remove it, or begin"):
+        again(data("and"), output_dir=runs["and"], resume=True)
+    second.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    assert again(data("and"), output_dir=runs["and"], resume=True).frame.equals(whole.frame)
+    assert any("from step 2 on it was done again" in note for note in read_record(runs["and"])["notes"])
 
 
 @VERBS

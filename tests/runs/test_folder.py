@@ -8,7 +8,7 @@ import yaml
 
 from midblock.base import MidblockError
 from midblock.runs.folder import RunFolder, read_record, standing
-from midblock.runs.request import Draft, Request
+from midblock.runs.request import DATA_FILES, Draft, Request
 from midblock.runs.where import Where
 
 CONFIG = {"base": "a", "tuned": ["b"], "seed": 0, "layers": "all"}
@@ -301,3 +301,13 @@ def test_other_versions_are_noted(tmp_path):
     (note,) = run.resumption()
     assert "midblock 0.0.1 then, " in note
     assert "torch 1.0 then, " in note
+
+
+def test_a_touched_file_of_data_is_looked_at_again_or_refused(tmp_path):
+    """A finished run is read back without its data, so only the file's age can tell."""
+    run = make(tmp_path / "run", inputs={DATA_FILES: [["a.jsonl", 3, 1]], "the data": "abc"})
+    touched = Draft(request(inputs={DATA_FILES: [["a.jsonl", 3, 2]]}))
+    assert RunFolder.check(run.path, touched, Where(resume=True))
+    run.finish()
+    with pytest.raises(MidblockError, match=r"the files of the data changed since"):
+        RunFolder.check(run.path, touched, Where(resume=True))

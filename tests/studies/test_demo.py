@@ -7,7 +7,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from midblock.runs.folder import read_record
+from midblock.base import MidblockError
+from midblock.runs.folder import RunFolder, read_record
+from midblock.runs.request import Request
+from midblock.runs.where import Where
 from midblock.studies import demo
 from midblock.studies.demo import TUNING as FULL
 
@@ -75,3 +78,27 @@ def test_train_and_held_out_prompts_are_recorded_and_disjoint(made):
     assert (tuned["split"], measured["split"]) == ("train", "test")
     assert tuned["reference"] == measured["reference"] == "builtin:gsm_symbolic"
     assert tuned["content_hash"] != measured["content_hash"]
+
+
+@pytest.mark.parametrize("place", ["sft", "analysis"])
+def test_other_runs_in_its_place_are_refused_before_anything_is_done(tmp_path, place):
+    verb = {"sft": "tune", "analysis": "analyze"}[place]
+    own = RunFolder.open(tmp_path / place, Request(verb, {"base": "mine"}), Where())
+    own.finish()
+    (own.path / "mine.txt").write_text("x")
+    phases = Phases()
+    with pytest.raises(MidblockError, match=r"holds another run|is of another tuned model") as refused:
+        demo(tmp_path, num_samples=4, tuning=TUNING, device="cpu", progress=phases)
+    assert "--overwrite makes the demo anew" in str(refused.value)
+    assert phases.titles == []
+    assert (own.path / "mine.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [place]
+
+
+def test_files_that_are_no_run_are_refused(tmp_path):
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "mine.txt").write_text("x")
+    for overwrite in (False, True):
+        with pytest.raises(MidblockError, match=r"is no run folder|was not written by midblock"):
+            demo(tmp_path, overwrite=overwrite, num_samples=4, tuning=TUNING, device="cpu")
+    assert (tmp_path / "sft" / "mine.txt").exists()

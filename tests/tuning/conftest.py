@@ -8,7 +8,28 @@ from typing import Any
 
 import pytest
 
+from midblock.base import Silent
 from midblock.tuning import Artifact, tune
+
+
+class Interrupted(Silent):
+    """Presses Ctrl-C when a phase begins, or in its n-th step."""
+
+    def __init__(self, name, at=0):
+        self.name, self.at = name, at
+
+    def phase(self, name, total):
+        done = 0
+
+        def advance(amount):
+            nonlocal done
+            done += amount
+            if name == self.name and done >= self.at:
+                raise KeyboardInterrupt
+
+        if name == self.name and not self.at:
+            raise KeyboardInterrupt
+        return advance
 
 
 def write_model(family: str, folder: Path, pico: Any, tokenizer: Any) -> Path:
@@ -49,3 +70,9 @@ def tuned(llama: Path, sums: Path, tmp_path: Path) -> Callable[..., Artifact]:
         return tune(str(options.pop("base", llama)), str(sums), given.pop("layers", "010"), **given)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def interrupted() -> type[Interrupted]:
+    """A progress that presses Ctrl-C."""
+    return Interrupted

@@ -17,10 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from midblock.analysis.measure import ROUNDED, Measured
+from midblock.analysis.measure import Measured
 from midblock.analysis.repeats import Alike, with_one_state
 from midblock.analysis.undefined import Undefined
 from midblock.base import Estimate, LayerRow
+from midblock.base.names import ROUNDED
 from midblock.checkpoints import BASE
 from midblock.metrics.catalogue import METRICS, computed_from, values
 from midblock.metrics.geometry import Pooled, States

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 from midblock.analysis.estimates import Estimates
 from midblock.analysis.measure import Measured, Measurement, total_tokens
@@ -103,7 +102,7 @@ class Analysis:
         judging: Advance | None = None
         for number in range(len(self.samples)):
             with bench.phase("measure"), quiet_transformers():
-                measurement = self._measurement(number, bench.partial)
+                measurement = self._measurement(number, bench)
                 measured = measurement.run(measuring)
             bench.notes += measurement.notes()
             judging = judging or bench.progress.phase("intervals and nulls", len(self.layers) * len(self.samples))
@@ -115,11 +114,11 @@ class Analysis:
             bench.notes += [f"Sample {number}: {note}" if number else note for note in estimates.notes()]
             yield rows
 
-    def _measurement(self, number: int, partial: Path | None) -> Measurement:
+    def _measurement(self, number: int, bench: Bench) -> Measurement:
         # Sample 0 alone has references; its pieces lie where those of a single sample would.
         kinds = self.kinds if number == 0 else self.kinds - {"floor"}
-        folder = partial / f"seed{number}" if partial and number else partial
-        return Measurement(self.pair, self.samples[number], self.settings, kinds, self.layers, partial=folder)
+        folder = bench.partial / f"seed{number}" if bench.partial and number else bench.partial
+        return Measurement(self.pair, self.samples[number], self.settings, kinds, self.layers, folder, bench.owner)
 
     def _estimates(self, number: int, measured: Measured) -> Estimates:
         return Estimates(

@@ -7,6 +7,7 @@ from midblock.base.estimate import LEVEL as LEVEL
 from midblock.base.estimate import Estimate as Estimate
 from midblock.base.files import folder_atomically as folder_atomically
 from midblock.base.files import replace_atomically as replace_atomically
+from midblock.base.files import user_path as user_path
 from midblock.base.files import write_json as write_json
 from midblock.base.layer_plan import LayerPlan as LayerPlan
 from midblock.base.layer_table import LayerRow as LayerRow

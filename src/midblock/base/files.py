@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,27 @@ from midblock.base.errors import MidblockError, NoSpaceError
 
 # What is written before it takes its name: .NAME.PROCESS.tmp for a file, .NAME.PROCESS.partial for a folder.
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.\d+\.(?:tmp|partial)", re.DOTALL)
+
+SHOWN = 120  # letters of a place in a message
+
+
+def user_path(text: str | Path) -> Path:
+    """The place that a user or a file names, `~` read as the home folder; asking whether it exists is safe.
+
+    Raises:
+        MidblockError: no home of that name, a name that no file can have, or a folder before it that cannot be entered.
+    """
+    shown = repr(str(text)) if len(str(text)) <= SHOWN else f"{str(text)[:SHOWN]!r}…"
+    try:
+        path = Path(text).expanduser()
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, RuntimeError, ValueError) as error:
+        # RuntimeError: no such home; ValueError: a zero byte, or half a surrogate pair
+        reason = getattr(error, "strerror", None) or str(error)
+        raise MidblockError(f"cannot look at {shown}: {reason[:1].lower()}{reason[1:]}") from error
+    return path
 
 
 @contextmanager
@@ -106,6 +127,12 @@ def write_failure(path: Path, error: Exception) -> MidblockError:
     if full or f"(os error {errno.ENOSPC})" in str(error):  # safetensors has the system's number in its text only
         return NoSpaceError(f"no space left for {path}", hint="free some and run it again")
     return MidblockError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}")
+
+
+def stamps(files: Iterable[Path]) -> list[list[str | int]]:
+    """Name, size and age (nanoseconds) of each file: they tell a change without reading any; folders are left out."""
+    facts = [(file.name, file.stat()) for file in files if file.is_file()]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts]
 
 
 def size_text(count: int) -> str:

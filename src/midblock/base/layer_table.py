@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from midblock.base.errors import MidblockError, unknown
 from midblock.base.files import replace_atomically
+from midblock.base.names import BASE
+from midblock.base.quoting import cell, cell_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +27,8 @@ COLUMNS: Mapping[str, str] = {
     "high": "float64",
     "n": "int64",
 }
+
+TEXTS = tuple(name for name, kind in COLUMNS.items() if kind == "string")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,7 @@ class LayerTable:
     def models(self) -> list[str]:
         """Names of the variants, "base" first if it is there."""
         names = list(dict.fromkeys(self.frame.model))
-        return sorted(names, key=lambda name: name != "base")
+        return sorted(names, key=lambda name: name != BASE)
 
     def select(self, **equal: str | int | Iterable[str | int]) -> LayerTable:
         """Keep the rows whose columns equal the given values (or are among them)."""
@@ -146,18 +150,20 @@ class LayerTable:
         return self.frame.copy()
 
     def write(self, folder: Path | str) -> None:
-        """Write `layers.parquet` and the same rows as `layers.csv`."""
+        """Write `layers.parquet` and the same rows as `layers.csv`, in which no text is a spreadsheet's formula."""
         folder = Path(folder)
         with replace_atomically(folder / "layers.parquet") as path:
             self.frame.to_parquet(path, index=False)
         with replace_atomically(folder / "layers.csv") as path:
-            self.frame.to_csv(path, index=False, float_format="%.17g")
+            texts = {name: self.frame[name].map(cell, na_action="ignore") for name in TEXTS}
+            self.frame.assign(**texts).to_csv(path, index=False, float_format="%.17g")
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
     """Read what `write` wrote, bit for bit; a model may be called "NA", so only numbers may be missing."""
     import pandas as pd
 
-    texts = {name: str for name, kind in COLUMNS.items() if kind == "string"}
-    missing = {name: [""] for name in COLUMNS if name not in texts}
-    return pd.read_csv(file, dtype=texts, na_values=missing, keep_default_na=False, float_precision="round_trip")
+    missing = {name: [""] for name in COLUMNS if name not in TEXTS}
+    texts = dict.fromkeys(TEXTS, str)
+    read = pd.read_csv(file, dtype=texts, na_values=missing, keep_default_na=False, float_precision="round_trip")
+    return read.assign(**{name: read[name].map(cell_text, na_action="ignore") for name in TEXTS if name in read})

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO, runtime_checkable
 
+from midblock.base.quoting import printable
+
 Advance = Callable[[float], None]
 
 
@@ -35,6 +37,7 @@ class Lines:
         self.seconds = seconds
 
     def phase(self, title: str, total: float) -> Advance:
+        title = printable(title)
         done, said, start = 0.0, time.monotonic(), time.monotonic()
         print(f"{title} …", file=self.stream, flush=True)
 
@@ -59,6 +62,7 @@ def watched(stream: TextIO | None = None) -> Iterator[Progress]:
         yield Lines(stream)
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -67,7 +71,7 @@ def watched(stream: TextIO | None = None) -> Iterator[Progress]:
 
         class Watched:
             def phase(self, title: str, total: float) -> Advance:
-                task = bars.add_task(title, total=total)
+                task = bars.add_task(escape(printable(title)), total=total)
                 return lambda amount: bars.advance(task, amount)
 
         yield Watched()

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, user_path
 from midblock.checkpoints.adapter_names import PREFIX, AdapterNames, AdapterTensors
 from midblock.checkpoints.lora_config import LoraSettings
 from midblock.checkpoints.low_rank import Delta, LowRankDelta, StackedDelta
@@ -270,9 +270,9 @@ def _find_base(folder: Path, settings: LoraSettings, given: str | None) -> Model
     named = given or settings.base
     if not named:
         raise MidblockError(f"the adapter {folder} does not say what its base is", hint="give it with --base")
-    beside = folder / Path(named).expanduser()
+    beside = folder / user_path(named)
     try:
-        if not given and not Path(named).expanduser().exists() and beside.exists():
+        if not given and not user_path(named).exists() and beside.exists():
             return _no_adapter(ModelReference.parse(str(beside)), folder)
         base = ModelReference.parse(named)
     except MidblockError as error:

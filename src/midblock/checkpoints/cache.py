@@ -9,16 +9,15 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, user_path
 from midblock.base.files import write_failure
 
 
 def cache_root() -> Path:
     """Where midblock keeps what it can make again: $MIDBLOCK_CACHE, $XDG_CACHE_HOME/midblock or ~/.cache/midblock."""
     if own := os.environ.get("MIDBLOCK_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "midblock"
+        return user_path(own)
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "midblock"
 
 
 def folder_once(name: str, fill: Callable[[Path], None]) -> Path:

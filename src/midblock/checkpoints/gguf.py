@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midblock.base import MidblockError
+from midblock.base.quoting import printable
 from midblock.checkpoints.cache import folder_once
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
         MidblockError: when the extra `demo` is not installed, or the file is broken or of an unsupported architecture.
     """
     _check_readable(file)
-    print(f"dequantising {file.name} (once) …", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"dequantising {printable(file.name)} (once) …", file=sys.stderr, flush=True)  # noqa: T201
     with _silence():
         model, tokenizer = _load(file)
         _rebuilt(model).save_pretrained(folder)

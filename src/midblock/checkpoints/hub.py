@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from threading import Thread
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, user_path
 from midblock.checkpoints.reference import ModelReference, nearest_path
 from midblock.checkpoints.weight_files import PICKLED_SUFFIXES
 
@@ -91,5 +91,5 @@ def _not_found_hint(reference: ModelReference) -> str:
 
 
 def _or_nearest(reference: ModelReference) -> str:
-    close = nearest_path(Path(reference.text).expanduser())
+    close = nearest_path(user_path(reference.text))
     return f"; there is no such folder either, did you mean {close}?" if close else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, user_path
+from midblock.base.files import stamps
+from midblock.base.names import BASE as BASE
+from midblock.base.names import own_name, own_names
 from midblock.checkpoints.adapter_notes import adapter_notes
 from midblock.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from midblock.checkpoints.effective import EffectiveTensors
 from midblock.checkpoints.models import load_model, pick_device, pick_dtype
 from midblock.checkpoints.settings import DTYPES, LoadSettings
 from midblock.checkpoints.weight_files import find_weight_files
-
-BASE = "base"
 
 
 @dataclass
@@ -78,14 +79,13 @@ class Variant:
         return described
 
     def files(self) -> list[list[str | int]]:
-        """Name, size and age of each weight file: they tell a change without reading any; empty in memory."""
+        """The stamp of each weight file; empty in memory."""
         if self.checkpoint is None:
             return []
         files = list(find_weight_files(self.checkpoint.folder, allow_pickle=self.checkpoint.allow_pickle).files)
         if self.checkpoint.adapter is not None:
             files += sorted(self.checkpoint.adapter.folder.glob("adapter_*"))
-        facts = [(file.name, file.stat()) for file in files]
-        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in facts]
+        return stamps(files)
 
 
 @dataclass
@@ -121,8 +121,12 @@ class Pair:
         """Build a pair from models in memory; `tuned` maps a name to each tuned model.
 
         Raises:
-            MidblockError: a model that PEFT still wraps, or models that differ in depth or width.
+            MidblockError: a model that PEFT still wraps, a name that tables keep for something else or cannot show, or
+                models that differ in depth or width.
         """
+        for name, shown in zip(tuned, own_names(list(tuned), list(tuned)), strict=True):
+            if name != shown:
+                raise MidblockError(f"a tuned model cannot be called {name!r}", hint=f"{shown!r} would do")
         for name, model in {BASE: base, **tuned}.items():
             if hasattr(model, "merge_and_unload"):
                 raise MidblockError(f"{name} is wrapped by PEFT", hint="call merge_and_unload() first")
@@ -164,7 +168,8 @@ class Pair:
 
     def notes(self) -> list[str]:
         """What a reader of the results must know about this pair."""
-        found = [note for variant in self.tuned if (note := self._other_base(variant))]
+        found = [note for variant in self.tuned or (self.base,) if (note := _other_name(variant))]
+        found += [note for variant in self.tuned if (note := self._other_base(variant))]
         found += [
             note for each in self for note in (adapter_notes(each.checkpoint, each.name) if each.checkpoint else ())
         ]
@@ -188,9 +193,16 @@ class Pair:
             return None
         if put_on.kind == "hub" and named == put_on.location and settings.revision in (None, put_on.revision):
             return None
-        if put_on.kind == "folder" and Path(named).expanduser().resolve() == put_on.path.resolve():
+        if put_on.kind == "folder" and _is_place(named, put_on.path):
             return None
         return f"The adapter {variant.name} names {named} as its base; it was put on {self.base.reference}, as asked."
+
+
+def _is_place(named: str, place: Path) -> bool:
+    try:
+        return user_path(named).resolve() == place.resolve()
+    except MidblockError:
+        return False  # it names no place at all
 
 
 def load_pair(base: str, *tuned: str, **options: Any) -> Pair:
@@ -224,7 +236,7 @@ def load_models(first: str, *others: str, **options: Any) -> Pair:
     below = None if base.adapter else first
     checkpoints = [base, *(open_checkpoint(reference, adapter_base=below, **consent) for reference in others)]
     settings = _concrete(settings, base)
-    names = [BASE, *_unique_names(checkpoints[1:])] if others else [base.name]
+    names = [BASE, *_names(checkpoints[1:])] if others else [own_name(base.name, "alone")]
     variants = [Variant(name, checkpoint, settings) for name, checkpoint in zip(names, checkpoints, strict=True)]
     return Pair(variants[0], tuple(variants[1:])).checked()
 
@@ -253,12 +265,12 @@ def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     return found if found is not None and str(found).removeprefix("torch.") in DTYPES else torch.float32
 
 
-def _unique_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """Short names for the tuned models; the whole reference where two would share one, or be called "base"."""
-    short = [checkpoint.name for checkpoint in checkpoints]
-    clash = {name for name in short if short.count(name) > 1 or name == BASE}
-    names = [
-        checkpoint.reference.text if name in clash else name
-        for name, checkpoint in zip(short, checkpoints, strict=True)
-    ]
-    return [name if names.index(name) == i else f"{name} ({i + 1})" for i, name in enumerate(names)]
+def _names(checkpoints: list[Checkpoint]) -> list[str]:
+    return own_names([each.name for each in checkpoints], [each.reference.text for each in checkpoints])
+
+
+def _other_name(variant: Variant) -> str | None:
+    """What a reader must know of a model whose own name tables do not take."""
+    if variant.checkpoint is None or variant.name in (variant.checkpoint.name, variant.reference):
+        return None
+    return f"{variant.reference} is called {variant.name} in tables and figures."

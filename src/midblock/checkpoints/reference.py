@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from midblock.base import MidblockError, nearest, unknown
+from midblock.base import MidblockError, nearest, unknown, user_path
 from midblock.checkpoints.builtin import BUILTIN
 
 Kind = Literal["hub", "folder", "adapter", "gguf", "builtin"]
@@ -43,7 +44,7 @@ class ModelReference:
         text = text.strip()
         if text.startswith("builtin:"):
             return cls._builtin(text)
-        path = Path(text).expanduser()
+        path = user_path(text)
         if text and path.exists():
             return cls._local(text, path)
         match = _HUB.fullmatch(text)
@@ -96,9 +97,11 @@ def _tuned_inside(folder: Path) -> Path | None:
 
 def nearest_path(path: Path) -> Path | None:
     """Return the existing neighbour of a missing path whose name is spelled most like it, or None."""
-    if not path.parent.is_dir():
+    try:
+        names = os.listdir(path.parent)
+    except OSError:  # none there, or none that may be looked into
         return None
-    close = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
+    close = nearest(path.name, names)
     return path.parent / close if close else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ def demo(
             overwrite=overwrite,
             num_samples=num_samples,
             progress=progress,
-            command=" ".join(["midblock", *sys.argv[1:]]),
+            command=shlex.join(["midblock", *sys.argv[1:]]),
             device=device,
         )
     tell(folder, as_json=json, show=partial(show_profile, table))

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from midblock.base.quoting import printable
 from midblock.tuning.export.export import run_export
 
 
@@ -39,7 +40,7 @@ def export(
         print(json_format.dumps({**asdict(made), "path": str(made.path)}, indent=2))
         return
     for note in made.notes:
-        print(f"Note: {note}.")
+        print(printable(f"Note: {note}."))
     if made.error is not None:
         print(f"Checked: {made.measured}: {made.error:.1e}.")
-    print(f"Written: {made.path}")
+    print(printable(f"Written: {made.path}"))

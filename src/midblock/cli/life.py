@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -13,6 +14,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from midblock.base import MidblockError, Silent, watched
+from midblock.base.quoting import printable
 from midblock.report import write_report
 from midblock.runs.folder import read_record
 from midblock.runs.processes import main_process
@@ -39,7 +41,7 @@ def carry_out(verb: str, names: Sequence[str], where: Where | None, act: Callabl
             where,
             output_dir=folder,
             progress=progress if main_process() else Silent(),
-            command=" ".join(["midblock", *sys.argv[1:]]),
+            command=shlex.join(["midblock", *sys.argv[1:]]),
         )
         return folder, act(**{field.name: getattr(filled, field.name) for field in fields(filled)})
 
@@ -77,10 +79,10 @@ def tell(
     console = Console(file=sys.stdout, markup=False, highlight=False)
     if show is not None:
         show(console)
-    console.print(summary["headline"], style="bold", soft_wrap=True)
+    console.print(printable(summary["headline"]), style="bold", soft_wrap=True)
     lines = [*(told(summary) if told is not None else ()), *(f"Note: {note}" for note in notes), f"Report: {page}"]
     for line in lines:
-        console.print(line, soft_wrap=True)
+        console.print(printable(line), soft_wrap=True)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

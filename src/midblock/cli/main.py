@@ -15,6 +15,7 @@ import cyclopts
 
 from midblock import __version__
 from midblock.base.errors import MidblockError, NoSpaceError, unknown
+from midblock.base.quoting import printable
 from midblock.cli.crash import crash_line
 from midblock.cli.streams import lasting
 from midblock.runs.stopping import OUT_OF_TIME, STOPPING, TERMINATED, Stopped
@@ -175,7 +176,7 @@ def _read_config(path: Path, plans: Sequence[str]) -> dict[str, Any]:
 def _fail(message: str, code: int = USER_CAN_FIX) -> int:
     """Say what is wrong on one line; of several processes only the main one speaks of what befell all of them."""
     if code not in STOPPED or os.environ.get("RANK", "0") == "0":
-        print(f"midblock: {' '.join(message.split())}", file=sys.stderr)
+        print(printable(f"midblock: {' '.join(message.split())}"), file=sys.stderr)
     return code
 
 

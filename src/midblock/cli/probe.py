@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from midblock.base import LayerTable
+from midblock.base.quoting import printable
 from midblock.checkpoints import LoadSettings, load_models
 from midblock.cli.life import Flat, carry_out, tell
 from midblock.interventions import ProbeSettings
@@ -60,7 +61,7 @@ def _by_depth(table: LayerTable) -> Table:
             curve = table.curve(metric, model).set_index("layer")
             if len(curve):
                 curves.append(curve)
-                out.add_column(f"{title}\n{model}", justify="right")
+                out.add_column(f"{title}\n{printable(model)}", justify="right")
     for layer in range(-1, table.blocks):
         cells = [f"{curve.loc[layer].value:.3f}" if layer in curve.index else "" for curve in curves]
         out.add_row("embedding" if layer == -1 else str(layer), *cells)

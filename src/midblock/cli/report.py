@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from midblock.base.quoting import printable
 from midblock.report import write_report
 
 
@@ -14,4 +15,4 @@ def report(*runs: Path, output_dir: Path | None = None) -> None:
         runs: run folders; of several the joint page tells what each adds.
         output_dir: where to write; the run's own folder for one run, `report` beside the first for several.
     """
-    print(write_report(*runs, output_dir=output_dir))
+    print(printable(write_report(*runs, output_dir=output_dir)))

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from midblock.base import MidblockError
+from midblock.base.quoting import printable, printable_lines
 from midblock.checkpoints import LoadSettings
 from midblock.cli.life import Flat, carry_out, read_summary, tell
 from midblock.interventions.steer.settings import SteerSettings, alpha_label
@@ -73,7 +74,7 @@ def _print_texts(console: Console, text: Mapping[str, Any]) -> None:
     answers = {"base": text["base"], **{f"α {label}": said for label, said in text["steered"].items()}}
     for title, said in {"prompt": text["prompt"], **answers, "tuned": text["tuned"]}.items():
         console.print(f"[{title}]", style="bold")
-        console.print(said if len(said) <= SHOWN_LETTERS else said[:SHOWN_LETTERS] + " …")
+        console.print(printable_lines(said if len(said) <= SHOWN_LETTERS else said[:SHOWN_LETTERS] + " …"))
     console.print()
 
 
@@ -91,7 +92,7 @@ def _effects(summary: Mapping[str, Any]) -> Table:
             f"{record['random_change']['value']:+.4f}",
             "" if closed is None else f"{closed:.0%}",
         )
-    table.add_row(summary["tuned"], _number(summary["tuned_nll"]["value"]), "", "", "")
+    table.add_row(printable(summary["tuned"]), _number(summary["tuned_nll"]["value"]), "", "", "")
     return table
 
 

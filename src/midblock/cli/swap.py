@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from midblock.base.quoting import printable
 from midblock.checkpoints import LoadSettings, load_pair
 from midblock.cli.life import Flat, carry_out, read_summary, tell
 from midblock.interventions import SwapSettings
@@ -57,13 +58,14 @@ def _show(folder: Path, console: Console) -> None:
 def _table(summary: Mapping[str, Any], host: str) -> Table:
     cells = [cell for cell in summary["cells"] if cell["host"] == host]
     shown = [name for name in QUANTITIES if name in cells[0]]
-    title = Text(f"Blocks of {cells[0]['donor']} put into {host} (change against {host} with the same head)")
+    host, donor = printable(host), printable(cells[0]["donor"])
+    title = Text(f"Blocks of {donor} put into {host} (change against {host} with the same head)")
     out = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
     for column in ("blocks", "head", *(QUANTITIES[name] for name in shown)):
         out.add_column(column, justify="right", no_wrap=True)
     for reference in summary["references"]:
         levels = [f"{reference[name]['value']:.3f}" for name in shown]
-        out.add_row(Text(f"all of {reference['body']}"), _head(reference), *levels)
+        out.add_row(Text(printable(f"all of {reference['body']}")), _head(reference), *levels)
     for cell in cells:
         out.add_row(cell["blocks"], _head(cell), *(_level(cell[name]) for name in shown))
     return out

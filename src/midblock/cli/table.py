@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from midblock.base import LayerTable
+from midblock.base.quoting import printable
 from midblock.runs.finished import BASE
 
 SHOWN = (
@@ -39,7 +40,7 @@ def show_profile(table: LayerTable, console: Console) -> None:
 
 
 def _profile(table: LayerTable, model: str, *, intervals: bool) -> Table:
-    out = Table(title=Text(f"{model} against base"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    out = Table(title=Text(printable(f"{model} against base")), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
     out.add_column("layer", justify="right", no_wrap=True, min_width=10)
     columns = []
     for title, metric, module in SHOWN:

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from midblock.base.quoting import printable
 from midblock.checkpoints import LoadSettings, ModelReference
 from midblock.cli.life import Flat, carry_out, tell
 from midblock.runs.where import Where
@@ -88,7 +89,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         kept = f", its output kept on disk ({prefix['bytes'] / 2**20:,.0f} MiB)" if prefix["cached"] else ""
         console.print(f"The {prefix['blocks']} blocks below the lowest tuned one need no backward pass{kept}.")
     for note in plan["notes"]:
-        console.print(f"Note: {note}", style="yellow", markup=False)
+        console.print(printable(f"Note: {note}"), style="yellow", markup=False)
 
 
 def _grouped(targets: list[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:

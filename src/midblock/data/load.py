@@ -1,12 +1,11 @@
 """load_dataset: from a dataset reference to the samples a run works on."""
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from midblock.base import MidblockError, generator, unknown
+from midblock.base import MidblockError, generator, unknown, user_path
 from midblock.data.examples import Example, ExampleSet, hash_examples, left_out
 from midblock.data.files import READERS, read_file
 from midblock.data.hub import HUB_SETS, HubSet, read_hub
@@ -61,10 +60,13 @@ def load_dataset(
 def local_places(data: str | ExampleSet) -> list[Path]:
     """The file or folder that a dataset is read from, if it is a local one."""
     reference = data if isinstance(data, str) else data.reference
-    path = Path(reference).expanduser()
-    if reference.startswith("builtin:") or reference.partition("@")[0] in HUB_SETS or not os.path.exists(path):
+    if reference.startswith("builtin:") or reference.partition("@")[0] in HUB_SETS:
         return []
-    return [path]
+    try:
+        path = user_path(reference)
+    except MidblockError:  # what is in memory may be called anything
+        return []
+    return [path] if path.exists() else []
 
 
 def _open(reference: str, split: str | None) -> Records:
@@ -74,7 +76,7 @@ def _open(reference: str, split: str | None) -> Records:
     if name in HUB_SETS:
         source = HUB_SETS[name]
         return read_hub(reference, replace(source, config=config or source.config, split=split or source.split))
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     if path.is_dir():
         return read_hub(reference, HubSet(str(path), None, split or "train"))
     if path.exists() or path.suffix.lower() in FILE_ENDINGS or reference.startswith(("/", ".", "~")):

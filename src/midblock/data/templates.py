@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from midblock.base import MidblockError, unknown
+from midblock.base import MidblockError, unknown, user_path
 from midblock.data.chat import Chat
 from midblock.data.examples import Example, ExampleSet
 from midblock.data.turns import SAID
@@ -81,7 +80,7 @@ def _source(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
             hint = "use --template raw, or give the path of a .jinja file"
             raise MidblockError("the tokenizer brings no chat template", hint=hint)
         return tokenizer.get_chat_template()
-    path = Path(template).expanduser()
+    path = user_path(template)
     if path.suffix not in (".jinja", ".jinja2", ".j2"):
         raise unknown("template", template, ("raw", "chat", "a path ending in .jinja"))
     try:

@@ -20,6 +20,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from midblock.base import LEVEL, LayerTable, replace_atomically
+from midblock.base.quoting import cell
 from midblock.metrics.depth_curves import ROUNDING, depth_curves
 
 TOGETHER = 0.7  # curves whose mean |r| reaches this form a cluster
@@ -86,7 +87,8 @@ def write_correlations(correlations: Correlations, path: Path) -> None:
         MidblockError: when the place cannot be written.
     """
     with replace_atomically(path) as temporary:
-        correlations.frame.to_csv(temporary, index=False, float_format="%.17g")
+        texts = {name: correlations.frame[name].map(cell, na_action="ignore") for name in ("a", "b")}
+        correlations.frame.assign(**texts).to_csv(temporary, index=False, float_format="%.17g")
 
 
 def pearson(x: Values, y: Values) -> Correlation:

@@ -49,7 +49,7 @@ def distinct(folders: Sequence[Path | str]) -> list[Path]:
     if not folders:
         raise MidblockError("no run folder is given", hint="midblock report RUN [RUN…]")
     found: dict[Path, Path] = {}
-    for folder in map(Path, folders):
+    for folder in map(user_path, folders):
         found.setdefault(folder.resolve(), folder)
     return list(found.values())
 

@@ -102,6 +102,7 @@ def tuned_reference(run: Finished) -> str:
 
 def reference_of(run: Finished, model: str) -> str:
     """The tuned model as it was asked for, its name where that is not recorded."""
-    entries = {str(entry.get("name")): entry for entry in entries_of(run.record, "models")}
+    tuned = [entry for entry in entries_of(run.record, "models") if entry.get("role") != BASE]
+    entries = {str(entry.get("name")): entry for entry in tuned}
     entry = entries.get(model) or entries.get(model.split(" (")[0]) or {}
     return str(entry.get("reference") or model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from midblock.base import MidblockError, replace_atomically, write_json
+from midblock.base import MidblockError, replace_atomically, user_path, write_json
 from midblock.base.files import write_failure
 from midblock.metrics.correlation import write_correlations
 from midblock.report.figure_files import figures_of, write_joint_figures
@@ -48,7 +48,7 @@ def write_report(*folders: Path | str, output_dir: Path | str | None = None) -> 
         'both'
     """
     found = distinct(folders)
-    target = Path(output_dir).expanduser() if output_dir else None
+    target = user_path(output_dir) if output_dir else None
     if len(found) == 1:
         return _write_one(read_one(found[0]), target or found[0])
     return _write_joint(read_joint(found), target or found[0].resolve().parent / "report")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from midblock.base.files import stamps
 from midblock.checkpoints import Pair
 from midblock.data import ExampleSet, local_places
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 DATA = "the data"
+DATA_FILES = "the files of the data"  # their age: what tells a change where the content is not read again
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,11 @@ def draft_of(
     tuned = [variant.reference for variant in pair.tuned]
     named = models or {"base": pair.base.reference, **({"tuned": tuned} if tuned else {})}
     config = {**named, **({"data": data} if isinstance(data, str) else {}), **as_config(*settings)}
-    places = (*pair.places, *(local_places(data) if data is not None else ()), *sources)
+    read = local_places(data) if data is not None else []
+    places = (*pair.places, *read, *sources)
     known = {
         **weights_of(pair),
+        **({DATA_FILES: files_of(read)} if read and isinstance(data, str) else {}),
         **({DATA: data.content_hash} if isinstance(data, ExampleSet) else {}),
         **(inputs or {}),
     }
@@ -104,6 +108,11 @@ def draft_of(
 def weights_of(pair: Pair) -> dict[str, Any]:
     """Names, sizes and ages of the weight files, by whose they are; models in memory have none."""
     return {f"the weights of {each.name}": each.files() for each in pair if each.checkpoint is not None}
+
+
+def files_of(places: Sequence[Path]) -> list[list[str | int]]:
+    """Name, size and age of each file in these places."""
+    return stamps(file for place in places for file in (sorted(place.rglob("*")) if place.is_dir() else (place,)))
 
 
 def models_of(pair: Pair) -> list[dict[str, Any]]:

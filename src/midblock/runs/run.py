@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import LayerRow, LayerTable, MidblockError, Progress, Silent, write_json
-from midblock.runs.folder import RunFolder, read_record
+from midblock.base.seal import AWAY, fingerprint
+from midblock.runs.folder import RunFolder, read_config, read_record
+from midblock.runs.lenient import mapping
 from midblock.runs.lock import held
 from midblock.runs.processes import barrier, main_process
-from midblock.runs.request import Draft, Request
+from midblock.runs.request import DATA_FILES, Draft, Request
 from midblock.runs.stopping import STOPPING, Stoppable
 from midblock.runs.where import Where
 
@@ -75,6 +77,15 @@ class Bench:
     def partial(self) -> Path | None:
         """Folder for the state of an unfinished run, None to keep it in memory."""
         return self.run.partial if self.run else None
+
+    @property
+    def owner(self) -> str:
+        """Fingerprint of what the run was asked for: what is kept of it unfinished says whose it is (`base.seal`)."""
+        if self.run is None:
+            return ""
+        asked = read_config(self.run.path, hint=AWAY)
+        inputs = {name: value for name, value in mapping(self.record, "inputs").items() if name != DATA_FILES}
+        return fingerprint(self.record.get("verb"), asked, inputs)
 
     @contextmanager
     def phase(self, name: str, *, since: float | None = None) -> Iterator[None]:

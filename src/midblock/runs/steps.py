@@ -1,18 +1,38 @@
 """Numbered steps whose rows are saved piece by piece, so that a killed run goes on at the step it had reached.
 
 A piece is written every 30 seconds and behind the last step (`trace.Pieces`); rows come out the same to the bit,
-however often it was stopped.
+however often it was stopped. At the end every accumulator holds as many samples as the steps promised.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from midblock.base import MidblockError
+from midblock.base.seal import fingerprint
+from midblock.runs.stopping import STOPPING
 from midblock.trace import Pieces, RowStore
 from midblock.trace.pieces import SAVE_SECONDS
 
-Step = tuple[float, Callable[[], None]]  # what it costs, and what it does
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a plan.
+
+    Attributes:
+        cost: what the progress bar hears.
+        do: puts rows into the store.
+        keys: the accumulators it puts rows into.
+        index: the samples it does so for, one row each.
+    """
+
+    cost: float
+    do: Callable[[], None]
+    keys: tuple[str, ...] = ()
+    index: tuple[int, ...] = ()
 
 
 def run_steps(
@@ -21,23 +41,51 @@ def run_steps(
     partial: Path | None,
     advance: Callable[[float], None],
     *,
+    owner: str = "",
     save_seconds: float = SAVE_SECONDS,
-) -> None:
+) -> list[str]:
     """Do what is left to do.
 
     Args:
-        steps: each with its cost; the same ones in a run that is resumed. They put rows into `store`.
+        steps: the same ones in a run that is resumed.
         partial: folder for pieces of an unfinished run, None to keep rows in memory only.
         advance: hears the cost of each step that is behind.
+        owner: fingerprint of the run; pieces of another one are refused.
         save_seconds: least time between two pieces.
 
+    Returns:
+        What a reader must know of pieces that were dropped.
+
     Raises:
-        MidblockError: whatever a step raises, or a piece of an earlier run that cannot be read.
+        MidblockError: whatever a step raises, a piece that another run kept, or samples that are missing at the end.
     """
-    pieces = Pieces(store, partial, save_seconds)
+    pieces = Pieces(store, partial, save_seconds, _plan(owner, steps))
     done = pieces.restore()
-    for number, (cost, step) in enumerate(steps, start=1):
-        if number > done:
-            step()
-            pieces.step(number, last=number == len(steps))
-        advance(cost)
+    with STOPPING.stoppable():
+        for number, step in enumerate(steps, start=1):
+            stop = False
+            if number > done:
+                step.do()
+                stop = STOPPING.due()
+                pieces.step(number, last=stop or number == len(steps))
+            advance(step.cost)
+            if stop:
+                STOPPING.stop()
+    _check_whole(steps, store)
+    return pieces.notes
+
+
+def _plan(owner: str, steps: Sequence[Step]) -> str:
+    """Fingerprint of a run's numbered steps: costs, keys and samples."""
+    return fingerprint(owner, [[step.cost, fingerprint(step.keys), step.index] for step in steps])
+
+
+def _check_whole(steps: Sequence[Step], store: RowStore) -> None:
+    """Raise MidblockError where an accumulator holds fewer or more samples than was promised."""
+    promised: Counter[str] = Counter()
+    for step in steps:
+        promised.update(dict.fromkeys(step.keys, len(step.index)))
+    for key, count in promised.items():
+        found = len(store.rows[key]) if key in store.rows else 0
+        if found != count:
+            raise MidblockError(f"{key} holds {found} of {count} samples", hint="--overwrite begins again")

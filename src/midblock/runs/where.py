@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from midblock.base import MidblockError, Progress
+from midblock.base import MidblockError, Progress, user_path
 from midblock.runs.stopping import seconds_of
 
 Hidden = Parameter(parse=False)  # known to Python only
@@ -53,7 +53,7 @@ class Where:
     @property
     def folder(self) -> Path | None:
         """The run folder, None where nothing is written."""
-        return None if self.output_dir is None else Path(self.output_dir).expanduser()
+        return None if self.output_dir is None else user_path(self.output_dir)
 
     def needed(self, verb: str) -> Path:
         """The run folder of a verb that cannot do without one.

@@ -8,7 +8,7 @@ from typing import Any
 
 from midblock.analysis import AnalysisSettings, analyze
 from midblock.analysis.analyze import analysis_draft
-from midblock.base import LayerTable, MidblockError, Progress
+from midblock.base import LayerTable, MidblockError, Progress, user_path
 from midblock.checkpoints import load_pair
 from midblock.runs.folder import Standing, standing
 from midblock.runs.lock import occupied
@@ -68,7 +68,7 @@ def demo(
         >>> table.models
         ['base', 'sft']
     """
-    output = Path(output_dir).expanduser()
+    output = user_path(output_dir)
     partner, analysis = output / "sft", output / "analysis"
     asked = {**asdict(tuning), "device": device}
     again: dict[str, Any] = {"resume": not overwrite, "overwrite": overwrite}

@@ -171,3 +171,8 @@ class Loop:
 
     save_steps: int = 100
     """Optimiser steps between checkpoints that `--resume` goes on from; 0 for none."""
+
+    @property
+    def saves(self) -> bool:
+        """Whether checkpoints are written; of a sharded model none can be."""
+        return self.save_steps > 0 and not self.shard

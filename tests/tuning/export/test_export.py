@@ -125,18 +125,40 @@ def test_what_is_there_is_kept_unless_told(make, tmp_path):
     out = export(adapter, tmp_path / "out")
     with pytest.raises(MidblockError, match=r"exists already.*--overwrite"):
         export(adapter, out)
-    (out / "mine.txt").write_text("x")
+    for mine in ("mine.txt", "more/mine.txt"):
+        (out / mine).parent.mkdir(exist_ok=True)
+        (out / mine).write_text("x")
+        with pytest.raises(MidblockError, match=f"out holds {mine}, which no export wrote"):
+            export(adapter, out, "equal-rank", overwrite=True)
+        (out / mine).unlink()
+    (out / "more").rmdir()
     export(adapter, out, "equal-rank", overwrite=True)
-    assert not (out / "mine.txt").exists()
     assert not (out / "config.json").exists()
     assert json.loads((out / "export.json").read_text())["to"] == "equal-rank"
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("x")
     with pytest.raises(MidblockError, match="was not written by `midblock export`"):
         export(adapter, tmp_path / "foreign", overwrite=True)
-    (adapter / "export.json").write_text("{}")
+    (tmp_path / "foreign" / "export.json").write_text('{"to": "pdf", "midblock": "1"}')  # another program's
+    with pytest.raises(MidblockError, match="was not written by `midblock export`"):
+        export(adapter, tmp_path / "foreign", overwrite=True)
+    assert (tmp_path / "foreign" / "thesis.tex").read_text() == "x"
+    (adapter / "export.json").write_text('{"to": "equal-rank", "midblock": "1"}')
     with pytest.raises(MidblockError, match="holds the adapter itself"):
         export(adapter, adapter, "equal-rank", overwrite=True)
+
+
+def test_what_is_read_is_not_replaced(make, tmp_path, llama):
+    adapter = make()
+    base = tmp_path / "merged"
+    export(adapter, base)
+    with pytest.raises(MidblockError, match="merged holds the base itself"):
+        export(adapter, base, base=str(base), overwrite=True)
+    before = (adapter / "adapter_config.json").read_bytes()
+    with pytest.raises(MidblockError, match="holds the adapter itself"):
+        export(adapter, adapter / "adapter_config.json", "lora-config", overwrite=True)
+    assert (adapter / "adapter_config.json").read_bytes() == before
+    assert str(tmp_path) not in (base / "export.json").read_text()
 
 
 def test_a_failed_export_leaves_what_was_there(make, tmp_path):

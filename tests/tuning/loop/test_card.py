@@ -1,15 +1,21 @@
 """The model card: a header the hub can read, true numbers, and the papers that were used and no others."""
 
+import json
+import shlex
+from pathlib import Path
+
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
 from midblock.base import LayerPlan
+from midblock.base.quoting import printable_lines
 from midblock.checkpoints import LoadSettings, open_checkpoint
 from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.reference import ModelReference
 from midblock.runs.surroundings import RECORDED_PACKAGES
 from midblock.tuning.loop.card import PAPERS, model_card
+from midblock.tuning.loop.summary import public_files
 from midblock.tuning.loop.tune_settings import TuneSettings
 from midblock.tuning.place.prepared import prepare
 
@@ -62,7 +68,7 @@ def test_a_base_that_is_not_on_the_hub_is_named_below_the_header_only(llama):
     """The hub refuses an upload whose card names a folder as its base model."""
     text = card(llama)
     assert "base_model" not in header(text)
-    assert facts(text)["Base"].startswith(str(llama))
+    assert facts(text)["Base"].startswith(f"{llama.name}, weights")
 
 
 def test_the_facts_of_an_adapter(llama):
@@ -120,3 +126,62 @@ def test_a_bar_in_a_name_does_not_break_the_table(llama):
     line = next(line for line in card(llama, record=odd).splitlines() if line.startswith("| Data"))
     assert r"a\|b.jsonl" in line
     assert line.replace(r"\|", "").count("|") == 3
+
+
+HOSTILE = [
+    "a\n---\nbase_model: evil\n---\n# Title",
+    "```\nrm -rf ~\n```",
+    "`x` <script>alert(1)</script> ![i](http://x/y) [l](javascript:x) **b** | c",
+    "\x1b[31m\u202e\x85\u2028",
+    "$(touch HERE)",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_names_are_text_in_the_card(llama, text):
+    """By a reader of Markdown: the same elements as with plain names, and the header as it was."""
+    from markdown_it import MarkdownIt
+
+    def made(name):
+        record = {**RECORD, "data": {**RECORD["data"], "reference": name, "split": name}}
+        base = Checkpoint(ModelReference(name, "gguf", f"x/{name.replace('/', '')}.gguf"), llama)
+        return card(llama, base=base, record=record, command=shlex.join(["midblock", "tune", name]))
+
+    plain, hostile = made("plain"), made(text)
+    assert header(hostile) == header(plain)
+    assert ModelCard(hostile).data.to_dict() == header(plain)
+    read = MarkdownIt("commonmark").enable("table")
+    kinds = [[token.type for token in read.parse(text.split("---\n", 2)[2])] for text in (plain, hostile)]
+    assert kinds[0] == kinds[1]
+    inside = [child for token in read.parse(hostile.split("---\n", 2)[2]) for child in token.children or ()]
+    assert {child.type for child in inside} <= {"text", "text_special", "link_open", "link_close"}
+    assert not set(hostile) & set("\x1b\u202e\x85\u2028")
+    lines = next(token.content for token in read.parse(hostile) if token.type == "fence")
+    assert shlex.split(lines) == ["midblock", "tune", printable_lines(text)]
+
+
+def test_no_folder_of_this_machine_is_in_what_is_uploaded(llama, sums, tmp_path, tuned):
+    """Nor in any other file of the result, whatever it is about; the local files keep the base's place."""
+    command = shlex.join(
+        ["midblock", "tune", str(llama), f"--data={sums}", "--layers", "010", "-o", str(tmp_path / "x")]
+    )
+    artifact = tuned(max_steps=1, command=command)
+    uploaded = public_files(artifact.path)
+    assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= uploaded.keys()
+    for name, content in uploaded.items():
+        content = content if isinstance(content, bytes) else content.read_bytes()
+        for place in (llama.parent, sums.parent, tmp_path, Path.home()):
+            assert str(place).encode() not in content, name
+    config = json.loads(uploaded["adapter_config.json"])
+    assert config["base_model_name_or_path"] == llama.name
+    own = json.loads((artifact.path / "adapter_config.json").read_text())
+    assert own == {**config, "base_model_name_or_path": str(llama)}
+    assert "midblock tune start --data=sums.jsonl --layers 010 -o x" in uploaded["README.md"].read_text()
+
+
+@pytest.mark.parametrize("method", ["full"])
+def test_a_whole_checkpoint_is_uploaded_as_it_is(llama, tmp_path, tuned, method):
+    artifact = tuned(max_steps=1, method=method)
+    uploaded = public_files(artifact.path)
+    assert uploaded == {file.name: file for file in artifact.path.iterdir()}
+    assert not any(str(tmp_path.parent).encode() in file.read_bytes() for file in uploaded.values())

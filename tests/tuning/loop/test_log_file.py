@@ -16,7 +16,8 @@ def log(tmp_path):
 
 
 def line(step, **more):
-    return {"step": step, "loss": 1.0 / step, "gradient_by_block": {"0": 0.5}, **more}
+    numbers = {"loss": 1.0 / step, "nll": 1.0, "tokens": 9 * step, "seconds": 0.5}
+    return {"step": step, **numbers, "gradient_by_block": {"0": 0.5}, **more}
 
 
 def test_what_was_appended_is_read(log):
@@ -89,6 +90,46 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 @given(value=st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_come_back_bit_for_bit(value, tmp_path_factory):
     log = LogFile(tmp_path_factory.mktemp("log") / "log.jsonl")
-    log.append({"step": 1, "loss": value})
+    log.append({**line(1), "loss": value})
     log.cut(1)
     assert log.read()[0]["loss"] == value
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        '{"step": 2}',
+        json.dumps(line(2, loss=None)),
+        json.dumps(line(2, loss="0.5")),
+        json.dumps(line(2, tokens=float("nan"))),
+        json.dumps(line(2, seconds=True)),
+        json.dumps(line(2, gradient_by_block={"0": "x"})),
+        json.dumps(line(2, gradient_by_block={"zero": 1.0})),
+        json.dumps(line(2, gradient_by_part=[1])),
+        json.dumps(line(1)),
+        json.dumps(line(2) | {"step": -2}),
+        json.dumps(line(2) | {"step": True}),
+        json.dumps(line(2) | {"step": 2.0}),
+        '{"step": ' + "9" * 5000 + "}",
+        "[" * 100_000,
+    ],
+    ids=lambda text: text[:60],
+)
+def test_what_only_looks_like_a_line_ends_the_log(log, damaged):
+    log.append(line(1))
+    log.path.write_text(log.path.read_text() + damaged + "\n" + json.dumps(line(3)) + "\n")
+    assert log.read() == (line(1),)
+    with pytest.raises(MidblockError, match="the line of step 2 cannot be read, the checkpoint is of step 3"):
+        log.check(3, 1)
+
+
+@pytest.mark.parametrize(("steps", "each", "missing"), [((1, 3, 6), 3, None), ((3, 6), 3, 1), ((1, 6), 3, 3)])
+def test_a_line_that_is_lost_in_the_middle_is_missed(log, steps, each, missing):
+    for step in steps:
+        log.append(line(step))
+    if missing is None:
+        log.check(7, each)
+    else:
+        with pytest.raises(MidblockError, match=f"the line of step {missing} cannot be read"):
+            log.check(7, each)
+    log.check(0, each)

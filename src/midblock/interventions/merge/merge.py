@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import Progress, divide, folder_atomically
+from midblock.base.names import name_note, name_of
 from midblock.checkpoints import load_pair
 from midblock.interventions.merge.alphas import read_numbers
 from midblock.interventions.merge.settings import MergeSettings, with_texts
@@ -52,10 +53,10 @@ def merge(base: str | Path, tuned: str | Path, alphas: str | float | Sequence[fl
     )
     models = {"base": str(base), "tuned": str(tuned), "alphas": ",".join(map(_text, numbers))}
     draft = draft_of(VERB, pair, None, settings, models=models)
-    merging = Merging(pair, settings, numbers, folder.resolve().name)
+    merging = Merging(pair, settings, numbers, name_of(folder, "merged"))
 
     def prepare(progress: Progress) -> Ready:
-        return Ready(draft.decided({}), merging.write, notes=pair.notes())
+        return Ready(draft.decided({}), merging.write, notes=[*name_note(folder, "merged"), *pair.notes()])
 
     carry_out(draft, prepare, where, place=folder_atomically)
     return folder

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import yaml
 
+from midblock.base.yaml_text import yaml_text
 from midblock.checkpoints import Checkpoint, Projection
 from midblock.interventions.merge.alphas import Alphas
 
@@ -96,7 +96,7 @@ def recipe(found: Sequence[Rule], base: str, tuned: str, written: torch.dtype) -
         "dtype": "float32",
         "out_dtype": str(written).removeprefix("torch."),
     }
-    return OPENING + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
+    return OPENING + yaml_text(content, default_flow_style=None, width=120)
 
 
 def mergekit_name(checkpoint: Checkpoint) -> str:

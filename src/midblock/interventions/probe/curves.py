@@ -14,9 +14,13 @@ from midblock.interventions.probe.emergence import Emergence, emergence
 from midblock.trace import RowStore
 
 
-def key_of(kind: str, name: str, layer: int) -> str:
-    """Where the rows of a kind ("exit" or "answer") stand in the store."""
-    return f"{kind}|{layer}|{name}"
+def key_of(kind: str, model: int, layer: int) -> str:
+    """Where the rows of a kind ("exit" or "answer") stand in the store.
+
+    Args:
+        model: its place in the pair; names come from folders, and are part of no key.
+    """
+    return f"{kind}|{layer}|{model}"
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,14 @@ class Curves:
         return {name: each.as_record() for name, each in ends.items()}
 
 
-def read_curves(name: str, blocks: int, store: RowStore, seed: int) -> Curves:
-    """Finish the rows of one model."""
+def read_curves(name: str, model: int, blocks: int, store: RowStore, seed: int) -> Curves:
+    """Finish the rows of one model, `model` being its place in the pair."""
     accuracy, nll, answered = [], [], {}
     for layer in range(-1, blocks):
-        right, likelihood = token_means(store, key_of("exit", name, layer), seed)
+        right, likelihood = token_means(store, key_of("exit", model, layer), seed)
         accuracy.append(right)
         nll.append(likelihood)
-        if (share := share_right(store, key_of("answer", name, layer), seed)) is not None:
+        if (share := share_right(store, key_of("answer", model, layer), seed)) is not None:
             answered[layer] = share
     return Curves(name, accuracy, nll, answered, seed)
 

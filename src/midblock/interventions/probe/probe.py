@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from midblock.base import LayerPlan, LayerTable, Progress, divide
@@ -75,6 +75,10 @@ class _Probing:
     settings: ProbeSettings
     store: RowStore = field(default_factory=RowStore)
 
+    @cached_property
+    def _variants(self) -> tuple[Variant, ...]:
+        return tuple(self.pair)
+
     def steps(self) -> Iterator[Step]:
         """What there is to do, each step with its cost.
 
@@ -87,24 +91,27 @@ class _Probing:
 
     def run(self, steps: list[Step], bench: Bench) -> Outcome:
         """Do the steps, and read the curves off the rows."""
-        advance = bench.progress.phase("probing", sum(cost for cost, _ in steps))
-        run_steps(steps, self.store, bench.partial, advance)
-        curves = [read_curves(each.name, self.pair.blocks, self.store, self.settings.seed) for each in self.pair]
+        advance = bench.progress.phase("probing", sum(step.cost for step in steps))
+        bench.notes += run_steps(steps, self.store, bench.partial, advance, owner=bench.owner)
+        blocks, seed = self.pair.blocks, self.settings.seed
+        curves = [read_curves(each.name, model, blocks, self.store, seed) for model, each in enumerate(self.pair)]
         rows = [row for curve in curves for row in curve.rows(self.answers.reference)]
         return Outcome(rows, summarize_probe(curves))
 
     def _readings(self) -> Iterator[Step]:
-        for variant in self.pair:
+        for model, variant in enumerate(self.pair):
             anatomy = Anatomy.of(variant.model)
+            keys = tuple(key_of("exit", model, layer) for layer in range(-1, len(anatomy)))
             for batch, targets in zip(self.answers.batches, self.answers.targets, strict=True):
-                yield batch.input_ids.numel(), partial(self._read, variant, anatomy, batch, targets)
+                read = partial(self._read, model, anatomy, batch, targets)
+                yield Step(batch.input_ids.numel(), read, keys, tuple(batch.index.tolist()))
 
-    def _read(self, variant: Variant, anatomy: Anatomy, batch: Batch, targets: Targets) -> None:
+    def _read(self, model: int, anatomy: Anatomy, batch: Batch, targets: Targets) -> None:
         def on_exit(layer: int, scores: Scores) -> None:
-            self.store.update(key_of("exit", variant.name, layer), batch.index, targets.sums(scores))
+            self.store.update(key_of("exit", model, layer), batch.index, targets.sums(scores))
 
         layers = range(-1, len(anatomy))
-        score_exits(variant.name, anatomy, batch, targets, layers, self.pair.vocabulary, on_exit)
+        score_exits(self._variants[model].name, anatomy, batch, targets, layers, self.pair.vocabulary, on_exit)
 
     def _answers(self) -> Iterator[Step]:
         total = self.pair.blocks
@@ -113,11 +120,13 @@ class _Probing:
         for variant in self.pair:
             check_answerable(variant.model, self.answers.tokenizer, examples, **self.settings.answering)
         cost = len(examples) * self.settings.max_new_tokens
-        for variant in self.pair:
+        for model in range(len(self._variants)):
             for layer in chosen:
-                yield cost * (layer + 1) / total, partial(self._answer, variant, layer, examples)
+                answer, keys = partial(self._answer, model, layer, examples), (key_of("answer", model, layer),)
+                yield Step(cost * (layer + 1) / total, answer, keys, tuple(range(len(examples))))
 
-    def _answer(self, variant: Variant, layer: int, examples: ExampleSet) -> None:
+    def _answer(self, model: int, layer: int, examples: ExampleSet) -> None:
+        variant = self._variants[model]
         with cut_off(Anatomy.of(variant.model), layer):
             found = exact_match(variant.model, self.answers.tokenizer, examples, **self.settings.answering)
-        keep_matches(self.store, key_of("answer", variant.name, layer), found)
+        keep_matches(self.store, key_of("answer", model, layer), found)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, user_path
 from midblock.checkpoints import Pair
 from midblock.interventions.steer.directions import Directions
 from midblock.runs.folder import read_config, read_record
@@ -43,7 +43,7 @@ class DirectionSource:
         Raises:
             MidblockError: a run folder that names no tuned model, or is unfinished or broken.
         """
-        folder = Path(reference.strip()).expanduser()
+        folder = user_path(reference.strip())
         if not (folder / "run.json").is_file() or any((folder / name).exists() for name in MODELS):
             return cls(reference, reference)
         record = read_record(folder)
@@ -84,7 +84,7 @@ class DirectionSource:
     @property
     def places(self) -> tuple[Path, ...]:
         """The file or folder that it names, if it names one."""
-        place = Path(self.reference.strip()).expanduser()
+        place = user_path(self.reference.strip())
         return (place,) if place.exists() else ()
 
     def content(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import Estimate, LayerRow, replace_atomically
+from midblock.base.quoting import cell as csv_cell
 from midblock.interventions.swap.cells import Cell
 from midblock.interventions.swap.depth_shape import DepthShape, depth_shape
 from midblock.interventions.swap.headline import headline
@@ -143,6 +144,7 @@ def _records(found: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {key: value for key, value in record.items() if not isinstance(value, dict)}
+    plain = {key: csv_cell(value) if isinstance(value, str) else value
+             for key, value in record.items() if not isinstance(value, dict)}  # fmt: skip
     nested = [(key, value) for key, value in record.items() if isinstance(value, dict)]
     return plain | {f"{key}_{part}": number for key, value in nested for part, number in value.items()}

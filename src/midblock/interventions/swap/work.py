@@ -78,16 +78,17 @@ class Swapping:
         Raises:
             MidblockError: what the user can mend.
         """
-        cells = len(self.cells) * len(self.hosts)
+        cells, keys = len(self.cells) * len(self.hosts), tuple(mix.key("tokens") for mix in self.mixes)
         for batch, targets in zip(self.answers.batches, self.answers.targets, strict=True):
-            yield batch.input_ids.numel() * cells, partial(self._read, batch, targets)
+            read = partial(self._read, batch, targets)
+            yield Step(batch.input_ids.numel() * cells, read, keys, tuple(batch.index.tolist()))
         if self.settings.generate:
             yield from self._answers()
 
     def run(self, steps: list[Step], bench: Bench) -> Outcome:
         """Do the steps, and make the table of the rows."""
-        advance = bench.progress.phase("swapping", sum(cost for cost, _ in steps))
-        run_steps(steps, self.store, bench.partial, advance)
+        advance = bench.progress.phase("swapping", sum(step.cost for step in steps))
+        bench.notes += run_steps(steps, self.store, bench.partial, advance, owner=bench.owner)
         base, tuned = self.variants
         table = SwapTable.of(self.store, (base.name, tuned.name), self.pair.blocks, self.mixes, self.settings)
         return Outcome(table.rows(self.answers.reference), table.summary(), files={"cells.csv": table.write_cells})
@@ -157,7 +158,8 @@ class Swapping:
             with self._exchanged(mix):  # a resized vocabulary's parts cannot be: said before anything is measured
                 pass
         cost = len(examples) * self.settings.max_new_tokens
-        yield from ((cost, partial(self._answer, mix, examples)) for mix in self.mixes)
+        index = tuple(range(len(examples)))
+        yield from (Step(cost, partial(self._answer, mix, examples), (mix.key("answer"),), index) for mix in self.mixes)
 
     def _answer(self, mix: Mix, examples: ExampleSet) -> None:
         host = self.variants[mix.body].model

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from midblock.base import LayerTable, MidblockError
+from midblock.base.names import numbered_apart
+from midblock.base.quoting import printable
 from midblock.report.read.reading import Run
 from midblock.runs.finished import BASE
 from midblock.runs.lenient import entries_of, mapping
@@ -102,8 +104,10 @@ def told_apart(runs: Sequence[Run]) -> list[Run]:
     for run, label in zip(runs, labels, strict=True):
         known = LayerTable.concatenate(other.table for other in apart).frame
         both = run.table.frame.merge(known, on=KEYS, suffixes=("", "_before"))
-        clashing = both[_differ(both)].model.unique()
-        apart.append(_renamed(run, {str(name): f"{name} ({label})" for name in clashing}))
+        clashing = list(map(str, both[_differ(both)].model.unique()))
+        taken = [*run.table.models, *known.model.unique()]
+        new = numbered_apart([f"{name} ({printable(label)})" for name in clashing], taken)
+        apart.append(_renamed(run, dict(zip(clashing, new, strict=True))))
     return apart
 
 

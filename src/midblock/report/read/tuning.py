@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from midblock.base import LayerRow, LayerTable, MidblockError
+from midblock.base.names import name_of
 from midblock.report.read.reading import Run, beside_the_table
 from midblock.report.read.training_log import Log
-from midblock.runs.finished import BASE
 from midblock.runs.lenient import read_json, read_text
 
 
@@ -56,11 +56,10 @@ def _table(folder: Path, plan: Mapping[str, Any], log: Log) -> LayerTable:
     try:
         return LayerTable.read(folder)
     except MidblockError:  # it is written at the end; until then the log knows the gradients by block
-        return LayerTable.from_rows(_rows(folder.resolve().name, depth_of(plan, log), log))
+        return LayerTable.from_rows(_rows(name_of(folder), depth_of(plan, log), log))
 
 
 def _rows(name: str, blocks: int, log: Log) -> list[LayerRow]:
-    name = f"{name} (tuned)" if name == BASE else name
     rows = []
     for place in log.places:
         layer = layer_of(place, blocks)

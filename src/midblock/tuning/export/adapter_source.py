@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, user_path
 from midblock.checkpoints import ModelReference, TensorReader
 from midblock.checkpoints.adapter import CONFIG, WEIGHTS, settings_of
 from midblock.checkpoints.adapter_names import PREFIX, unwrapped
@@ -83,7 +83,7 @@ class AdapterSource:
 
 
 def _adapter_folder(place: str) -> Path:
-    path = Path(place).expanduser()
+    path = user_path(place)
     if not path.exists():
         reference = ModelReference.parse(place)
         path = hub_folder(reference) if reference.kind == "hub" else path

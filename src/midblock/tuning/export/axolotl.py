@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from midblock.base import MidblockError
+from midblock.base.yaml_text import yaml_text
+from midblock.checkpoints.adapter import CONFIG
 from midblock.checkpoints.lora_config import NOT_LOW_RANK
 from midblock.data.hub import HUB_SETS
 from midblock.tuning.export.adapter_source import AdapterSource
@@ -56,7 +56,7 @@ def write_axolotl(source: AdapterSource, file: Path, base: str | None) -> list[s
         "adapter": "qlora" if quantised else "lora",
         "lora_r": rank,
         "lora_alpha": alpha,
-        "lora_dropout": source.config.get("lora_dropout", 0.0),
+        "lora_dropout": _dropout(source),
         **targets,
         "lora_modules_to_save": list(source.settings.modules_to_save) or None,
         "peft_use_rslora": source.settings.use_rslora or None,
@@ -71,7 +71,7 @@ def write_axolotl(source: AdapterSource, file: Path, base: str | None) -> list[s
     if warmup := settings["warmup_steps"]:
         recipe["warmup_ratio" if warmup < 1 else "warmup_steps"] = warmup
     kept = {name: value for name, value in recipe.items() if value is not None}
-    file.write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    file.write_text(yaml_text(kept), encoding="utf-8")
     return [*notes, *more]
 
 
@@ -95,6 +95,13 @@ def _equal_plan(source: AdapterSource) -> tuple[int, int, dict[str, Any]]:
     if abs(alpha - round(alpha)) > 1e-9 * alpha:
         raise MidblockError(f"Axolotl wants a whole lora_alpha, this plan has {alpha:g}", hint="--to lora-config")
     return rank, round(alpha), _targets([module for module, _ in found])
+
+
+def _dropout(source: AdapterSource) -> float:
+    found = source.config.get("lora_dropout") or 0.0
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < 1:
+        raise MidblockError(f"{source.folder / CONFIG}: lora_dropout cannot be {found!r:.80}")
+    return found
 
 
 def _block_of(module: str) -> int | None:

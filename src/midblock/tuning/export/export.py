@@ -6,22 +6,26 @@ Described in docs/tuning/export.md.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from midblock import __version__
-from midblock.base import MidblockError, unknown, write_json
+from midblock.base import MidblockError, unknown, user_path, write_json
 from midblock.base.files import folder_atomically, replace_atomically, size_text
+from midblock.base.quoting import without_places
 from midblock.checkpoints import Checkpoint, EffectiveTensors, open_checkpoint
 from midblock.checkpoints.adapter import CONFIG
 from midblock.checkpoints.adapter_notes import names_note
 from midblock.checkpoints.checkpoint_files import copy_small_files
 from midblock.checkpoints.readable import unreadable
 from midblock.checkpoints.settings import DTYPES
+from midblock.runs.lenient import read_json
 from midblock.runs.lock import held
 from midblock.tuning.export.adapter_source import AdapterSource
 from midblock.tuning.export.axolotl import write_axolotl
@@ -149,11 +153,11 @@ def run_export(
         raise unknown("dtype", dtype, DTYPES)
     if dtype != "auto" and to != "merged":
         raise MidblockError(f"--dtype is about merged weights, not about --to {to}")
-    form, output = FORMS[to], Path(output).expanduser()
+    form, output = FORMS[to], user_path(output)
     is_file = form.file is not None and output.suffix != ""
     _check_free(output, is_file, overwrite)
     found = AdapterSource.find(str(source))
-    _check_apart(output, found.folder)
+    _check_apart(output, _read(found, base))
     asked = Asked(found, base, None if dtype == "auto" else getattr(torch, dtype))
     with held(output, beside=True):
         _check_free(output, is_file, overwrite)  # another export may have ended since
@@ -170,7 +174,9 @@ def _write_folder(form: Form, to: str, asked: Asked, output: Path) -> Made:
     with folder_atomically(output) as folder:
         made = form.write(asked, folder / form.file if form.file else folder)
         origin = {"source": str(asked.source.folder), "base": asked.base or asked.source.settings.base}
-        write_json(folder / RECORD, {"to": to, **origin, **asdict(made), "midblock": __version__})
+        told = {name: without_places(place) if place else place for name, place in origin.items()}
+        files = [RECORD, *_files(folder)]
+        write_json(folder / RECORD, {"to": to, **told, **asdict(made), "files": files, "midblock": __version__})
     return made
 
 
@@ -181,15 +187,44 @@ def _check_free(output: Path, is_file: bool, overwrite: bool) -> None:
         raise MidblockError(f"{output} is a {'folder' if is_file else 'file'}", hint="choose another name")
     if not overwrite:
         raise MidblockError(f"{output} exists already", hint="--overwrite replaces it, or choose another name")
-    if not is_file and not (output / RECORD).exists():
-        hint = f"it holds no {RECORD}; remove it yourself or choose another name"
-        raise MidblockError(f"{output} was not written by `midblock export`, so it is not overwritten", hint=hint)
+    if not is_file:
+        _check_own(output)
 
 
-def _check_apart(output: Path, adapter: Path) -> None:
-    where, source = output.resolve(), adapter.resolve()
-    if where == source or where in source.parents:
-        raise MidblockError(f"{output} holds the adapter itself", hint="choose another name")
+def _check_own(folder: Path) -> None:
+    """Do nothing if all that lies in the folder is what an earlier export wrote there."""
+    record: dict[str, Any] = read_json(folder / RECORD, {})
+    hint = "remove it yourself or choose another name"
+    if record.get("to") not in FORMS or "midblock" not in record:
+        what = f"{folder} was not written by `midblock export`, so it is not overwritten"
+        raise MidblockError(what, hint=f"it holds no {RECORD} of ours; {hint}")
+    others = [name for name in _files(folder) if name not in record.get("files", _files(folder))]
+    if others:
+        raise MidblockError(f"{folder} holds {others[0]}, which no export wrote, so it is not overwritten", hint=hint)
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of all that lies in the folder, or of the folders in it that hold nothing."""
+    found = (
+        place for place in folder.rglob("*") if place.is_symlink() or not place.is_dir() or not any(place.iterdir())
+    )
+    return sorted(place.relative_to(folder).as_posix() for place in found)
+
+
+def _read(source: AdapterSource, base: str | None) -> dict[str, Path]:
+    """The local folders that the export reads, by what is in them."""
+    places = {"the adapter": source.folder}
+    named = os.path.expanduser(base or str(source.settings.base or ""))
+    return {**places, "the base": Path(named)} if named and os.path.exists(named) else places
+
+
+def _check_apart(output: Path, places: Mapping[str, Path]) -> None:
+    """Do nothing if the output replaces nothing that is read."""
+    where = output.resolve()
+    for title, place in places.items():
+        source = place.resolve()
+        if source.is_relative_to(where) or (output.is_file() and where.is_relative_to(source)):
+            raise MidblockError(f"{output} holds {title} itself", hint="choose another name")
 
 
 def _merged(asked: Asked, folder: Path) -> Made:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from midblock.base import MidblockError
+from midblock.base.quoting import is_argument
+from midblock.checkpoints.adapter import CONFIG
 from midblock.checkpoints.lora_config import LoraSettings
 from midblock.tuning.export.adapter_source import AdapterSource
 from midblock.tuning.loop.tune_settings import TuneSettings
@@ -19,8 +23,10 @@ def lora_config(source: AdapterSource, base: str | None = None) -> dict[str, Any
     """The plan as PEFT's LoraConfig: what `LoraConfig(**…)` takes, for training anew.
 
     Raises:
-        MidblockError: the adapter is no LoRA.
+        MidblockError: the adapter is no LoRA, or its config has a key that is no name of an option.
     """
+    for strange in (name for name in source.config if not is_argument(name)):
+        raise MidblockError(f"{source.folder / CONFIG}: {strange!r} is no option of PEFT's", hint="take it out")
     if source.settings.peft_type != "LORA":
         raise MidblockError(f"{source.folder} is an adapter of type {source.settings.peft_type}, not LoRA")
     config = {name: value for name, value in source.config.items() if name != "runtime_config"}
@@ -36,7 +42,11 @@ def write_lora_config(source: AdapterSource, file: Path, base: str | None) -> li
     Raises:
         MidblockError: as `lora_config`; or a module has another rank than the config says.
     """
-    file.write_text(json.dumps(lora_config(source, base), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    try:
+        text = json.dumps(lora_config(source, base), indent=2, sort_keys=True, allow_nan=False)
+    except ValueError as error:
+        raise MidblockError(f"{source.folder / CONFIG} holds a number that is not finite") from error
+    file.write_text(f"{text}\n", encoding="utf-8")
     if source.config.get("target_parameters"):
         return []
     again = LoraSettings.read(file)
@@ -46,8 +56,28 @@ def write_lora_config(source: AdapterSource, file: Path, base: str | None) -> li
 
 
 def run_settings(source: AdapterSource) -> dict[str, Any]:
-    """The run's settings; for an adapter from elsewhere, our defaults."""
+    """The run's settings; for an adapter from elsewhere, our defaults.
+
+    Raises:
+        MidblockError: the run's config.yaml, which comes with the adapter, gives an option a value of another type.
+    """
+    kinds = {**get_type_hints(TuneSettings), "data": str}
+    for name, value in source.run.items():
+        if name in kinds and not _fits(value, kinds[name]):
+            what = f"{source.folder.parent / 'config.yaml'}: {name} cannot be {value!r:.80}"
+            raise MidblockError(what, hint=f"give {source.folder} itself to do without it")
     return {**asdict(TuneSettings()), **source.run}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from a file is of an option's type."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, list | tuple) and all(_fits(each, get_args(kind)[0]) for each in value)
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, each) for each in get_args(kind))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is kind
 
 
 def base_name(source: AdapterSource) -> str:
@@ -56,7 +86,7 @@ def base_name(source: AdapterSource) -> str:
     Raises:
         MidblockError: it names none.
     """
-    if not source.settings.base:
+    if not isinstance(source.settings.base, str) or not source.settings.base.strip():
         raise MidblockError(f"the adapter {source.folder} does not say what its base is", hint="give it with --base")
     return source.settings.base
 

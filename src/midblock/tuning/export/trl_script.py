@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import pprint
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from midblock.base.quoting import python_arguments, python_docstring, python_literal
+from midblock.checkpoints.adapter import CONFIG
 from midblock.tuning.export.adapter_source import AdapterSource
 from midblock.tuning.export.snippets import NO_DATA, base_name, differences, lora_config, run_settings
 
@@ -63,7 +63,7 @@ def write_trl(source: AdapterSource, file: Path, base: str | None) -> list[str]:
         What to look at before running it.
 
     Raises:
-        MidblockError: the adapter is no LoRA, or its base is not known.
+        MidblockError: the adapter is no LoRA, its base is not known, or something is no plain value.
     """
     settings, notes = run_settings(source), differences(source)
     if "data" not in source.run:
@@ -71,20 +71,21 @@ def write_trl(source: AdapterSource, file: Path, base: str | None) -> list[str]:
     if settings["load_in_4bit"]:
         notes.append("the run held the base in 4 bits; the script holds it whole")
     name = base or base_name(source)
+    quoted = python_literal(name, "the base's name")
     ours = name.startswith("builtin:") or name.lower().endswith(".gguf")  # names that transformers cannot load
     drawn = {"split": _split(settings), "num_samples": settings["num_samples"], "seed": settings["seed"]}
     template = {"chat_template_path": settings["template"]} if settings["template"].endswith(".jinja") else {}
     planned = {key: value for key, value in lora_config(source).items() if _said(key, value)}
     script = SCRIPT.substitute(
-        base=json.dumps(name)[1:-1],
-        seed=settings["seed"],
-        base_name=f"str(open_checkpoint({name!r}).folder)" if ours else repr(name),
+        base=python_docstring(name),
+        seed=python_literal(settings["seed"], "the seed"),
+        base_name=f"str(open_checkpoint({quoted}).folder)" if ours else quoted,
         import_base="from midblock.checkpoints import open_checkpoint\n" if ours else "",
-        data=repr(settings.get("data", NO_DATA)),
-        lora=_arguments(planned),
-        drawn="".join(f", {key}={value!r}" for key, value in drawn.items() if value is not None),
+        data=python_literal(settings.get("data", NO_DATA), "the data"),
+        lora=python_arguments(planned, str(source.folder / CONFIG)),
+        drawn="".join(f", {key}={python_literal(value, key)}" for key, value in drawn.items() if value is not None),
         row=_row(settings),
-        settings=_arguments({key: settings[key] for key in SAME} | template),
+        settings=python_arguments({key: settings[key] for key in SAME} | template, "the run's settings"),
     )
     file.write_text(script, encoding="utf-8")
     return notes
@@ -111,9 +112,3 @@ def _said(name: str, value: Any) -> bool:
     if name in NOT_PLANNED or value in (None, False, [], {}):
         return False
     return not (name == "bias" and value == "none") and not (name == "init_lora_weights" and value is True)
-
-
-def _arguments(values: Mapping[str, Any]) -> str:
-    """Keyword arguments, one a line."""
-    lines = [f"{name}={pprint.pformat(value, width=100, sort_dicts=False)}," for name, value in values.items()]
-    return "".join(f"    {line}\n" for entry in lines for line in entry.splitlines())

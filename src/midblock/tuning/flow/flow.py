@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from midblock.base import LayerRow, LayerTable, MidblockError, divide
+from midblock.base.names import name_of
 from midblock.checkpoints import LoadSettings, quiet_transformers
 from midblock.data import ExampleSet
 from midblock.runs.processes import main_process
@@ -52,7 +53,7 @@ def flow(base: str, data: str | ExampleSet, layers: str = "all", **options: Any)
     """
     where, loading, settings = divide({**options, "layers": layers}, Where, LoadSettings, FlowSettings)
     folder = where.needed("flow")
-    look = _Look(folder.name, settings, GradientTrace(settings.sketch_size, settings.seed))
+    look = _Look(name_of(folder), settings, GradientTrace(settings.sketch_size, settings.seed))
     with quiet_transformers():
         course = Course.of("flow", base, data, settings=settings, loop=FEW_STEPS, loading=loading)
         # the model is read back once, to see how far weights moved, and goes with what else is partial

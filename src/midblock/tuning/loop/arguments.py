@@ -56,7 +56,7 @@ def training_arguments(settings: CourseSettings, loop: Loop, loading: LoadSettin
             bf16=half(loading),
             fp16=False,
             **_checkpointing(SFTConfig, settings.gradient_checkpointing),
-            save_strategy="steps" if loop.save_steps and not loop.shard else "no",
+            save_strategy="steps" if loop.saves else "no",
             save_steps=loop.save_steps or 500,
             save_total_limit=2,
             logging_strategy="steps",
@@ -76,7 +76,7 @@ def training_arguments(settings: CourseSettings, loop: Loop, loading: LoadSettin
         # one device a process: beyond one GPU the Trainer would use DataParallel and multiply the batch, unasked
         arguments._n_gpu = min(arguments.n_gpu, 1)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise MidblockError(f"transformers refuses the options: {_first_line(error)}") from error
+        raise MidblockError(f"transformers refuses the options: {first_line(error)}") from error
     return arguments
 
 
@@ -153,5 +153,6 @@ def refuse_deepspeed() -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What another library says, as far as it fits on a line."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
+from midblock.base.quoting import markdown_code, markdown_text, without_places
+from midblock.base.yaml_text import yaml_text
 from midblock.checkpoints import Checkpoint
 from midblock.runs.surroundings import RECORDED_PACKAGES
 from midblock.tuning.losses import LOSSES
@@ -31,7 +32,7 @@ def model_card(
     plan: Mapping[str, Any],
     command: str | None,
 ) -> str:
-    """Write the card.
+    """Write the card; it may be uploaded, so that it holds no folder of this machine.
 
     Args:
         record: `run.json`: versions, data, models.
@@ -52,19 +53,28 @@ def model_card(
         "By part": ", ".join(f"{part} {count:,}" for part, count in plan["by_part"].items()),
         "Loss": settings.loss + (" over prompt and completion" if settings.train_on_prompt else " over completions"),
         "Held on to": _anchor(settings),
-        "Data": f"{data['reference']}, split {data['split'] or '–'}, {data['num_samples']} examples, "
+        "Data": f"{without_places(data['reference'])}, split {data['split'] or '–'}, {data['num_samples']} examples, "
         f"{data['target_tokens']:,} target tokens (SHA-256 {data['content_hash'][:16]}…)",
         "Seed": str(settings.seed),
-        "Base": f"{base.reference.text}, weights SHA-256 {record['models'][0]['weight_hash'][:16]}…",
+        "Base": f"{without_places(base.reference.text)}, weights SHA-256 {record['models'][0]['weight_hash'][:16]}…",
         "Versions": ", ".join(f"{name} {record['versions'].get(name)}" for name in RECORDED_PACKAGES),
     }
-    lines = ["---", yaml.safe_dump(header, sort_keys=False).strip(), "---", "", f"# {_title(base, plan)}", ""]
-    lines += ["| | |", "| --- | --- |", *(f"| {key} | {_cell(value)} |" for key, value in facts.items()), ""]
+    lines = ["---", yaml_text(header).strip(), "---", "", f"# {markdown_text(_title(base, plan))}", ""]
+    lines += ["| | |", "| --- | --- |", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items()), ""]
     if command:
-        lines += ["```", command, "```", ""]
+        lines += [markdown_code(command_without_places(command)), ""]
     lines += ["## Sources", ""]
     lines += [f"- {title}, [arXiv {number}](https://arxiv.org/abs/{number})" for title, number in _papers(settings)]
     return "\n".join(lines) + "\n"
+
+
+def command_without_places(command: str) -> str:
+    """A command line whose paths are reduced to names; one that no shell reads is left out."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return "midblock"
+    return shlex.join(map(without_places, words))
 
 
 def _title(base: Checkpoint, plan: Mapping[str, Any]) -> str:
@@ -96,7 +106,3 @@ def _papers(settings: CourseSettings) -> list[tuple[str, str]]:
     names += [name for name in ("rpsft",) if settings.anchor == name]
     names += LOSSES[settings.loss].papers
     return [PAPERS[name] for name in names]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, user_path
 from midblock.data import ExampleSet, TokenizedPrompt, TokenizedSet, encode_renderable, make_batches
 from midblock.data.batches import IGNORED
 from midblock.data.load import FILE_ENDINGS
@@ -156,7 +155,7 @@ def _last_target(prompt: TokenizedPrompt, on_prompt: bool) -> int:
 
 def _is_file(data: str) -> bool:
     """One file has no splits; anything else is trained on its `train` split, whatever it is evaluated on."""
-    path = Path(data).expanduser()
+    path = user_path(data)
     return path.is_file() or path.suffix.lower() in FILE_ENDINGS
 
 

@@ -7,18 +7,20 @@ is made of it all. Described in docs/tuning/README.md.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from midblock.base import LayerRow, MidblockError, Progress, write_json
+from midblock.base.names import name_note, name_of
 from midblock.data import ExampleSet
 from midblock.runs.folder import RunFolder
 from midblock.runs.processes import barrier, main_process, world_size
 from midblock.runs.request import Draft, Request
 from midblock.runs.run import Bench, Done, Outcome, Ready, carry_out
+from midblock.runs.stopping import STOPPING
 from midblock.runs.where import Where
 from midblock.tuning.loop.aim import Aim, Learned
 from midblock.tuning.loop.arguments import half, training_arguments, weight_dtype
@@ -27,6 +29,7 @@ from midblock.tuning.loop.examples import TrainingExamples, check_fit, check_los
 from midblock.tuning.loop.held_weights import HeldWeights
 from midblock.tuning.loop.memory import estimate_memory
 from midblock.tuning.loop.outputs import moved_rows, save_model
+from midblock.tuning.loop.resume import UNSEALED
 from midblock.tuning.loop.schedule import schedule_of
 from midblock.tuning.loop.sharding import release, shard
 from midblock.tuning.loop.training import Trained, Training, open_store
@@ -36,8 +39,18 @@ from midblock.tuning.prefix.store import PrefixStore
 PLAN = "plan.json"
 
 
-def train(course: Course, aim: Aim, where: Where) -> Done:
+def train(
+    course: Course,
+    aim: Aim,
+    where: Where,
+    *,
+    stop_due: Callable[[], bool] = STOPPING.due,
+    stop: Callable[[], NoReturn] = STOPPING.stop,
+) -> Done:
     """Carry out a course, or read back the finished run of it that is there.
+
+    Args:
+        stop_due, stop: as of `Training`.
 
     Raises:
         MidblockError: anything the user can mend; checkpoints written until then stay for `resume`.
@@ -46,10 +59,18 @@ def train(course: Course, aim: Aim, where: Where) -> Done:
     RunFolder.check(folder, draft, where)  # before data and weights are read
     tokenizer = course.checkpoint.tokenizer()
     examples = load_examples(course.data, tokenizer, course.settings)
-    notes = [*examples.notes, *check_fit(examples, course.checkpoint.config)]
+    notes = [*name_note(folder), *examples.notes, *check_fit(examples, course.checkpoint.config)]
     request = draft.decided(course.inputs(examples))
     lesson = Lesson(
-        course=course, aim=aim, folder=folder, tokenizer=tokenizer, examples=examples, request=request, notes=notes
+        course=course,
+        aim=aim,
+        folder=folder,
+        tokenizer=tokenizer,
+        examples=examples,
+        request=request,
+        notes=notes,
+        stop_due=stop_due,
+        stop=stop,
     )
     # a finished run is read back only while data and weights are those it was made of, so they are known before
     return carry_out(Draft(request), lesson.prepare, where, together=True)
@@ -63,6 +84,7 @@ class Lesson:
         folder: the run folder.
         request: complete.
         notes: what a reader must know so far.
+        stop_due, stop: as of `Training`.
     """
 
     course: Course
@@ -72,6 +94,8 @@ class Lesson:
     examples: TrainingExamples
     request: Request
     notes: list[str] = field(default_factory=list)
+    stop_due: Callable[[], bool] = STOPPING.due
+    stop: Callable[[], NoReturn] = STOPPING.stop
 
     def prepare(self, progress: Progress) -> Ready:
         """Load the base, make the planned parameters trainable, factorise what is held on to, and share it out."""
@@ -116,10 +140,12 @@ class Lesson:
             tokenizer=self.tokenizer,
             progress=bench.progress,
             on_gradients=self.aim.on_gradients,
+            stop_due=self.stop_due,
+            stop=self.stop,
         )
         with bench.phase("train"):
             done = training.run()
-        bench.notes += _unreached(done.unreached)
+        bench.notes += [*_unreached(done.unreached), *([UNSEALED] if done.unsealed else [])]
         planned["frozen_prefix"] |= {"computed": done.prefix.computed, "served": done.prefix.served}
         if self.course.loop.shard:
             release(prepared.causal)
@@ -154,7 +180,7 @@ class Lesson:
         )
 
     def _moved(self, blocks: int, bench: Bench) -> list[LayerRow]:
-        base, target, name = self.course.checkpoint, self.aim.target, self.folder.name
+        base, target, name = self.course.checkpoint, self.aim.target, name_of(self.folder)
         try:
             return moved_rows(base, target, name, blocks, bench.notes, bench.progress)
         except MidblockError as error:  # adapters whose change is more than a product of two factors

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import LayerTable, MidblockError
+from midblock.base.quoting import without_places
+from midblock.runs.lenient import read_json
 from midblock.runs.surroundings import peak_memory
 from midblock.tuning.loop.log_file import LogFile
 from midblock.tuning.loop.outputs import Artifact
 from midblock.tuning.loop.tune_settings import TuneSettings
 
+NAMING = ("adapter_config.json", "config.json", "tokenizer_config.json")
 AGAIN = "--overwrite begins again"
 
 
@@ -81,18 +84,39 @@ def upload(target: Path, settings: TuneSettings) -> None:
     Raises:
         MidblockError: no network, no token, or the hub refuses; the run is whole all the same.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     hub = HfApi()
     try:
-        name = settings.hub_model_id or f"{hub.whoami()['name']}/{target.parent.name}"
-        hub.create_repo(name, private=settings.hub_private_repo, exist_ok=True)
-        hub.upload_folder(repo_id=name, folder_path=str(target), commit_message="Tuned with midblock")
+        repo = settings.hub_model_id or f"{hub.whoami()['name']}/{target.parent.resolve().name}"
+        hub.create_repo(repo, private=settings.hub_private_repo, exist_ok=True)
+        files = [CommitOperationAdd(name, content) for name, content in public_files(target).items()]
+        hub.create_commit(repo, files, commit_message="Tuned with midblock")
     except Exception as error:  # whatever the hub, or the network library of this version of its client, raises
         what = (
             f"{target} is whole, but was not uploaded: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
         )
         raise MidblockError(what, hint="--resume tries that again") from error
+
+
+def public_files(target: Path) -> dict[str, Path | bytes]:
+    """What is uploaded of a result, by its name there: files, or the text of those that name folders of this machine.
+
+    An adapter names its base, and a tokenizer where it was loaded from: of a path there the last part is told.
+    """
+    found: dict[str, Path | bytes] = {}
+    for file in sorted(place for place in target.rglob("*") if place.is_file()):
+        told = _without_places(file) if file.name in NAMING else None
+        found[file.relative_to(target).as_posix()] = file if told is None else told
+    return found
+
+
+def _without_places(file: Path) -> bytes | None:
+    """The file's text with names for paths; None where it names none."""
+    config: dict[str, Any] = read_json(file, {})
+    paths = {key: value for key, value in config.items() if key.endswith("name_or_path") and isinstance(value, str)}
+    told = {key: without_places(value) for key, value in paths.items()}
+    return None if told == paths else json.dumps({**config, **told}, indent=2, ensure_ascii=False).encode()
 
 
 def check_uploadable(settings: TuneSettings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,9 +11,16 @@ from torch import Tensor
 
 from midblock.tuning.losses import Scored
 
+Reduce = Callable[[Tensor, str], Tensor]
+
 
 class Tally:
-    """Sums since the last logged step, on this process and its device."""
+    """Sums since the last logged step, on this process and its device.
+
+    Attributes:
+        loss: of the step that is under way, over its batches.
+        taken: steps since the last logged one.
+    """
 
     def __init__(self, device: torch.device, *, anchored: bool, tokens: int, seconds: float) -> None:
         """Begin to count.
@@ -36,6 +43,8 @@ class Tally:
     def clear(self) -> None:
         # −ln p, how many target tokens, KL, how many tokens in all
         self.sums = torch.zeros(4, dtype=self.dtype, device=self.device)
+        self.losses = torch.zeros((), device=self.device)
+        self.taken = 0
         self.diverges = False
 
     def add(self, scored: Scored, mask: Tensor) -> None:
@@ -47,15 +56,46 @@ class Tally:
             self.sums[2] += scored.divergence.detach().sum(dtype=self.dtype)
         self.sums[3] += mask.sum()
 
-    def line(self, sums: Sequence[float], logs: Mapping[str, float]) -> dict[str, Any]:
+    def add_loss(self, loss: Tensor) -> None:
+        """Count the loss of a batch."""
+        self.loss = self.loss + loss
+        self.losses += loss
+
+    def carried(self, reduce: Reduce) -> dict[str, Any]:
+        """What a run that goes on from here must know: the sums over all processes, each of which calls this.
+
+        Args:
+            reduce: a tensor's "sum" or "mean" over processes.
+        """
+        return {
+            "sums": reduce(self.sums, "sum").tolist(),
+            "loss": float(reduce(self.losses, "mean")),
+            "taken": self.taken,
+            "diverges": self.diverges,
+        }
+
+    def go_on(self, carried: Mapping[str, Any], *, main: bool) -> None:
+        """Take up what `carried` gave.
+
+        Args:
+            main: this process goes on with the sums; the others begin at zero.
+        """
+        if main:
+            self.sums += torch.tensor(carried["sums"], dtype=self.dtype, device=self.device)
+        self.losses += carried["loss"]
+        self.taken, self.diverges = carried["taken"], carried["diverges"]
+
+    def line(self, reduce: Reduce, logs: Mapping[str, float]) -> dict[str, Any]:
         """One line of the log, after which counting begins anew.
 
         Args:
-            sums: over all processes.
+            reduce: as of `carried`.
             logs: what the Trainer logs.
         """
+        sums = reduce(self.sums, "sum").tolist()
         self.tokens += int(sums[3])
-        line: dict[str, Any] = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+        line: dict[str, Any] = {"loss": float(reduce(self.losses, "mean")) / max(self.taken, 1)}
+        line |= {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}
         line["nll"] = sums[0] / max(sums[1], 1)
         if self.diverges:
             line["divergence"] = sums[2] / max(sums[1], 1)

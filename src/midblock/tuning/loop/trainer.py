@@ -11,21 +11,21 @@ TRL is an extra and takes seconds to import, so this module is loaded only where
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTTrainer
 
 from midblock.base import MidblockError
 from midblock.tuning.anchor.anchor import Anchor
 from midblock.tuning.loop.fingerprints import Untouched
+from midblock.tuning.loop.observer import Observer
 from midblock.tuning.loop.tally import Tally
 from midblock.tuning.loop.watch import Watch
 from midblock.tuning.losses import LOSSES, Scored
-from midblock.tuning.place.gradients import Gradients, plain_name
+from midblock.tuning.place.gradients import plain_name
 
 SCORES = ("log_probs", "row", "reference", "divergence")
 
@@ -60,7 +60,11 @@ class DepthTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.add_callback(Observer(watch.gradients, watch.advance))
+        self.observer = Observer(watch, self.stop_due, self.tell_saved)
+        self.add_callback(self.observer)
+        if watch.carried:
+            self.tally.go_on(watch.carried["tally"], main=self.accelerator.is_main_process)
+            self.unreached = tuple(watch.carried["unreached"])
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -79,7 +83,7 @@ class DepthTrainer(SFTTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """A forward and backward pass; after the last one of a step, what comes before the optimiser."""
         loss = super().training_step(*args, **kwargs)
-        self.tally.loss = self.tally.loss + loss
+        self.tally.add_loss(loss)
         if self.accelerator.sync_gradients:
             self.before_optimizer()
         return loss
@@ -108,6 +112,7 @@ class DepthTrainer(SFTTrainer):
             gradients.check_first(squares)
             self.looked, self.unreached = True, tuple(map(plain_name, gradients.unreached))
         self.tally.loss = 0.0
+        self.tally.taken += 1
         self.tally.norms = gradients.by_place(squares)
 
     def _check_finite(self, loss: float, norm: float) -> None:
@@ -121,45 +126,33 @@ class DepthTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Tell the line of a logged step, and trackers what they take of it."""
         if "loss" in logs:
-            sums = self.accelerator.reduce(self.tally.sums, "sum").tolist()
-            line = {"step": self.state.global_step, "epoch": self.state.epoch, **self.tally.line(sums, logs)}
-            logs |= {key: line[key] for key in ("nll", "penalty", "divergence") if key in line}
+            # the Trainer's own mean forgets, where a run goes on, the steps behind the last line
+            line = {
+                "step": self.state.global_step,
+                "epoch": self.state.epoch,
+                **self.tally.line(self.accelerator.reduce, logs),
+            }
+            logs |= {key: line[key] for key in ("loss", "nll", "penalty", "divergence") if key in line}
             self.watch.on_line(line)
         super().log(logs, start_time)
 
+    def stop_due(self) -> bool:
+        """Whether this process or another one was asked to stop."""
+        due = self.watch.stop_due()
+        if self.accelerator.num_processes > 1:
+            asked = torch.tensor(float(due), device=self.args.device)
+            due = bool(self.accelerator.reduce(asked, "sum") > 0)
+        return due
 
-class Observer(TrainerCallback):
-    """Moves the progress on, and looks at the adapters after the first step at a rate above zero."""
+    def tell_saved(self) -> None:
+        """Have a checkpoint sealed, once every process has written its part."""
+        carried = {"tally": self.tally.carried(self.accelerator.reduce), "unreached": list(self.unreached)}
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.watch.on_saved(self.state.global_step, carried)
 
-    def __init__(self, gradients: Gradients, advance: Callable[[float], None]) -> None:
-        self.gradients = gradients
-        self.advance = advance
-        self.waiting = True
-        self.taken = 0
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Look at the adapters.
-
-        Raises:
-            MidblockError: one of them did not move.
-        """
-        self.taken += 1
-        if self.waiting and given["optimizer"].param_groups[0]["lr"] > 0:
-            self.waiting = False
-            self.gradients.check_moved()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Say that a step is behind, and have the last one logged."""
-        self.advance(1)
-        if state.global_step >= state.max_steps:
-            control.should_log = True  # else the log would end before the run does
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Refuse a run at a rate of zero.
-
-        Raises:
-            MidblockError: nothing was trained.
-        """
-        if self.waiting and self.taken == state.global_step > 0:
-            what = f"the learning rate was zero in each of {self.taken} steps: nothing was trained"
-            raise MidblockError(what, hint="fewer --warmup-steps, or more steps")
+    def close(self) -> None:
+        """End a training that had no step left: say so to trackers, and take what frozen tensors are compared with."""
+        self.hold_on()
+        self.is_in_train = False
+        self.callback_handler.on_train_end(self.args, self.state, self.control)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 
@@ -15,13 +16,16 @@ from midblock.base.files import write_failure
 from midblock.checkpoints import LoadSettings
 from midblock.runs.lending import memory_told
 from midblock.runs.processes import barrier, main_process
+from midblock.runs.stopping import STOPPING
+from midblock.tuning.loop.arguments import first_line
 from midblock.tuning.loop.examples import Collator, TrainingExamples, check_loss, runs_here
 from midblock.tuning.loop.held_weights import HeldWeights
 from midblock.tuning.loop.log_file import LogFile
 from midblock.tuning.loop.references import find_reference
-from midblock.tuning.loop.resume import check_whole, last_checkpoint
+from midblock.tuning.loop.resume import PREFIX, Waypoint, check_whole
 from midblock.tuning.loop.schedule import epochs_of, schedule_of
 from midblock.tuning.loop.scoring import scoring
+from midblock.tuning.loop.seal import seal
 from midblock.tuning.loop.watch import Watch
 from midblock.tuning.place.gradients import Gradients
 from midblock.tuning.place.methods import METHODS
@@ -30,6 +34,11 @@ from midblock.tuning.prefix.prefix import FrozenPrefix, reason_not_exact
 from midblock.tuning.prefix.store import PrefixStore
 from midblock.tuning.settings import CourseSettings, Loop
 
+# what the Trainer, torch and PEFT raise for a checkpoint that is not one of this run's
+UNLOADABLE = (
+    OSError, SafetensorError, pickle.UnpicklingError, KeyError, IndexError, ValueError, TypeError, AttributeError,
+    RuntimeError, EOFError,
+)  # fmt: skip
 LESS_MEMORY = "lower --per-device-train-batch-size, or --gradient-checkpointing"
 
 
@@ -42,12 +51,14 @@ class Trained:
         prefix: the frozen blocks, with their counts.
         compared: how many frozen tensors were found unchanged to the bit.
         unreached: parameters that were to be trained and that no gradient came to.
+        unsealed: it went on from a checkpoint whose files could not be compared with checksums.
     """
 
     log: LogFile
     prefix: FrozenPrefix
     compared: int
     unreached: tuple[str, ...] = ()
+    unsealed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +72,9 @@ class Training:
         store: where the frozen prefix's output is kept, or None.
         arguments: an SFTConfig.
         on_gradients: looks at the gradients before each step of the optimiser.
+        stop_due: asked behind each step, in every process; where it is true in any of them, training stops behind a
+            checkpoint (where any are saved), and `stop` is called.
+        stop: raises what says so.
     """
 
     folder: Path
@@ -75,6 +89,8 @@ class Training:
     tokenizer: Any
     progress: Progress
     on_gradients: Callable[[Gradients], None] = lambda gradients: None
+    stop_due: Callable[[], bool] = STOPPING.due
+    stop: Callable[[], NoReturn] = STOPPING.stop
 
     def run(self) -> Trained:
         """Train, from the last whole checkpoint if there is one, and check that frozen tensors stayed what they were.
@@ -82,11 +98,15 @@ class Training:
         Raises:
             MidblockError: a loss that is no number, a planned module without a gradient, no memory, no disk space.
         """
-        found = last_checkpoint(self.checkpoints) if self.checkpoints.is_dir() else None
+        found = Waypoint.last(self.checkpoints) if self.loop.saves else None
         barrier()
+        if found is not None and main_process():
+            found.check(self._steps)
+        step = found.step if found else 0
         log = LogFile(self.folder / "log.jsonl")
-        self._check_log(log, found[1] if found else 0)
-        earlier = log.cut(found[1] if found else 0) if main_process() else ()
+        if main_process():
+            log.check(step, self.loop.logging_steps)
+        earlier = log.cut(step) if main_process() else ()
         prepared = self.prepared
         reference = find_reference(prepared, self.settings, self.loading, self.arguments.device)
         if reference is not None and reference.adapted is None:
@@ -96,44 +116,51 @@ class Training:
             surgery.enter_context(prefix.installed())
             surgery.enter_context(scoring(prepared.causal, prepared.anatomy, prefix, reference))
             waiting = not runs_here(prepared.causal)
-            trainer = self._trainer(log, earlier)
+            trainer = self._trainer(log, earlier, found)
             if waiting and runs_here(prepared.causal):
                 check_loss("base", prepared.causal, self.examples)
-            if found is not None and not trainer.is_fsdp_enabled:
-                check_whole(found[0])
+            if found is not None and not found.sealed and not trainer.is_fsdp_enabled:
+                check_whole(found.path)
             self._hold_on(trainer, resumed=found is not None)
-            trainer.watch.advance(found[1] if found else 0)
-            self._loop(trainer, str(found[0]) if found else None)
+            trainer.watch.advance(step)
+            self._loop(trainer, found)
             compared = trainer.untouched.check(self.prepared.model)
-        return Trained(log, prefix, compared, trainer.unreached)
+        self._check_count(trainer, log)
+        return Trained(log, prefix, compared, trainer.unreached, unsealed=found is not None and not found.sealed)
 
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
-    def _check_log(self, log: LogFile, step: int) -> None:
-        """Refuse a log that ends before the checkpoint: what the run was like until there would be missing.
+    @property
+    def _steps(self) -> int:
+        """How many the plan has."""
+        return schedule_of(self.settings, self.loop, self.examples)["steps"]
+
+    def _check_count(self, trainer: Any, log: LogFile) -> None:
+        """Refuse a run that took another number of steps than were planned.
 
         Raises:
-            MidblockError: naming both steps.
+            MidblockError: with both.
         """
-        last = max((line["step"] for line in log.read() if line["step"] <= step), default=0)
-        each = self.loop.logging_steps
-        if main_process() and last < max(step // each * each, min(step, 1)):
-            what = f"{log.path} is broken: it can be read until step {last}, the checkpoint is of step {step}"
-            raise MidblockError(what, hint="mend it, or --overwrite begins again")
+        taken = {trainer.state.global_step, *(line["step"] for line in log.read()[-1:])}
+        if taken != {self._steps}:
+            what = f"the plan has {self._steps} steps, and training ended with step {max(taken)}"
+            raise MidblockError(what, hint="--overwrite begins again")
 
-    def _trainer(self, log: LogFile, earlier: tuple[Mapping[str, Any], ...]) -> Any:
+    def _trainer(self, log: LogFile, earlier: tuple[Mapping[str, Any], ...], found: Waypoint | None) -> Any:
         from midblock.tuning.loop.trainer import DepthTrainer
 
-        steps = schedule_of(self.settings, self.loop, self.examples)["steps"]
         watch = Watch(
             objective=self.settings,
             gradients=Gradients(self.prepared.model, self.prepared.anatomy.projection_of),
             anchor=self.held.anchor(self.prepared),
             on_line=log.append if main_process() else lambda line: None,
             on_gradients=self.on_gradients,
-            advance=self.progress.phase("tuning", steps),
+            advance=self.progress.phase("tuning", self._steps),
+            on_saved=self._seal,
+            stop_due=self.stop_due,
+            carried=found.carried if found else {},
             tokens=earlier[-1]["tokens"] if earlier else 0,
             seconds=earlier[-1]["seconds"] if earlier else 0.0,
         )
@@ -154,12 +181,27 @@ class Training:
             hint = "--overwrite begins again; --anchor-scope block can be resumed"
             raise MidblockError("under accelerate's FSDP the subspace anchor cannot be resumed", hint=hint)
 
-    def _loop(self, trainer: Any, checkpoint: str | None) -> None:
+    def _seal(self, step: int, carried: Mapping[str, Any]) -> None:
+        seal(self.checkpoints / f"{PREFIX}{step}", carried)
+
+    def _loop(self, trainer: Any, found: Waypoint | None) -> None:
+        from midblock.tuning.loop.observer import Complete
+
+        observer = trainer.observer
         try:
-            with memory_told(LESS_MEMORY):
-                trainer.train(resume_from_checkpoint=checkpoint)
-        except (OSError, SafetensorError) as error:
-            raise write_failure(self.checkpoints, error) from error
+            with memory_told(LESS_MEMORY), STOPPING.stoppable():
+                trainer.train(resume_from_checkpoint=str(found.path) if found else None)
+        except Complete:
+            trainer.close()
+        except UNLOADABLE as error:
+            if found is not None and not observer.begun:
+                what = f"{found.path} cannot be loaded: {first_line(error)}"
+                raise MidblockError(what, hint="remove it, and --resume goes on from the one before it") from error
+            if isinstance(error, OSError | SafetensorError):
+                raise write_failure(self.checkpoints, error) from error
+            raise
+        if observer.stopped:
+            self.stop()
 
 
 def open_store(

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from midblock.base import LayerRow, divide
+from midblock.base.names import name_of
 from midblock.checkpoints import LoadSettings, quiet_transformers
 from midblock.data import ExampleSet
 from midblock.runs.processes import main_process
@@ -66,7 +67,7 @@ def tune(
         course = Course.of("tune", base, data, settings=settings, loop=settings, loading=loading)
         aim = Aim(
             target=target,
-            results=partial(_results, name=folder.name, artifact=target.name),
+            results=partial(_results, name=name_of(folder), artifact=target.name),
             card=partial(model_card, settings, course.checkpoint, command=where.command),
             announce=announce or (lambda planned: None),
         )
