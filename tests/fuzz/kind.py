@@ -146,7 +146,9 @@ class Bench:
         self.tally[verdict if good else verdict.partition(":")[0]] += 1
         if not good:
             command = " ".join(self.kind.commands[number])
-            self.failed.append(f"({number}, {spoil!r}): {verdict}: {outcome.line[:300]}  [{command}]{place_of(outcome)}")
+            self.failed.append(
+                f"({number}, {spoil!r}): {verdict}: {outcome.line[:300]}  [{command}]{place_of(outcome)}"
+            )
 
     def knock(self, number: int) -> Outcome:
         with sketched():  # drawing takes longer than all else

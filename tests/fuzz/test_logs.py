@@ -25,8 +25,8 @@ def write(file: Path, whole: Any, spoil: Spoil) -> None:
 
 
 def kind_of(verb: str) -> Kind:
-    commands = (("report", verb, "--output-dir", "OUT"), ("report", verb, "analyze", "--output-dir", "OUT"))
-    needs = (verb, "analyze")
+    commands = (("report", verb, "--output-dir", "OUT"), ("report", verb, "analysis", "--output-dir", "OUT"))
+    needs = (verb, "analysis")
     return Kind(f"log.jsonl of {verb}", f"{verb}/log.jsonl", commands, needs, 15, lines, write=write, also=harmless)
 
 

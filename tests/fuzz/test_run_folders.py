@@ -20,11 +20,11 @@ def harmless(folder: Path, spoil: Spoil) -> str:
     return "text became a part of the page" if "<script>window.hacked" in text or "<img src=x" in text else ""
 
 
-VERBS = ("analyze", "probe", "swap", "steer", "merge", "tune-lora", "flow")
+VERBS = ("analysis", "probe", "swap", "steer", "merge", "tune-lora", "flow")
 READERS = {
-    "analyze": (
-        ("tune", "start", "--data", "sums.jsonl", "--layers", "auto:analyze", "--max-steps", "1", *CPU, "-o", "OUT"),
-        ("steer", "start", "--from", "analyze", "--data", "sums.jsonl", "--num-samples", "4",
+    "analysis": (
+        ("tune", "start", "--data", "sums.jsonl", "--layers", "auto:analysis", "--max-steps", "1", *CPU, "-o", "OUT"),
+        ("steer", "start", "--from", "analysis", "--data", "sums.jsonl", "--num-samples", "4",
          "--num-directions-samples", "4", "--max-new-tokens", "2", "--no-scan", "--random-draws", "1", *CPU, "-o", "OUT"),
     ),
     "steer": (
@@ -40,7 +40,7 @@ READERS = {
 
 
 def kind_of(verb: str, file: str, cases: int) -> Kind:
-    other = "merge" if verb == "analyze" else "analyze"
+    other = "merge" if verb == "analysis" else "analysis"
     commands = (
         ("report", verb, "--output-dir", "OUT"),
         ("report", verb, other, "--output-dir", "OUT"),
@@ -54,7 +54,7 @@ def kind_of(verb: str, file: str, cases: int) -> Kind:
 KINDS = [
     *(kind_of(verb, file, 12) for verb in VERBS for file in ("run.json", "summary.json")),
     kind_of("tune-lora", "plan.json", 15),
-    kind_of("analyze", "samples.json", 8),
+    kind_of("analysis", "samples.json", 8),
 ]
 
 test = cases_of(KINDS)

@@ -55,7 +55,12 @@ def ways(document: Any) -> st.SearchStrategy[Spoil]:
 
 def write(file: Path, whole: Any, spoil: Spoil) -> None:
     if spoil.how == "text":
-        file.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in whole.items() if f"{key}:" not in TEXTS[spoil.what]) + TEXTS[spoil.what])
+        file.write_text(
+            "".join(
+                f"{key}: {json.dumps(value)}\n" for key, value in whole.items() if f"{key}:" not in TEXTS[spoil.what]
+            )
+            + TEXTS[spoil.what]
+        )
     elif spoil.how == "place":
         file.unlink()
         {
@@ -75,11 +80,15 @@ def as_given(folder: Path, spoil: Spoil) -> str:
     if spoil.how != "set" or len(spoil.where) != 1 or not (folder / "config.yaml").exists():
         return ""
     given, kept = json.loads(NASTY[spoil.what]), yaml.safe_load((folder / "config.yaml").read_text())[spoil.where[0]]
-    if given is None or given == kept and type(given) is type(kept):
+    if given is None or (given == kept and type(given) is type(kept)):
         return ""
-    if isinstance(kept, str | list) or (isinstance(given, int | float | str) and not isinstance(given, bool) and str(given) == str(kept)):
+    if isinstance(kept, str | list) or (
+        isinstance(given, int | float | str) and not isinstance(given, bool) and str(given) == str(kept)
+    ):
         return ""
-    return f"accepted nonsense: {given!r:.50} became {kept!r:.50}" if not (type(kept) is float and kept == given) else ""
+    return (
+        f"accepted nonsense: {given!r:.50} became {kept!r:.50}" if not (type(kept) is float and kept == given) else ""
+    )
 
 
 KINDS = [Kind(

@@ -19,7 +19,8 @@ CELLS: dict[str, Any] = {
     "markup": "</script><script>window.hacked=1</script><img src=x>", "100,000 letters": "a" * 100_000, "true": True,
     "a list": [1, 2], "bytes": b"\xff\xfe", "a date": pd.Timestamp("2020-01-01"), "base": "base",
 }  # fmt: skip
-TABLES = ("no rows", "every row twice", "last row first", "one column more", "a thousand times", "a million models")
+AUTO = ("tune", "start", "--data", "sums.jsonl", "--max-steps", "1", "--device", "cpu", "-o", "OUT", "--layers")
+TABLES = ("no rows", "every row twice", "last row first", "one column more", "two hundred times", "100,000 models")
 
 
 def ways(frame: pd.DataFrame) -> st.SearchStrategy[Spoil]:
@@ -28,7 +29,9 @@ def ways(frame: pd.DataFrame) -> st.SearchStrategy[Spoil]:
     one = st.builds(Spoil, st.just("set"), st.tuples(column, row), cell)
     gone = st.builds(Spoil, st.just("drop"), st.tuples(column))
     table = st.builds(Spoil, st.just("table"), st.just(()), st.sampled_from(TABLES))
-    return st.one_of(one, one, one, one, gone, table, st.builds(Spoil, st.just("file"), st.just(()), st.sampled_from(BREAKAGES)))
+    return st.one_of(
+        one, one, one, one, gone, table, st.builds(Spoil, st.just("file"), st.just(()), st.sampled_from(BREAKAGES))
+    )
 
 
 def write(file: Path, frame: pd.DataFrame, spoil: Spoil) -> None:
@@ -54,8 +57,8 @@ def _changed(frame: pd.DataFrame, spoil: Spoil) -> pd.DataFrame:
             "every row twice": lambda: pd.concat([frame, frame.assign(value=frame.value + 1)]),
             "last row first": lambda: frame.iloc[::-1],
             "one column more": lambda: frame.assign(more="x"),
-            "a thousand times": lambda: pd.concat([frame] * 1000),
-            "a million models": lambda: pd.concat([frame] * (10**6 // len(frame))).assign(model=lambda all: [f"m{n}" for n in range(len(all))]),
+            "two hundred times": lambda: pd.concat([frame] * 200),
+            "100,000 models": lambda: _named(pd.concat([frame] * (10**5 // len(frame)))),
         }[spoil.what]()
     column, row = spoil.where
     cells = frame[column].astype(object).tolist()
@@ -64,11 +67,19 @@ def _changed(frame: pd.DataFrame, spoil: Spoil) -> pd.DataFrame:
     return frame.assign(**{str(column): pd.Series(cells, dtype=None if row == "all" else object)})
 
 
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(model=[f"m{n}" for n in range(len(frame))])
+
+
 def kind_of(verb: str, cases: int) -> Kind:
-    other = "merge" if verb == "analyze" else "analyze"
-    commands = [("report", verb, "--output-dir", "OUT"), ("report", verb, other, "--output-dir", "OUT"), ("report", other, verb, "--output-dir", "OUT")]
-    if verb == "analyze":
-        commands.append(("tune", "start", "--data", "sums.jsonl", "--layers", "auto:analyze", "--max-steps", "1", "--device", "cpu", "-o", "OUT"))
+    other = "merge" if verb == "analysis" else "analysis"
+    commands = [
+        ("report", verb, "--output-dir", "OUT"),
+        ("report", verb, other, "--output-dir", "OUT"),
+        ("report", other, verb, "--output-dir", "OUT"),
+    ]
+    if verb == "analysis":
+        commands.append((*AUTO, "auto:analysis"))
     return Kind(
         f"layers.parquet of {verb}", f"{verb}/layers.parquet", commands, (verb, other, "start", "sums.jsonl"), cases,
         pd.read_parquet, ways, write, also=harmless, meant=lambda spoil: True,
@@ -76,9 +87,9 @@ def kind_of(verb: str, cases: int) -> Kind:
 
 
 CSV = Kind(
-    "layers.csv", "analyze/layers.csv",
-    [("tune", "start", "--data", "sums.jsonl", "--layers", "auto:analyze/layers.csv", "--max-steps", "1", "--device", "cpu", "-o", "OUT")],
-    ("analyze", "start", "sums.jsonl"), 15, pd.read_csv, ways, write, meant=lambda spoil: True,
+    "layers.csv", "analysis/layers.csv",
+    [(*AUTO, "auto:analysis/layers.csv")],
+    ("analysis", "start", "sums.jsonl"), 15, pd.read_csv, ways, write, meant=lambda spoil: True,
 )  # fmt: skip
 
 KINDS = [*(kind_of(verb, 15) for verb in VERBS), CSV]

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..pins.verbs import RUNS, make_runs, write_pair
+from ..pins.verbs import RUNS as PINNED
+from ..pins.verbs import make_runs, write_pair
+
+RUNS = {
+    **PINNED,
+    "analysis": ("analyze", "start", "sft", "--data", "sums.jsonl", "--num-samples", "6", "--num-token-samples", "4",
+                 "--metrics", "change_increment,cka_debiased", "--no-precision-floor", "--subspace-rank", "4",
+                 "--device", "cpu"),
+}  # fmt: skip
 
 SETTINGS = {
     "base": "start", "tuned": ["sft"], "data": "sums.jsonl", "num_samples": 4, "num_token_samples": 4, "seeds": 1,

@@ -13,7 +13,7 @@ from midblock.base import LayerRow, LayerTable, MidblockError
 from midblock.base.names import name_of
 from midblock.report.read.reading import Run, beside_the_table
 from midblock.report.read.training_log import Log
-from midblock.runs.lenient import read_json, read_text
+from midblock.runs.lenient import read_json
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def read_tune(folder: Path | str) -> TuneRun:
     """Read the folder of a tuning run; only the folder itself must be there."""
     folder = Path(folder)
     plan: dict[str, Any] = read_json(folder / "plan.json", {})
-    log = Log.parse(read_text(folder / "log.jsonl"))
+    log = Log.read(folder / "log.jsonl")
     depth = depth_of(plan, log) if plan else None
     return TuneRun(_table(folder, plan, log), **beside_the_table(folder), depth=depth, plan=plan, log=log)
 
