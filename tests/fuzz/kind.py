@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ from midblock.base import LayerTable
 from ..pins.verbs import sketched
 from .door import Outcome, knock
 from .nasty import Spoil, spoiled, spoils
-from .world import World, seen
+from .world import Seen, World, seen
 
 MANY = int(os.environ.get("MIDBLOCK_FUZZ", "0"))
 SEED = int(os.environ.get("MIDBLOCK_FUZZ_SEED", random.randrange(10**9)))
@@ -55,6 +54,9 @@ class Kind:
         meant: the numbers may differ without a note, for this is another whole input.
         also: what else must hold of what was left in the output folder; says what does not, "" where all is well.
         out: the folder that the commands may write to.
+        make: lays a file of its own that is then spoiled.
+        words: what stands for "NAME" in the commands; of no spoil (None) for the whole input, None to leave out that word
+            and the option before it. Such a command may write beside `out`.
         kept: cases that failed once: the number of the command, and the spoil.
     """
 
@@ -69,6 +71,8 @@ class Kind:
     meant: Callable[[Spoil], bool] = never
     also: Callable[[Path, Spoil], str] = lambda folder, spoil: ""
     out: str = "out"
+    make: Callable[[Path], None] | None = None
+    words: Callable[[Spoil | None], str | None] | None = None
     kept: Sequence[tuple[int, Spoil]] = ()
 
 
@@ -104,7 +108,7 @@ class Bench:
     def run(self) -> None:
         from hypothesis import strategies as st
 
-        self.world.need(*self.kind.needs)
+        self.lay()
         document = self.kind.read(self.world.case / self.kind.file)
         limits = settings(
             max_examples=MANY or self.kind.cases,
@@ -124,35 +128,44 @@ class Bench:
             one = example(number, spoil)(one)
         (hypothesis.seed(SEED + zlib.crc32(self.kind.name.encode()))(one) if MANY else one)()
 
+    def lay(self) -> None:
+        """Whole files, fresh."""
+        self.world.need(*self.kind.needs)
+        if self.kind.make is not None:
+            self.kind.make(self.world.case / self.kind.file)
+
     def case(self, number: int, document: Any, spoil: Spoil) -> None:
         with self.world.inside() as folder:
             if number not in self.whole:
-                outcome = self.knock(number)
+                outcome = self.knock(number, None)
                 assert outcome.code == 0, f"{self.kind.commands[number]}: {outcome.line}"
                 self.whole[number] = outcome, gist(folder / self.kind.out)
-                self.world.renew(self.kind.out)
-            file, keep = folder / self.kind.file, folder.parent / "keep"
-            shutil.copy2(file, keep)
-            self.kind.write(file, document, spoil)
+            self.lay()
+            self.kind.write(folder / self.kind.file, document, spoil)
             before = seen(folder, self.kind.out)
-            outcome = self.knock(number)
+            outcome = self.knock(number, spoil)
             verdict = outcome.fault or self.judge(number, outcome, spoil)
-            if not outcome.fault and seen(folder, self.kind.out) != before:
+            if not outcome.fault and self.strayed(before, seen(folder, self.kind.out)):
                 verdict = "touched a file that is not its own"
-            if self.kind.out == "out" or file.parts[-2] != self.kind.out:
-                _restore(keep, file)
-            self.world.renew(self.kind.out)
         good = verdict in ("refused", "the same", "told", "meant")
         self.tally[verdict if good else verdict.partition(":")[0]] += 1
         if not good:
             command = " ".join(self.kind.commands[number])
-            self.failed.append(
-                f"({number}, {spoil!r}): {verdict}: {outcome.line[:300]}  [{command}]{place_of(outcome)}"
-            )
+            where = f"[{command}] {place_of(outcome)}"
+            self.failed.append(f"({number}, {spoil!r}): {verdict}: {outcome.line[:300]} {where}")
 
-    def knock(self, number: int) -> Outcome:
+    def knock(self, number: int, spoil: Spoil | None) -> Outcome:
+        words = [self.kind.out if word == "OUT" else word for word in self.kind.commands[number]]
+        if self.kind.words is not None and "NAME" in words:
+            place, name = words.index("NAME"), self.kind.words(spoil)
+            words[place - (name is None) : place + 1] = [] if name is None else [name]
         with sketched():  # drawing takes longer than all else
-            return knock([self.kind.out if word == "OUT" else word for word in self.kind.commands[number]])
+            return knock(words)
+
+    def strayed(self, before: Seen, after: Seen) -> bool:
+        """What was there is as it was; what is new lies in the output folder, unless a name decided where."""
+        new = after.keys() - before.keys()
+        return not before.items() <= after.items() or bool(new and self.kind.words is None)
 
     def judge(self, number: int, outcome: Outcome, spoil: Spoil) -> str:
         if outcome.code == 2:
@@ -171,14 +184,6 @@ def place_of(outcome: Outcome) -> str:
     """Where in our own code a traceback came through last."""
     lines = [line.strip() for line in outcome.trace.splitlines() if "/midblock/" in line]
     return f" {lines[-1]}" if lines else ""
-
-
-def _restore(keep: Path, file: Path) -> None:
-    if file.is_dir() and not file.is_symlink():
-        shutil.rmtree(file)
-    elif file.exists() or file.is_symlink():
-        file.unlink()
-    shutil.copy2(keep, file)
 
 
 def gist(folder: Path) -> Any:

@@ -45,7 +45,9 @@ def write(file: Path, frame: pd.DataFrame, spoil: Spoil) -> None:
     try:
         changed.to_parquet(file, index=False)
     except (ValueError, TypeError, OverflowError):  # a column of several types: Parquet has none, text holds all
-        changed.assign(**{spoil.where[0]: changed[spoil.where[0]].astype(str)}).to_parquet(file, index=False)
+        changed.assign(**{spoil.where[0]: [str(cell) for cell in changed[spoil.where[0]]]}).to_parquet(
+            file, index=False
+        )
 
 
 def _changed(frame: pd.DataFrame, spoil: Spoil) -> pd.DataFrame:

@@ -71,12 +71,6 @@ class World:
             copy = shutil.copytree if (self.whole / name).is_dir() else shutil.copy2
             copy(self.whole / name, self.case / name)
 
-    def renew(self, name: str) -> None:
-        """Lay the fresh copy of one folder again, or none where it is only written to."""
-        shutil.rmtree(self.case / name, ignore_errors=True)
-        if (self.whole / name).exists():
-            shutil.copytree(self.whole / name, self.case / name)
-
     @contextmanager
     def inside(self) -> Iterator[Path]:
         """Work in the case's folder."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from midblock.base import LayerRow, LayerTable, MidblockError
+from midblock.base import LayerRow, LayerTable
 from midblock.base.names import name_of
 from midblock.report.read.reading import Run, beside_the_table
 from midblock.report.read.training_log import Log
@@ -53,10 +53,10 @@ def layer_of(place: str, blocks: int) -> int | None:
 
 
 def _table(folder: Path, plan: Mapping[str, Any], log: Log) -> LayerTable:
-    try:
+    if (folder / "layers.parquet").exists():
         return LayerTable.read(folder)
-    except MidblockError:  # it is written at the end; until then the log knows the gradients by block
-        return LayerTable.from_rows(_rows(name_of(folder), depth_of(plan, log), log))
+    # it is written at the end; until then the log knows the gradients by block
+    return LayerTable.from_rows(_rows(folder.resolve().name, depth_of(plan, log), log))
 
 
 def _rows(name: str, blocks: int, log: Log) -> list[LayerRow]:
