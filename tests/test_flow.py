@@ -60,7 +60,6 @@ HIDDEN = {
     ("checkpoints/quantised.py", "transformers"): HELP,
     ("checkpoints/skeleton.py", "transformers"): HELP,
     ("checkpoints/stored_names.py", "transformers"): HELP,
-    ("cli/main.py", "yaml"): HELP,
     ("data/parquet.py", "pyarrow"): "only for Parquet",
     ("data/hub.py", "datasets"): EXTRA,
     ("data/procedural.py", "reasoning_gym"): EXTRA,

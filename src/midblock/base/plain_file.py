@@ -24,6 +24,26 @@ def check_plain_file(path: Path) -> None:
         raise MidblockError(f"cannot read {path}: it is a {_kind(mode)}, no file")
 
 
+def read_bytes(path: Path, largest: int) -> bytes:
+    """What a file holds.
+
+    Args:
+        largest: bytes that it may have.
+
+    Raises:
+        MidblockError: it is no file, larger, or cannot be read; the message names it.
+    """
+    check_plain_file(path)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(largest + 1)  # a file may grow while it is looked at
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if len(content) > largest:
+        raise MidblockError(f"{path} is larger than {largest / 10**6:g} MB", hint="is it the file that was meant?")
+    return content
+
+
 def unreadable(path: Path, error: Exception) -> MidblockError:
     """Turn the system's refusal to read a file into one line for the user."""
     return MidblockError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}")
