@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from midblock.base import LayerTable, MidblockError
+from midblock.base import LayerTable, MidblockError, user_path
 from midblock.report.read.joint import Joint, check_depths, told_apart
 from midblock.report.read.reading import Run, beside_the_table
 from midblock.report.verbs import PAGES
