@@ -63,6 +63,7 @@ HIDDEN = {
     ("data/parquet.py", "pyarrow"): "only for Parquet",
     ("data/hub.py", "datasets"): EXTRA,
     ("data/procedural.py", "reasoning_gym"): EXTRA,
+    ("data/sandbox_process.py", "resource"): "not on Windows",
     ("runs/surroundings.py", "resource"): "not on Windows",
     ("report/figures/analysis.py", "matplotlib"): "only where figures are drawn",
     ("report/figures/paper.py", "matplotlib"): "only where figures are drawn",

@@ -48,7 +48,8 @@ def _first_letter(file: BinaryIO, skipped: int) -> bytes:
 
 def _indexed(file: BinaryIO, path: Path, skipped: int) -> Records:
     """One record a line: where each begins, and its line's number."""
-    places, numbers, columns = array("q"), array("q"), ()
+    places, numbers = array("q"), array("q")
+    columns: tuple[str, ...] = ()
     file.seek(skipped)
     place = skipped
     for number, line in enumerate(_lines(file, path), start=1):
