@@ -120,8 +120,10 @@ class Chat:
     def _rendered(self, turns: Sequence[Turn], example: Example, **options: Any) -> tuple[str, list[Span]]:
         asked = {"conversations": [list(turns)], "tools": list(example.tools) or None, **options}
         text, spans = SANDBOX.render(self._source, {**self.tokenizer.special_tokens_map, **ARGUMENTS, **asked})
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise TemplateFailedError("it writes no valid Unicode (half a surrogate pair)")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TemplateFailedError("it writes no valid Unicode (half a surrogate pair)") from error
         return text, spans
 
     @property

@@ -67,11 +67,11 @@ class Sandbox:
             RunawayTemplateError: it takes too long, or writes or needs too much.
         """
         try:
-            conversation = pickle.dumps(options)
+            conversation = pickle.dumps({**options, "chat_template": source})
         except (RecursionError, pickle.PicklingError, AttributeError, TypeError) as error:
             raise TemplateFailedError(f"what is said is no plain data ({type(error).__name__})") from error
         with self._lock:
-            answer = self._within_limits(source, options, TIMES * len(conversation))
+            answer = self._within_limits(source, conversation)
             if "beyond" in answer:
                 self._left[source] = -EACH  # once is enough
                 raise RunawayTemplateError(f"the chat template takes {answer['beyond']}", hint=HINT)
@@ -79,14 +79,14 @@ class Sandbox:
             raise TemplateFailedError(answer["reason"])
         return answer["text"], [(start, end) for start, end in answer["spans"]]
 
-    def _within_limits(self, source: str, options: dict[str, Any], more: int) -> dict[str, Any]:
+    def _within_limits(self, source: str, conversation: bytes) -> dict[str, Any]:
         """The answer; "beyond" says beyond which limit the template goes."""
         left = self._left.get(source, self._seconds) + EACH
         if left <= 0:
             return {"beyond": "too long or too much"}
-        seconds = min(left, self._seconds)
+        seconds, more = min(left, self._seconds), TIMES * len(conversation)
         limits = {"seconds": seconds, "bytes": BYTES + more, "letters": LETTERS + more}
-        started, answer = self._exchange({"options": {**options, "chat_template": source}, **limits})
+        started, answer = self._exchange({"options": conversation, **limits})
         took = time.monotonic() - started
         self._left[source] = left - took
         if answer is None:
