@@ -41,11 +41,6 @@ class Key:
     model: str
     metric: str
 
-    @property
-    def place(self) -> tuple[int, str, str]:
-        """What rows are ordered by."""
-        return self.layer, self.model, self.metric
-
 
 Found = tuple[Key, Estimate]
 Column = tuple[Key, Tensor]  # a value a prompt; how many prompts, depends on the metric
@@ -231,9 +226,13 @@ class Estimates:
         for name, each in found.items():
             yield Key(layer, BASE, name + PRECISION_FLOOR), Estimate(float(each.mean()), *_NONE, N)
 
+    def _place(self, key: Key) -> tuple[int, int, str]:
+        """What rows are ordered by, and columns drawn in: no number may hang on how a model is called, by a bit."""
+        return key.layer, (BASE, *self.models).index(key.model), key.metric
+
     def _means(self, columns: Sequence[Column]) -> Iterator[Found]:
         by_count: dict[int, list[Column]] = defaultdict(list)
-        for column in sorted(columns, key=lambda each: each[0].place):
+        for column in sorted(columns, key=lambda each: self._place(each[0])):
             by_count[len(column[1])].append(column)
         for N in sorted(by_count):
             table = torch.stack([column for _, column in by_count[N]], dim=1).double()
