@@ -72,7 +72,7 @@ def _lines(file: Path) -> list[str] | None:
         case ".yaml" | ".py" | ".md":
             text = VERSIONS.sub(rf"\1 {HIDDEN}", HASH.sub(f"SHA-256 {HIDDEN}", file.read_text(encoding="utf-8")))
             return text.split("\n")
-        case ".png":  # see `verbs._sketched`
+        case ".png":  # see `verbs.sketched`
             return file.read_text(encoding="utf-8").split("\n")
     return None
 

@@ -123,7 +123,7 @@ def write_adapter(folder: Path) -> None:
 def make_runs(folder: Path, runs: dict[str, tuple[str, ...]] = RUNS) -> dict[str, str]:
     """Make the runs inside the folder; of those that failed, say how."""
     failed = {}
-    with _inside(folder), _sketched():
+    with _inside(folder), sketched():
         for name, arguments in runs.items():
             where = ("--output" if arguments[0] == "export" else "--output-dir", name)
             try:
@@ -161,7 +161,7 @@ def _as_typed(command: list[str]) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _sketched() -> Iterator[None]:
+def sketched() -> Iterator[None]:
     """Write what a figure consists of instead of drawing it: pictures take twice the time of all else together."""
     kept = {name: getattr(Figure, name) for name in ("savefig", "draw_without_rendering")}
     Figure.savefig = _sketch  # type: ignore[method-assign]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base.errors import MidblockError
-from midblock.base.plain_file import check_plain_file, unreadable
+from midblock.base.plain_file import read_bytes
 
 LARGEST = 100_000_000  # bytes; the index of the largest models has a fifth of it
 DEEPEST = 64  # objects and lists within one another
@@ -28,14 +28,7 @@ def read_object(file: Path) -> dict[str, Any]:
         MidblockError: it cannot be read, is no UTF-8 or no JSON, holds something else than an object, or is beyond a
             limit; the message names the file.
     """
-    check_plain_file(file)
-    try:
-        content = file.read_bytes() if file.stat().st_size <= LARGEST else None
-    except OSError as error:
-        raise unreadable(file, error) from error
-    if content is None:
-        raise MidblockError(f"{file} is larger than {LARGEST // 10**6} MB", hint="fetch it again")
-    return parse_object(content, str(file))
+    return parse_object(read_bytes(file, LARGEST), str(file))
 
 
 def parse_object(content: bytes | str, where: str) -> dict[str, Any]:
@@ -47,9 +40,15 @@ def parse_object(content: bytes | str, where: str) -> dict[str, Any]:
     Raises:
         MidblockError: as `read_object`.
     """
-    found = _parse(content, where)
+    found = parse_json(content, where)
     if not isinstance(found, dict):
         raise MidblockError(f"{where} holds no JSON object", hint="fetch it again")
+    return found
+
+
+def parse_json(content: bytes | str, where: str) -> Any:
+    """Read JSON text of any kind; arguments and errors as of `parse_object`."""
+    found = _parse(content, where)
     _check_values(found, where)
     return found
 
@@ -77,10 +76,10 @@ def _once(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
     return found
 
 
-def _check_values(found: dict[str, Any], where: str) -> None:
+def _check_values(found: Any, where: str) -> None:
     """Walk without recursion: what is too deep for Python's is looked for."""
-    level: list[tuple[str, Any]] = list(found.items())
-    for _ in range(DEEPEST):
+    level: list[tuple[str, Any]] = [("it", found)]
+    for _ in range(DEEPEST + 1):
         for key, value in level:
             if isinstance(value, int | float) and not _fits(value):
                 raise MidblockError(f"{where}: {shown(key)} is a number that cannot be used", hint="fetch it again")
@@ -104,6 +103,9 @@ def _too_deep(where: str) -> MidblockError:
     return MidblockError(f"{where} is nested more than {DEEPEST} deep", hint="fetch it again")
 
 
-def shown(key: str) -> str:
-    """A stranger's word as it may stand in a message: quoted, on one line, and cut."""
-    return repr(key if len(key) <= SHOWN else f"{key[:SHOWN]}…")
+def shown(value: Any) -> str:
+    """A stranger's word or value as it may stand in a message: as Python writes it, on one line, and cut."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= SHOWN else f"{value[:SHOWN]}…")
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

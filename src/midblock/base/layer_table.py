@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,25 +10,14 @@ from typing import TYPE_CHECKING, Any
 from midblock.base.errors import MidblockError, unknown
 from midblock.base.files import replace_atomically
 from midblock.base.names import BASE
+from midblock.base.plain_file import check_plain_file
 from midblock.base.quoting import cell, cell_text
+from midblock.base.table_rules import COLUMNS, MOST_ROWS, TEXTS, checked_frame
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS: Mapping[str, str] = {
-    "model": "string",
-    "dataset": "string",
-    "layer": "int64",
-    "depth": "float64",
-    "module": "string",
-    "metric": "string",
-    "value": "float64",
-    "low": "float64",
-    "high": "float64",
-    "n": "int64",
-}
-
-TEXTS = tuple(name for name, kind in COLUMNS.items() if kind == "string")
+LARGEST_CSV = 500_000_000  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +70,16 @@ class LayerTable:
         Raises:
             MidblockError: when nothing is there, it is broken, or a column of the contract is missing.
         """
-        import pandas as pd
-
         path = Path(path)
         file = path / "layers.parquet" if path.is_dir() else path
         if not file.exists():
             raise MidblockError(f"no layer table at {file}", hint="give a run folder written by `midblock analyze`")
+        check_plain_file(file)
         try:
-            frame = _read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
+            frame = _read_csv(file) if file.suffix == ".csv" else _read_parquet(file)
         except (ValueError, OSError) as error:
             raise MidblockError(f"{file} is broken or no layer table: {' '.join(str(error).split())}") from error
-        missing = [name for name in COLUMNS if name not in frame]
-        if missing:
-            raise MidblockError(f"{file} is no layer table: it lacks {', '.join(missing)}")
-        return cls._typed(frame.fillna({"dataset": ""}))
+        return cls(checked_frame(frame, str(file)))
 
     @classmethod
     def concatenate(cls, tables: Iterable[LayerTable]) -> LayerTable:
@@ -157,6 +142,17 @@ class LayerTable:
         with replace_atomically(folder / "layers.csv") as path:
             texts = {name: self.frame[name].map(cell, na_action="ignore") for name in TEXTS}
             self.frame.assign(**texts).to_csv(path, index=False, float_format="%.17g")
+
+
+def _read_parquet(file: Path) -> pd.DataFrame:
+    """The columns of the contract alone; their number of rows is looked at first."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(file) as parquet:
+        if parquet.metadata.num_rows > MOST_ROWS:
+            raise ValueError(f"it has {parquet.metadata.num_rows:,} rows; {MOST_ROWS:,} are read")
+        known = [name for name in COLUMNS if name in parquet.schema_arrow.names]
+        return parquet.read(columns=known).to_pandas()
 
 
 def _read_csv(file: Path) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from midblock.base import MidblockError, Silent, watched
+from midblock.base.json_file import read_object
 from midblock.base.quoting import printable
 from midblock.report import write_report
 from midblock.runs.folder import read_record
@@ -93,10 +94,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """
     file = folder / "summary.json"
     try:
-        summary = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        summary = None
-    if not isinstance(summary, dict) or not isinstance(summary.get("headline"), str):
+        summary = read_object(file)
+    except MidblockError:
+        summary = {}
+    if not isinstance(summary.get("headline"), str):
         raise MidblockError(f"{file} is missing or broken", hint="--overwrite makes the run anew")
     return summary
 

@@ -16,6 +16,7 @@ import cyclopts
 from midblock import __version__
 from midblock.base.errors import MidblockError, NoSpaceError, unknown
 from midblock.base.quoting import printable
+from midblock.base.yaml_file import HINT, read_settings
 from midblock.cli.crash import crash_line
 from midblock.cli.streams import lasting
 from midblock.runs.stopping import OUT_OF_TIME, STOPPING, TERMINATED, Stopped
@@ -153,19 +154,10 @@ def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
 
 def _read_config(path: Path, plans: Sequence[str]) -> dict[str, Any]:
     """The file's options, checked as far as the parser does not; `plans` are those that take a plan of layers."""
-    import yaml
-
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise MidblockError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeError) as error:
-        raise MidblockError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, dict):
-        raise MidblockError(f"{path} holds no settings", hint="a line each, like `num_samples: 200`")
-    strays = [key for key in loaded if not isinstance(key, str) or isinstance(loaded[key], dict)]
+    loaded = read_settings(path)
+    strays = [key for key in loaded if isinstance(loaded[key], dict)]
     if strays:
-        raise MidblockError(f"{path}: {strays[0]!r} is no option", hint="a line each, like `num_samples: 200`")
+        raise MidblockError(f"{path}: {strays[0]!r} is no option", hint=HINT)
     for key in plans:
         if isinstance(plan := loaded.get(key, ""), int | float):
             # YAML reads 01100 as an octal number and 00010 as 8, which would be a plan too

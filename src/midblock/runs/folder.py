@@ -6,7 +6,7 @@ and data are; what differs is named. Described, as a contract, in docs/run_folde
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -19,7 +19,9 @@ import yaml
 
 from midblock.base import MidblockError, replace_atomically, write_json
 from midblock.base.files import write_failure
-from midblock.runs.lenient import mapping
+from midblock.base.json_file import read_object
+from midblock.base.yaml_file import read_settings
+from midblock.runs.lenient import as_number, mapping
 from midblock.runs.lock import LOCK, occupied
 from midblock.runs.request import DATA_FILES, Draft, Request
 from midblock.runs.surroundings import peak_memory, surroundings
@@ -84,7 +86,7 @@ class RunFolder:
         """
         earlier = cls.check(path, Draft(request), where)
         if earlier is not None:
-            earlier["inputs"] = {**earlier.get("inputs", {}), **request.inputs}
+            earlier["inputs"] = {**mapping(earlier, "inputs"), **request.inputs}
             run = cls(path, earlier)
             if not run.done:
                 run.save()
@@ -145,9 +147,11 @@ class RunFolder:
 
     def add_phase(self, name: str, seconds: float) -> None:
         """Record a phase that was timed elsewhere."""
-        phases = self.record.setdefault("phases", {})
-        seconds += phases.get(name, {}).get("seconds", 0.0)
+        phases = dict(mapping(self.record, "phases"))
+        before = as_number(mapping(phases, name).get("seconds"))
+        seconds += before if math.isfinite(before) else 0.0
         phases[name] = {"seconds": round(seconds, 3), "peak_memory_mb": round(peak_memory() / 2**20)}
+        self.record["phases"] = phases
 
     def finish(self) -> None:
         """Mark the run as whole and drop its partial state."""
@@ -276,14 +280,10 @@ def read_record(path: Path | str) -> dict[str, Any]:
     Raises:
         MidblockError: when it is not there or cannot be read.
     """
-    file = Path(path) / RECORD
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MidblockError(f"{path} is no run folder: {file.name} is missing or broken") from error
-    if not isinstance(record, dict):
-        raise MidblockError(f"{path} is no run folder: {file.name} is missing or broken")
-    return record
+        return read_object(Path(path) / RECORD)
+    except MidblockError as error:
+        raise MidblockError(f"{path} is no run folder: {RECORD} is missing or broken") from error
 
 
 def read_config(path: Path | str, *, hint: str) -> dict[str, Any]:
@@ -294,9 +294,6 @@ def read_config(path: Path | str, *, hint: str) -> dict[str, Any]:
     """
     file = Path(path) / "config.yaml"
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        config = None
-    if not isinstance(config, dict):
-        raise MidblockError(f"{file} is missing or broken", hint=hint)
-    return config
+        return read_settings(file)
+    except MidblockError as error:
+        raise MidblockError(f"{file} is missing or broken", hint=hint) from error

@@ -14,9 +14,10 @@ from midblock.base import LayerTable, MidblockError
 from midblock.interventions import INTERVENTIONS
 from midblock.metrics import METRICS, Correlations, Metric, correlate
 from midblock.runs.finished import Finished
-from midblock.runs.lenient import read_json, read_text
+from midblock.runs.lenient import left_out, read_json, read_text
 from midblock.tuning.training_metrics import TRAINING
 
+LONGEST_CONFIG = 200_000  # bytes that a page shows
 # The rooms' tables of what their numbers mean.
 CATALOGUES: tuple[Mapping[str, Metric], ...] = (METRICS, TRAINING, INTERVENTIONS)
 
@@ -98,11 +99,16 @@ class Run(Finished):
 
 def beside_the_table(folder: Path) -> dict[str, Any]:
     """What else a run folder holds, by the names of `Run`'s fields; nothing of it need be there."""
+    record: dict[str, Any] = read_json(folder / "run.json", {})
+    lost = left_out(folder, {"run.json": dict, "summary.json": dict, "samples.json": list})
+    if lost:
+        notes = record.get("notes")
+        record["notes"] = [*(notes if isinstance(notes, list) else ()), *lost]
     return {
-        "record": read_json(folder / "run.json", {}),
+        "record": record,
         "summary": read_json(folder / "summary.json", {}),
         "samples": read_json(folder / "samples.json", []),
-        "config": read_text(folder / "config.yaml"),
+        "config": read_text(folder / "config.yaml", LONGEST_CONFIG),
         "folder": folder,
     }
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float
 
-from midblock.runs.lenient import as_number
+from midblock.base import MidblockError
+from midblock.base.plain_file import check_plain_file
+from midblock.runs.lenient import as_number, parsed
 
+MOST = 50_000  # lines that are kept of a log
+LONGEST_LINE = 2**20  # bytes
 LONGEST = 1200  # points of a curve; beyond it each is the mean of several logged steps
 SMOOTHED = 12  # fewer points than this are not smoothed
 WIDTH = 0.02  # of the smoothing kernel, as a share of the points
@@ -26,17 +31,26 @@ class Log:
     lines: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def parse(cls, text: str) -> Log:
+    def parse(cls, lines: Iterable[str]) -> Log:
         """Read JSON lines. A killed run leaves half a line, a resumed one repeats steps: the later counts."""
         found: dict[int, Mapping[str, Any]] = {}
-        for line in text.splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
+        for line in lines:
+            entry = parsed(line)
             if isinstance(entry, dict) and type(entry.get("step")) is int:
                 found[entry["step"]] = entry
         return cls(tuple(found[step] for step in sorted(found)))
+
+    @classmethod
+    def read(cls, file: Path) -> Log:
+        """Read a file of JSON lines; of a long one every second, third, … line, so that `MOST` remain."""
+        try:
+            check_plain_file(file)
+            with file.open("rb") as stream:
+                count = sum(1 for _ in _lines(stream))
+                stream.seek(0)
+                return cls.parse(islice(_lines(stream), None, None, max(1, -(-count // MOST))))
+        except (MidblockError, OSError):
+            return cls(())
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -70,6 +84,12 @@ class Log:
     def gradient(self, place: str) -> Float[np.ndarray, "steps"]:
         """Norm of the gradient at one place."""
         return np.array([_norms(line).get(place, math.nan) for line in self.lines], dtype=float)
+
+
+def _lines(stream: BinaryIO) -> Iterator[str]:
+    """The lines of a file, one without end in parts."""
+    while line := stream.readline(LONGEST_LINE):
+        yield line.decode("utf-8", errors="replace")
 
 
 def groups(count: int, most: int = LONGEST) -> list[slice]:

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from midblock.base import LayerRow, LayerTable, MidblockError
-from midblock.base.names import name_of
+from midblock.base import LayerRow, LayerTable
 from midblock.report.read.reading import Run, beside_the_table
 from midblock.report.read.training_log import Log
-from midblock.runs.lenient import read_json, read_text
+from midblock.runs.lenient import read_json
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def read_tune(folder: Path | str) -> TuneRun:
     """Read the folder of a tuning run; only the folder itself must be there."""
     folder = Path(folder)
     plan: dict[str, Any] = read_json(folder / "plan.json", {})
-    log = Log.parse(read_text(folder / "log.jsonl"))
+    log = Log.read(folder / "log.jsonl")
     depth = depth_of(plan, log) if plan else None
     return TuneRun(_table(folder, plan, log), **beside_the_table(folder), depth=depth, plan=plan, log=log)
 
@@ -53,10 +52,10 @@ def layer_of(place: str, blocks: int) -> int | None:
 
 
 def _table(folder: Path, plan: Mapping[str, Any], log: Log) -> LayerTable:
-    try:
+    if (folder / "layers.parquet").exists():
         return LayerTable.read(folder)
-    except MidblockError:  # it is written at the end; until then the log knows the gradients by block
-        return LayerTable.from_rows(_rows(name_of(folder), depth_of(plan, log), log))
+    # it is written at the end; until then the log knows the gradients by block
+    return LayerTable.from_rows(_rows(folder.resolve().name, depth_of(plan, log), log))
 
 
 def _rows(name: str, blocks: int, log: Log) -> list[LayerRow]:

@@ -14,7 +14,7 @@ from midblock.report.read.reading import Run
 from midblock.report.read.training_log import Log
 from midblock.report.read.tuning import TuneRun, depth_of
 from midblock.report.tune.data import gradient_data
-from midblock.runs.lenient import as_number, mapping, read_text
+from midblock.runs.lenient import as_number, mapping
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ def logged_run(run: Joint) -> TuneRun | None:
     if len(run.runs) != 1:
         return None
     member = run.runs[0]
-    log = Log.parse(read_text(member.folder / "log.jsonl"))
+    log = Log.read(member.folder / "log.jsonl")
     if not log.places:
         return None
     return TuneRun(member.table, member.record, member.summary, member.folder, depth_of({}, log), log=log)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from midblock.base import LayerPlan, MidblockError
+from midblock.base.json_file import shown
 from midblock.tuning.settings import Placement
 
 RANK = re.compile(r"0*[1-9][0-9]{0,9}")  # any rank that a matrix can have
@@ -92,7 +93,7 @@ def matched_ranks(text: str, plan: LayerPlan, costs: Sequence[BlockCost]) -> tup
     per_rank = [costs[block].per_rank for block in plan.blocks]
     ranks = nearest_ranks(wanted, per_rank)
     if min(ranks) < 1:
-        what = f"match_parameters {text!r} is {wanted + fixed:,} parameters, less than rank 1 on the blocks {plan}"
+        what = f"match_parameters {shown(text)} is {wanted + fixed:,} parameters, less than rank 1 on the blocks {plan}"
         raise MidblockError(what, hint=f"those take {sum(per_rank) + fixed:,}")
     return ranks
 
@@ -131,8 +132,8 @@ def _parse(text: str, total: int) -> tuple[LayerPlan, int]:
     notation, _, digits = text.rpartition(":")
     hint = "a layer plan and a rank, such as all:64"
     if not notation or not RANK.fullmatch(digits.strip()):
-        raise MidblockError(f"cannot read match_parameters {text!r}", hint=hint)
+        raise MidblockError(f"cannot read match_parameters {shown(text)}", hint=hint)
     other = LayerPlan.parse(notation, total)
     if other.ranks is not None:
-        raise MidblockError(f"match_parameters {text!r} gives ranks twice", hint=hint)
+        raise MidblockError(f"match_parameters {shown(text)} gives ranks twice", hint=hint)
     return other, int(digits)

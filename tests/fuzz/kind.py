@@ -1,0 +1,213 @@
+"""A kind of bad input, and what must hold of every case of it.
+
+To add one: a file `test_NAME.py` with `KINDS`, a list of `Kind`, and `test = cases_of(KINDS)`. A case that failed once is kept in
+`kept`, as its `Spoil` is printed. `MIDBLOCK_FUZZ=2000 pytest tests/fuzz` tries that many cases a kind, other ones each
+time, and prints what became of them; MIDBLOCK_FUZZ_SEED repeats a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+
+from midblock.base import LayerTable
+
+from ..pins.verbs import sketched
+from .door import Outcome, knock
+from .nasty import Spoil, spoiled, spoils
+from .world import Seen, World, seen
+
+MANY = int(os.environ.get("MIDBLOCK_FUZZ", "0"))
+SEED = int(os.environ.get("MIDBLOCK_FUZZ_SEED", random.randrange(10**9)))
+TALLY: dict[str, Counter[str]] = {}  # kind → outcome → cases
+SHOWN = 40
+
+
+def never(spoil: Spoil) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of bad input.
+
+    Attributes:
+        name: as the table calls it.
+        file: what is spoiled, in the case's folder.
+        commands: command lines, "OUT" the folder they write to; drawn from for each case.
+        needs: what lies in the folder, of `World.need`.
+        cases: how many in CI.
+        ways: given the whole document, the strategy of spoils.
+        write: spoils the file.
+        meant: the numbers may differ without a note, for this is another whole input.
+        also: what else must hold of what was left in the output folder; says what does not, "" where all is well.
+        out: the folder that the commands may write to.
+        make: lays a file of its own that is then spoiled.
+        words: what stands for "NAME" in the commands; of no spoil (None) for the whole input, None to leave out that word
+            and the option before it. Such a command may write beside `out`.
+        kept: cases that failed once: the number of the command, and the spoil.
+    """
+
+    name: str
+    file: str
+    commands: Sequence[Sequence[str]]
+    needs: Sequence[str]
+    cases: int = 30
+    read: Callable[[Path], Any] = lambda file: json.loads(file.read_text(encoding="utf-8"))
+    ways: Callable[[Any], Any] = spoils
+    write: Callable[[Path, Any, Spoil], None] = lambda file, whole, spoil: _write(file, spoiled(whole, spoil))
+    meant: Callable[[Spoil], bool] = never
+    also: Callable[[Path, Spoil], str] = lambda folder, spoil: ""
+    out: str = "out"
+    make: Callable[[Path], None] | None = None
+    words: Callable[[Spoil | None], str | None] | None = None
+    kept: Sequence[tuple[int, Spoil]] = ()
+
+
+def _write(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+
+
+def cases_of(kinds: Sequence[Kind]) -> Callable[[World, Kind], None]:
+    """A test of all cases of each kind; it names every one that fails, not the first alone."""
+
+    @pytest.mark.parametrize("kind", kinds, ids=lambda kind: kind.name)
+    def test(world: World, kind: Kind) -> None:
+        bench = Bench(kind, world)
+        bench.run()
+        TALLY.setdefault(kind.name, Counter()).update(bench.tally)
+        if bench.failed:
+            shown = "\n".join(bench.failed[:SHOWN])
+            pytest.fail(f"{len(bench.failed)} cases of {kind.name}:\n{shown}", pytrace=False)
+
+    return test
+
+
+@dataclass
+class Bench:
+    """One kind at work."""
+
+    kind: Kind
+    world: World
+    failed: list[str] = field(default_factory=list)
+    tally: Counter[str] = field(default_factory=Counter)
+    whole: dict[int, tuple[Outcome, Any]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        from hypothesis import strategies as st
+
+        self.lay()
+        document = self.kind.read(self.world.case / self.kind.file)
+        limits = settings(
+            max_examples=MANY or self.kind.cases,
+            derandomize=not MANY,
+            database=None,
+            deadline=None,
+            phases=(Phase.explicit, Phase.generate),
+            suppress_health_check=list(HealthCheck),
+        )
+
+        @limits
+        @given(st.integers(0, len(self.kind.commands) - 1), self.kind.ways(document))
+        def one(number: int, spoil: Spoil) -> None:
+            self.case(number, document, spoil)
+
+        for number, spoil in self.kind.kept:
+            one = example(number, spoil)(one)
+        (hypothesis.seed(SEED + zlib.crc32(self.kind.name.encode()))(one) if MANY else one)()
+
+    def lay(self) -> None:
+        """Whole files, fresh."""
+        self.world.need(*self.kind.needs)
+        if self.kind.make is not None:
+            self.kind.make(self.world.case / self.kind.file)
+
+    def case(self, number: int, document: Any, spoil: Spoil) -> None:
+        with self.world.inside() as folder:
+            if number not in self.whole:
+                outcome = self.knock(number, None)
+                assert outcome.code == 0, f"{self.kind.commands[number]}: {outcome.line}"
+                self.whole[number] = outcome, gist(folder / self.kind.out)
+            self.lay()
+            self.kind.write(folder / self.kind.file, document, spoil)
+            before = seen(folder, self.kind.out)
+            outcome = self.knock(number, spoil)
+            verdict = outcome.fault or self.judge(number, outcome, spoil)
+            if not outcome.fault and self.strayed(before, seen(folder, self.kind.out)):
+                verdict = "touched a file that is not its own"
+        good = verdict in ("refused", "the same", "told", "meant")
+        self.tally[verdict if good else verdict.partition(":")[0]] += 1
+        if not good:
+            command = " ".join(self.kind.commands[number])
+            where = f"[{command}] {place_of(outcome)}"
+            self.failed.append(f"({number}, {spoil!r}): {verdict}: {outcome.line[:300]} {where}")
+
+    def knock(self, number: int, spoil: Spoil | None) -> Outcome:
+        words = [self.kind.out if word == "OUT" else word for word in self.kind.commands[number]]
+        if self.kind.words is not None and "NAME" in words:
+            place, name = words.index("NAME"), self.kind.words(spoil)
+            words[place - (name is None) : place + 1] = [] if name is None else [name]
+        with sketched():  # drawing takes longer than all else
+            return knock(words)
+
+    def strayed(self, before: Seen, after: Seen) -> bool:
+        """What was there is as it was; what is new lies in the output folder, unless a name decided where."""
+        new = after.keys() - before.keys()
+        return not before.items() <= after.items() or bool(new and self.kind.words is None)
+
+    def judge(self, number: int, outcome: Outcome, spoil: Spoil) -> str:
+        if outcome.code == 2:
+            return "refused"
+        if wrong := self.kind.also(self.world.case / self.kind.out, spoil):
+            return wrong
+        whole, found = self.whole[number]
+        if alike(gist(self.world.case / self.kind.out), found):
+            return "the same"
+        if outcome.notes - whole.notes:
+            return "told"
+        return "meant" if self.kind.meant(spoil) else "accepted nonsense"
+
+
+def place_of(outcome: Outcome) -> str:
+    """Where in our own code a traceback came through last."""
+    lines = [line.strip() for line in outcome.trace.splitlines() if "/midblock/" in line]
+    return f" {lines[-1]}" if lines else ""
+
+
+def gist(folder: Path) -> Any:
+    """The numbers that a command left: its table, its weights, its plan; a page has none of its own."""
+    found: dict[str, Any] = {}
+    if (folder / "run.json").exists() and (folder / "layers.parquet").exists():
+        frame = LayerTable.read(folder).frame
+        found["rows"] = list(zip(frame.model, frame.layer, frame.module, frame.metric, strict=True))
+        found["values"] = frame.value.to_numpy(float)
+    for file in sorted(folder.rglob("*.safetensors")) if folder.is_dir() else ():
+        found[str(file.relative_to(folder))] = file.read_bytes()[8:]
+    if (folder / "plan.json").exists():
+        found["blocks"] = json.loads((folder / "plan.json").read_text())["blocks"]
+    return found
+
+
+def alike(one: Any, other: Any) -> bool:
+    if one.keys() != other.keys():
+        return False
+    return all(
+        np.allclose(value, other[key], rtol=1e-6, equal_nan=True)
+        if isinstance(value, np.ndarray) and len(value) == len(other[key])
+        else np.array_equal(value, other[key])
+        if isinstance(value, np.ndarray)
+        else value == other[key]
+        for key, value in one.items()
+    )

@@ -1,0 +1,27 @@
+"""config.json of a model."""
+
+from .kind import Kind, cases_of
+from .nasty import Spoil
+
+CPU = ("--device", "cpu")
+SEEN = ("--data", "sums.jsonl", "--num-samples", "4", "--metrics", "change_increment", "--no-precision-floor")
+COMMANDS = (
+    ("analyze", "start", "sft", "--weights-only", *CPU, "-o", "OUT"),
+    ("analyze", "start", "sft", *SEEN, *CPU, "-o", "OUT"),
+    ("probe", "start", "sft", "--data", "sums.jsonl", "--num-samples", "4", *CPU, "-o", "OUT"),
+    ("merge", "start", "sft", "--alphas", "0,0.5,1", "-o", "OUT"),
+)
+
+
+def another_model(spoil: Spoil) -> bool:
+    """What stands there means another model, which transformers builds."""
+    return spoil.how == "set" and spoil.what in ("a half", "ten million", "10^12", "1e308", "zero", "true")
+
+
+NEEDS = ("start", "sft", "sums.jsonl")
+KINDS = [
+    Kind("config.json of the base", "start/config.json", COMMANDS, NEEDS, 30, meant=another_model),
+    Kind("config.json of the tuned", "sft/config.json", COMMANDS, NEEDS, 20, meant=another_model),
+]
+
+test = cases_of(KINDS)

@@ -1,0 +1,94 @@
+"""Pico models and a run of each verb, made when they are first asked for, and copies of them to be spoiled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..pins.verbs import RUNS as PINNED
+from ..pins.verbs import make_runs, write_pair
+
+RUNS = {
+    **PINNED,
+    "analysis": ("analyze", "start", "sft", "--data", "sums.jsonl", "--num-samples", "6", "--num-token-samples", "4",
+                 "--metrics", "change_increment,cka_debiased", "--no-precision-floor", "--subspace-rank", "4",
+                 "--device", "cpu"),
+}  # fmt: skip
+
+SETTINGS = {
+    "base": "start", "tuned": ["sft"], "data": "sums.jsonl", "num_samples": 4, "num_token_samples": 4, "seeds": 1,
+    "max_length": 48, "template": "raw", "region": "all", "metrics": "change_increment", "layers": "all",
+    "batch_tokens": 1024, "lens_positions": 4, "token_dropout": 0.1, "subspace_rank": 4, "precision_floor": False,
+    "exact_spectra": False, "weights": True, "weights_only": False, "seed": 0, "dtype": "float32", "device": "cpu",
+    "device_map": None, "attn_implementation": None, "allow_pickle": False, "trust_remote_code": False,
+    "output_dir": "out", "resume": False, "overwrite": False, "json": False, "split": None,
+}  # fmt: skip
+Seen = dict[str, tuple[int, int, int]]
+
+
+@dataclass
+class World:
+    """What a user might have.
+
+    Attributes:
+        whole: never spoiled; `start`, `sft`, `adapter`, `sums.jsonl` and the runs of `tests/pins`, by their names.
+        case: copies of what a kind needs.
+    """
+
+    whole: Path
+    case: Path
+    make: Callable[[Path], None]
+    made: set[str] = field(default_factory=set)
+
+    @classmethod
+    def at(cls, folder: Path, pico: Any, tuned_from: Any, tokenizer: Any) -> World:
+        return cls(folder / "whole", folder / "case", lambda at: write_pair(at, pico, tuned_from, tokenizer))
+
+    def need(self, *names: str) -> None:
+        """Make what is not there yet, and lay a fresh copy of it in the case's folder.
+
+        Args:
+            names: of files and folders of `write_pair`, or of `RUNS`.
+        """
+        if not self.whole.exists():
+            self.make(self.whole)
+        for name in names:
+            if name in RUNS and name not in self.made:
+                failed = make_runs(self.whole, {name: RUNS[name]})
+                assert not failed, failed
+                self.made.add(name)
+        if not (self.whole / "settings.json").exists():
+            (self.whole / "settings.json").write_text(json.dumps(SETTINGS))
+        shutil.rmtree(self.case, ignore_errors=True)
+        self.case.mkdir()
+        for name in names:
+            copy = shutil.copytree if (self.whole / name).is_dir() else shutil.copy2
+            copy(self.whole / name, self.case / name)
+
+    @contextmanager
+    def inside(self) -> Iterator[Path]:
+        """Work in the case's folder."""
+        before = Path.cwd()
+        os.chdir(self.case)
+        try:
+            yield self.case
+        finally:
+            os.chdir(before)
+
+
+def seen(folder: Path, but: str) -> Seen:
+    """Size, time and mode of every file below a folder, but those below `but`."""
+    found = {}
+    for place, folders, files in os.walk(folder):
+        if Path(place) == folder and but in folders:
+            folders.remove(but)
+        for name in files:
+            stat = os.lstat(os.path.join(place, name))
+            found[os.path.join(place, name)] = (stat.st_size, stat.st_mtime_ns, stat.st_mode)
+    return found
