@@ -1,19 +1,12 @@
 """Shared by all tests: shape checking of the whole package, pico models of every family, a real small tokenizer."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
-from types import ModuleType
 
-from beartype import BeartypeConf, beartype
-from jaxtyping import install_import_hook
+from .checking import install
 
-# Before anything of midblock is imported: every annotated shape and type is checked at run time. PEP 484 lets an int
-# stand for a float; beartype wants to be told so, and jaxtyping wants its checker as an importable name.
-checker = ModuleType("midblock_typechecker")
-checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
-sys.modules[checker.__name__] = checker
-install_import_hook("midblock", "midblock_typechecker.check")
+# before anything of midblock is imported
+install("midblock")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

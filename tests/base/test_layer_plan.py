@@ -65,11 +65,28 @@ def test_ranks_by_segment(text, blocks, ranks):
         ("01010101010", "has 11 segments, the model 10 blocks"),
         ("ranks:1,2,3,4,5,6,7,8,9,10,11", "has 11 segments"),
         ("auto:runs/x", "not there yet"),
+        ("0-999999999999", r"'0-999999999999' names block 10; the model has 0 to 9"),
+        ("3," + "9" * 5000, "names block 9{18}; the model has 0 to 9"),
+        ("9" * 5000 + "-1", "selects none"),
+        ("999999999999-999999999999999", "names block 999999999999;"),
+        ("ranks:" + "9" * 5000 + ",x", "cannot read the layer plan '.{60}…'"),
+        ("01" * 5000, "has 10000 segments, the model 10 blocks"),
     ],
 )
 def test_errors_name_what_is_wrong(text, message):
     with pytest.raises(MidblockError, match=message):
         LayerPlan.parse(text, 10)
+
+
+def test_a_message_is_short_however_long_the_plan():
+    for text in ("9" * 5000, "0," * 5000, "x" * 5000, "ranks:" + "9," * 5000 + "9", "0" * 5000):
+        with pytest.raises(MidblockError) as raised:
+            LayerPlan.parse(text, 10)
+        assert len(str(raised.value)) < 250
+
+
+def test_leading_zeros_are_no_digits():
+    assert LayerPlan.parse("0" * 5000 + "5-" + "0" * 30 + "7", 10).blocks == (5, 6, 7)
 
 
 totals_and_blocks = st.integers(1, 120).flatmap(

@@ -7,7 +7,9 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from midblock.base import MidblockError
+from midblock.checkpoints import name_patterns
 from midblock.checkpoints.adapter import Adapter
+from midblock.checkpoints.merged_by_peft import put_on
 from midblock.checkpoints.tensors import TensorReader
 
 PROJECTIONS = ["q_proj", "v_proj", "down_proj"]
@@ -182,11 +184,61 @@ def test_no_weights_or_pickled_ones(pair):
         Adapter.open(folder)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"peft_type": "LORA"}'])
-def test_broken_config(pair, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not readable JSON"),
+        ("[]", "holds no JSON object"),
+        ("{}", "peft_type is not there"),
+        ('{"peft_type": "LORA"}', "r is not there"),
+    ],
+)
+def test_broken_config(pair, content, message):
     (pair[1] / "adapter_config.json").write_text(content)
-    with pytest.raises(MidblockError, match=r"adapter_config\.json is no adapter config"):
+    with pytest.raises(MidblockError, match=rf"adapter_config\.json:? {message}"):
         Adapter.open(pair[1])
+
+
+WRONG = {
+    "peft_type": [7, None, "", ["LORA"]],
+    "base_model_name_or_path": [7, ["x"], {}, True],
+    "revision": [7, []],
+    "r": ["8", 0, -1, 2.5, 4.0, None, True, 10**9, [8]],
+    "lora_alpha": ["8", None, float("inf"), 1e30, -1e30, [], True],
+    "rank_pattern": [[], "x", 7, {"q_proj": "4"}, {"q_proj": 0}, {"q_proj": None}, {"q_proj": 2.0}],
+    "alpha_pattern": [[], "x", {"q_proj": "4"}, {"q_proj": 1e30}],
+    "target_modules": [7, {"q_proj": 1}, [7], [["q_proj"]]],
+    "modules_to_save": [7, [7], {"lm_head": 1}],
+    "target_parameters": [7, [None]],
+    "layers_to_transform": ["1", [1.0], [-1], {}],
+    "layers_pattern": [7, [7]],
+    "exclude_modules": [7, {}, [None]],
+    "use_rslora": ["true", 1, []],
+    "use_dora": ["false", {}],
+    "fan_in_fan_out": ["no"],
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_an_entry_of_another_type_is_named(pair, key):
+    for value in WRONG[key]:
+        edit(pair[1], **{key: value})
+        with pytest.raises(MidblockError, match=rf"adapter_config\.json: {key}\b.* must be") as raised:
+            Adapter.open(pair[1])
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern", "target_modules", "exclude_modules"])
+def test_a_pattern_that_hangs_is_refused_before_peft_sees_it(pair, key, monkeypatch):
+    monkeypatch.setattr(name_patterns, "SECONDS", 0.5)
+    base, folder = pair
+    nested = r"(([a-z_.]|\d)+)+!"
+    edit(folder, **{key: {nested: 4} if key.endswith("_pattern") else nested})
+    with pytest.raises(MidblockError, match=rf"in {key} takes more than"):
+        deltas(base, folder)
+    adapter = Adapter.open(folder)
+    with pytest.raises(MidblockError, match=rf"in {key} takes more than"), TensorReader.open(base) as tensors:
+        put_on(pico_llama(), adapter, tensors)
 
 
 def test_base_is_found_or_asked_for(pair):

@@ -103,7 +103,7 @@ def test_no_config(tmp_path, folder):
     ("content", "message"),
     [
         ("{", "not readable JSON"),
-        ("[]", "holds no config"),
+        ("[]", "holds no JSON object"),
         ("{}", "names no model_type"),
         ('{"model_type": "lama"}', "unknown model_type 'lama'.*did you mean"),
         ('{"model_type": "llama", "hidden_size": "x"}', "is not valid: .*hidden_size"),

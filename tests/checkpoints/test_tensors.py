@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -167,7 +167,7 @@ def cut(file, keep):
 def test_missing_shard(sharded):
     shard = sorted(sharded.glob("*.safetensors"))[1]
     shard.unlink()
-    with pytest.raises(MidblockError, match=f"{shard.name} is missing"):
+    with pytest.raises(MidblockError, match=f"{shard.name}' is missing"):
         TensorReader.open(sharded)
 
 
@@ -185,10 +185,10 @@ def test_truncated_shard(sharded, keep):
         (b"", "cannot read"),
         (b"abc", "corrupt"),
         (b"\xff" * 100, "corrupt: its header would be"),
-        ((5).to_bytes(8, "little") + b"{bad}", "header cannot be read"),
-        ((2).to_bytes(8, "little") + b"[]", "header cannot be read"),
+        ((5).to_bytes(8, "little") + b"{bad}", "not readable JSON"),
+        ((2).to_bytes(8, "little") + b"[]", "holds no JSON object"),
         ((2).to_bytes(8, "little") + b"{}tail", "bytes follow"),
-        ((9).to_bytes(8, "little") + b'{"x":{}} ', "header cannot be read"),
+        ((9).to_bytes(8, "little") + b'{"x":{}} ', "corrupt: its header does not say"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git-lfs pointer"),
     ],
 )
@@ -202,15 +202,52 @@ def test_corrupt_header(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}, r"tensor x of shape \[3\] has 8 bytes"),
+        ({"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}, r"tensor 'x' of shape \[3\] has 8 bytes"),
         ({"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}, "corrupt"),
-        ({"dtype": "F4", "shape": [2], "data_offsets": [0, 8]}, "tensor x has the type F4"),
+        ({"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}, "does not say type, shape and place"),
+        ({"dtype": "F32", "shape": ["2"], "data_offsets": [0, 8]}, "does not say"),
+        ({"dtype": "F32", "shape": [True, 2], "data_offsets": [0, 8]}, "does not say"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 16]}, "does not say"),
+        ({"dtype": "F32", "shape": [2**70, 0], "data_offsets": [0, 8]}, "does not say"),
+        ({"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}, "does not say"),
+        ([], "does not say"),
+        ({"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}, "does not say"),
+        ({"dtype": "F4", "shape": [2], "data_offsets": [0, 8]}, "tensor 'x' has the type 'F4'"),
     ],
 )
 def test_corrupt_entry(tmp_path, entry, message):
     header = json.dumps({"x": entry}).encode()
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     with pytest.raises(MidblockError, match=message):
+        TensorReader.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"x": [4, 8]}, "'x' does not begin where the one before it ends"),
+        ({"x": [0, 4], "y": [0, 8]}, "'y' does not begin"),
+        ({"x": [0, 4], "y": [0, 4], "z": [4, 8]}, "'y' does not begin"),
+        ({"x": [0, 8], "__metadata__": {"format": 7}}, "metadata is no table of words"),
+        ({"x": [0, 8], "__metadata__": [1]}, "metadata is no table of words"),
+    ],
+)
+def test_bytes_of_no_tensor_or_of_two(tmp_path, header, message):
+    entries = {
+        name: {"dtype": "U8", "shape": [at[1] - at[0]], "data_offsets": at} if name != "__metadata__" else at
+        for name, at in header.items()
+    }
+    content = json.dumps(entries).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(content).to_bytes(8, "little") + content + bytes(8))
+    with pytest.raises(MidblockError, match=message):
+        TensorReader.open(tmp_path)
+    with pytest.raises(SafetensorError):  # as its own library does
+        safe_open(tmp_path / "model.safetensors", "pt")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(MidblockError, match="it is a pipe, no file"):
         TensorReader.open(tmp_path)
 
 
@@ -224,17 +261,29 @@ def test_index_and_shard_disagree(sharded):
         TensorReader.open(sharded)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": 3}', "{}"])
+NO_MAPS = ["{", "[]", '{"weight_map": 3}', "{}", '{"weight_map": {"x": 7}}', '{"weight_map": {"x": {"y": "z"}}}']
+
+
+@pytest.mark.parametrize("content", NO_MAPS)
 def test_broken_index(sharded, content):
     (sharded / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(MidblockError, match=r"index\.json is corrupt"):
+    with pytest.raises(MidblockError, match=r"index\.json (is corrupt|is not readable|holds no JSON object)"):
         TensorReader.open(sharded)
 
 
-def test_index_may_not_leave_its_folder(sharded):
-    (sharded / "model.safetensors.index.json").write_text('{"weight_map": {"x": "../secret.safetensors"}}')
-    with pytest.raises(MidblockError, match="outside its folder"):
+@pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", "..", "", "a/b.safetensors"])
+def test_index_may_not_leave_its_folder(sharded, shard):
+    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": shard}}))
+    with pytest.raises(MidblockError, match=r"outside its folder|is missing|cannot read"):
         TensorReader.open(sharded)
+
+
+@pytest.mark.parametrize("shard", ["x" * 300, "a\0b", "gone.safetensors"])
+def test_index_names_what_no_folder_has(sharded, shard):
+    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": shard}}))
+    with pytest.raises(MidblockError, match=r"shard .* is missing") as caught:
+        TensorReader.open(sharded)
+    assert len(str(caught.value)) < 500
 
 
 def test_shards_without_index(sharded):

@@ -1,4 +1,6 @@
 import json
+import os
+import socket
 
 import pyarrow
 import pyarrow.parquet
@@ -103,7 +105,7 @@ def test_a_parquet_with_damaged_pages(parquet):
     whole[4:60] = bytes(56)
     parquet.write_bytes(whole)
     with pytest.raises(MidblockError, match="is broken or no Parquet file"):
-        read_file(parquet)
+        read_file(parquet).take([0])
 
 
 def test_a_missing_file_names_the_nearest(write_jsonl):
@@ -142,3 +144,93 @@ def test_a_broken_utf_16_is_named(tmp_path):
     (tmp_path / "rows.json").write_bytes('[{"text": "a"}]'.encode("utf-16")[:-1])
     with pytest.raises(MidblockError, match=r"is no valid UTF-16: .*save it as UTF-8"):
         read_file(tmp_path / "rows.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.parquet"])
+def test_what_is_no_file_is_never_opened(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(MidblockError, match=r"it is a pipe, no file"):
+        read_file(tmp_path / name)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(MidblockError, match=r"it is a device, no file"):
+        read_file(tmp_path / name)
+    (tmp_path / name).unlink()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(tmp_path / name))
+        with pytest.raises(MidblockError, match=r"it is a socket, no file"):
+            read_file(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"text": ' + b"9" * 5000 + b"}", "line 2 is no valid JSON: Exceeds the limit"),
+        (b'{"text": "\xff"}', "line 2 is no valid JSON: 'utf-8' codec"),
+        (b'{"text": "a\x00b"}', "line 2 is no valid JSON: Invalid control character"),
+        (b'{"a": ' * 3000, "line 2 is nested too deeply"),
+    ],
+)
+def test_lines_that_cannot_be_read_are_named(tmp_path, line, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "fine"}\n' + line + b"\n")
+    with pytest.raises(MidblockError, match=message) as raised:
+        read_file(path)
+    assert len(str(raised.value)) < 300
+
+
+def test_a_line_without_end(write_jsonl, monkeypatch):
+    monkeypatch.setattr("midblock.data.json_lines.LONGEST", 40)
+    read_file(write_jsonl(RECORDS))
+    with pytest.raises(MidblockError, match=r"line 2 is longer than 0\.0 MiB"):
+        read_file(write_jsonl([*RECORDS[:1], {"text": "x" * 40}]))
+
+
+def test_what_is_read_whole_has_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("midblock.data.json_lines.WHOLE", 40)
+    for name, content in (
+        ("list.json", json.dumps(RECORDS).encode()),
+        ("wide.jsonl", '{"a": 1}\n'.encode("utf-16") * 9),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(MidblockError, match=r"would have to be read whole \(write it as \.jsonl in UTF-8"):
+            read_file(tmp_path / name)
+
+
+def test_lines_are_read_again_where_they_begin(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf\n{"text": "gr\xc3\xb6\xc3\x9fer"}\r\n\n  \n{"text": "b"}\n{"text": "c"}')
+    rows = read_file(path)
+    assert rows.take([2, 0, 2, 1]) == [{"text": text} for text in ("c", "größer", "c", "b")]
+
+
+def test_a_file_that_changed_meanwhile(write_jsonl):
+    path = write_jsonl(RECORDS)
+    rows = read_file(path)
+    path.write_text("{}")
+    with pytest.raises(MidblockError, match="line 5 is no valid JSON"):
+        rows.take([4])
+
+
+def test_only_the_rows_and_columns_asked_for_are_decoded(tmp_path):
+    path = tmp_path / "rows.parquet"
+    table = pyarrow.table({"text": [str(n) for n in range(500)], "other": ["x"] * 500})
+    pyarrow.parquet.write_table(table, path, row_group_size=150)
+    at = [499, 3, 150, 149, 3, 300, 65]
+    assert read_file(path).take(at, ("text",)) == [{"text": str(n)} for n in at]
+    assert read_file(path).take(range(500)) == table.to_pylist()
+    whole = bytearray(path.read_bytes())
+    first = pyarrow.parquet.ParquetFile(path).metadata.row_group(1).column(0)
+    start = first.dictionary_page_offset or first.data_page_offset
+    whole[start : start + first.total_compressed_size] = bytes(first.total_compressed_size)
+    path.write_bytes(whole)  # a group that nothing is asked of
+    assert read_file(path).take([0, 301], ("text",)) == [{"text": "0"}, {"text": "301"}]
+    with pytest.raises(MidblockError, match="is broken or no Parquet file"):
+        read_file(path).take([150])
+
+
+def test_rows_that_nobody_can_draw_from(parquet, monkeypatch):
+    monkeypatch.setattr("midblock.data.files.MOST_ROWS", 4)
+    with pytest.raises(MidblockError, match=r"holds 5 rows; at most 4 can be drawn from"):
+        read_file(parquet)

@@ -149,3 +149,33 @@ def test_a_bad_cell_is_named_with_its_row(row, complaint):
     with pytest.raises(MidblockError, match=r"^rows\.jsonl, row 2: ") as caught:
         read_examples(rows, layout, [1])
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", ROWS)
+def test_the_columns_a_layout_reads_are_all_it_needs(layout):
+    row = {**ROWS[layout], "tools": [{"name": "look"}]}
+    asked = {}
+
+    def take(at, columns):
+        asked.update(row)
+        return [{name: value for name, value in row.items() if name in columns} for _ in at]
+
+    only = read_examples(Records("rows", "", tuple(row), 1, take), layout, [0])
+    assert asked
+    assert only == (read(row, layout),)
+
+
+def test_a_row_that_no_walk_gets_to_the_end_of():
+    deep = {"type": "function"}
+    for _ in range(5000):
+        deep = {"parameters": deep}
+    row = {"messages": [TURNS[1], ANSWER], "tools": [deep]}
+    with pytest.raises(MidblockError, match="rows, row 1 is nested too deeply"):
+        read(row)
+
+
+def test_a_wide_table_of_nothing_known_is_told_in_short():
+    row = {f"column {n} {'x' * 500}": "a" for n in range(1000)}
+    with pytest.raises(MidblockError, match="no known column layout") as raised:
+        detect_layout(Records.from_records("rows", [row]))
+    assert len(str(raised.value)) < 3000

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from midblock.data import TokenizedPrompt
 from midblock.metrics.catalogue import values
-from midblock.metrics.views import Views, drop_tokens, infonce
+from midblock.metrics.spectra import eigenvalues, entropy
+from midblock.metrics.views import Views, _by_columns, _by_rows, drop_tokens, infonce
 
 few = settings(deadline=None, max_examples=25)
 sizes = st.sampled_from([(5, 12), (12, 5), (7, 7)])
@@ -170,3 +171,18 @@ def test_views_differ_but_are_the_same_each_time_and_in_any_company():
     assert drop_tokens(prompts, 0.3, 1, seed=0) != first
     assert drop_tokens(prompts, 0.3, 0, seed=1) != first
     assert len({view.input_ids for view in first}) == 3
+
+
+@few
+@given(st.sampled_from([(9, 20), (30, 8), (12, 12)]), seeds)
+def test_lidar_by_rows_and_by_columns_has_the_same_spectrum(size, seed):
+    between, within = gaussian(*size, seed=seed), 0.3 * gaussian(2 * size[0], size[1], seed=seed + 1)
+    ours, theirs = (entropy(eigenvalues(way(between, within, 1e-4))) for way in (_by_rows, _by_columns))
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=0)
+
+
+def test_infonce_in_blocks_is_infonce(monkeypatch):
+    states = Views.whole(gaussian(2, 23, 7))
+    whole = infonce(states)
+    monkeypatch.setattr("midblock.metrics.views.ENTRIES", 23 * 4)
+    torch.testing.assert_close(infonce(states), whole, rtol=1e-13, atol=0)

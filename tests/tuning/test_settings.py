@@ -5,6 +5,7 @@ from dataclasses import fields
 import pytest
 
 from midblock.base import MidblockError, from_options
+from midblock.tuning.flow.settings import FlowSettings
 from midblock.tuning.loop.tune_settings import TuneSettings
 from midblock.tuning.losses import LOSSES
 
@@ -125,3 +126,38 @@ def test_an_option_of_a_loss_is_taken_by_every_loss_that_names_it(loss, option):
     assert getattr(TuneSettings(loss=loss, **{option: 2.0}), option) == 2.0
     with pytest.raises(MidblockError, match=f"the loss nll uses no {option}"):
         TuneSettings(loss="nll", **{option: 2.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("learning_rate", 100.0), ("lora_scale", 1e6), ("lora_alpha", 1e6), ("weight_decay", 1e3),
+        ("adam_epsilon", 1e3), ("warmup_steps", 2.0**31), ("num_train_epochs", 2.0**31),
+    ],
+)  # fmt: skip
+def test_numbers_with_which_nothing_is_trained(name, most):
+    assert getattr(from_options(TuneSettings, {name: most}), name) == most
+    for value in (most * 1.01, 1e30, 1e300):
+        assert complaint(**{name: value}) == f"{name} is {value:g}; it must be at most {most:,.0f}"
+
+
+@pytest.mark.parametrize("name", ["max_steps", "lora_r", "save_steps", "logging_steps"])
+def test_whole_numbers_beyond_all_bounds(name):
+    assert complaint(**{name: 10**12}) == f"{name} is {10**12}; it must be at most 2^31"
+
+
+@pytest.mark.parametrize("budget", [0, -5, 10**18])
+def test_a_rank_budget_that_is_none(budget):
+    assert complaint(rank_budget=budget) == f"rank_budget is {budget}; it must lie between 1 and 2^31"
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("nothing", ["", "  "])
+def test_target_modules_that_name_nothing(method, nothing):
+    assert complaint(method=method, target_modules=nothing).startswith("target_modules names nothing")
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_steps", 10**9), ("sketch_size", 10**12), ("sketch_size", -1)])
+def test_a_flow_looks_at_a_few_steps(name, value):
+    with pytest.raises(MidblockError, match=f"{name} is {value}"):
+        FlowSettings(**{name: value})

@@ -8,9 +8,12 @@ from typing import ClassVar
 
 from midblock.base import MidblockError
 from midblock.metrics.catalogue import choose
-from midblock.runs.reading import ReadingSettings, check_least, check_reading
+from midblock.runs.reading import ReadingSettings, check_least, check_most, check_reading
 
 LEAST_PROMPTS = 4  # debiased CKA divides by n − 3
+MOST_PROMPTS = 1_000_000  # of all samples together, where there are several
+MOST_POSITIONS = 4096  # each is a row of the whole vocabulary at every layer
+MOST_SEEDS = 100  # each is measured on its own, and draws what those before it have drawn once more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,5 +76,9 @@ class AnalysisSettings(ReadingSettings):
         choose(self.metrics)
         check_reading(self, fewest=LEAST_PROMPTS)
         check_least(self, num_token_samples=0, lens_positions=1, subspace_rank=1, seeds=1)
+        check_most(self, seeds=MOST_SEEDS, lens_positions=MOST_POSITIONS)
+        if self.seeds > 1 and self.seeds * self.num_samples > MOST_PROMPTS:
+            what = f"{self.seeds} samples of {self.num_samples} prompts are more than {MOST_PROMPTS:,} prompts"
+            raise MidblockError(what, hint="lower --seeds or --num-samples")
         if not 0 < self.token_dropout < 1:
             raise MidblockError(f"token_dropout is {self.token_dropout}; it must lie between 0 and 1")

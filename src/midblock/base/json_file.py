@@ -103,6 +103,7 @@ def _too_deep(where: str) -> MidblockError:
     return MidblockError(f"{where} is nested more than {DEEPEST} deep", hint="fetch it again")
 
 
-def shown(key: str) -> str:
-    """A stranger's word as it may stand in a message: quoted, on one line, and cut."""
-    return repr(key if len(key) <= SHOWN else f"{key[:SHOWN]}…")
+def shown(value: Any) -> str:
+    """A stranger's word or value as it may stand in a message: as Python writes it, on one line, and cut."""
+    text = repr(value[: SHOWN + 1] if isinstance(value, str) else value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from midblock.base.errors import MidblockError
+from midblock.base.json_file import shown
 
 NOTATIONS = "01100 · 0,42,42,0,0 · 6-17 · 6,7,9-12 · 0.2-0.8 · all"
 SEGMENTS = re.compile(r"[01]{2,}")
+LIST = re.compile(r"\s*\d+(\s*-\s*\d+)?(\s*,\s*\d+(\s*-\s*\d+)?)*\s*")
+DIGITS = 18  # of a number that is read on; what has more is beyond every model all the same
 
 
 @dataclass(frozen=True)
@@ -45,22 +48,21 @@ class LayerPlan:
         if text == "all":
             return cls(total, tuple(range(total)))
         if text.startswith("auto:"):
-            raise MidblockError(f"{text!r}: plans from an analysis are not there yet", hint=f"write one: {NOTATIONS}")
+            what = f"{shown(text)}: plans from an analysis are not there yet"
+            raise MidblockError(what, hint=f"write one: {NOTATIONS}")
         if SEGMENTS.fullmatch(text):
             return cls._from_segments([int(digit) for digit in text], total, text, ranked=False)
         if "." in text and (match := re.fullmatch(r"(\d*\.\d+|0)\s*-\s*(\d*\.\d+|1)", text)):
             return cls._from_fractions(float(match[1]), float(match[2]), total, text)
         kind, _, body = text.rpartition(":")
-        if kind not in ("", "ranks", "blocks") or not re.fullmatch(
-            r"\s*\d+(\s*-\s*\d+)?(\s*,\s*\d+(\s*-\s*\d+)?)*\s*", body
-        ):
-            raise MidblockError(f"cannot read the layer plan {text!r}", hint=f"write it like {NOTATIONS}")
+        if kind not in ("", "ranks", "blocks") or not LIST.fullmatch(body):
+            raise MidblockError(f"cannot read the layer plan {shown(text)}", hint=f"write it like {NOTATIONS}")
         numbers = [part.strip() for part in body.split(",")]
-        plain = [int(part) for part in numbers if part.isdigit()]
+        plain = [_number(part) for part in numbers if part.isdigit()]
         falls = len(plain) == len(numbers) > 1 and any(b <= a for a, b in pairwise(plain))
         if kind == "ranks" or (kind == "" and falls):
             if len(plain) != len(numbers):
-                raise MidblockError(f"cannot read the layer plan {text!r}", hint="ranks are single numbers")
+                raise MidblockError(f"cannot read the layer plan {shown(text)}", hint="ranks are single numbers")
             return cls._from_segments(plain, total, text, ranked=True)
         return cls._from_indices(numbers, total, text)
 
@@ -73,7 +75,7 @@ class LayerPlan:
     @classmethod
     def _from_segments(cls, marks: list[int], total: int, text: str, ranked: bool) -> LayerPlan:
         if len(marks) > total:
-            raise MidblockError(f"the layer plan {text!r} has {len(marks)} segments, the model {total} blocks")
+            raise MidblockError(f"the layer plan {shown(text)} has {len(marks)} segments, the model {total} blocks")
         segment = [block * len(marks) // total for block in range(total)]
         blocks = tuple(block for block in range(total) if marks[segment[block]])
         ranks = tuple(marks[segment[block]] for block in blocks)
@@ -89,16 +91,17 @@ class LayerPlan:
         chosen: set[int] = set()
         for part in parts:
             first, _, last = part.partition("-")
-            chosen.update(range(int(first), int(last or first) + 1))
-        beyond = sorted(block for block in chosen if block >= total)
-        if beyond:
-            raise MidblockError(f"the layer plan {text!r} names block {beyond[0]}; the model has 0 to {total - 1}")
+            low, high = _number(first), _number(last or first)
+            if low <= high and high >= total:
+                what = f"the layer plan {shown(text)} names block {max(low, total)}"
+                raise MidblockError(f"{what}; the model has 0 to {total - 1}")
+            chosen.update(range(low, high + 1))
         return cls._chosen(total, tuple(sorted(chosen)), text, None)
 
     @classmethod
     def _chosen(cls, total: int, blocks: tuple[int, ...], text: str, ranks: tuple[int, ...] | None) -> LayerPlan:
         if not blocks:
-            raise MidblockError(f"the layer plan {text!r} selects none of the model's {total} blocks")
+            raise MidblockError(f"the layer plan {shown(text)} selects none of the model's {total} blocks")
         return cls(total, blocks, ranks)
 
     def __str__(self) -> str:
@@ -111,3 +114,7 @@ class LayerPlan:
                 runs.append([block])
         text = ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
         return f"{text}-{text}" if SEGMENTS.fullmatch(text) else text
+
+
+def _number(digits: str) -> int:
+    return int(digits.strip().lstrip("0")[:DIGITS] or "0")

@@ -52,3 +52,21 @@ def unreadable(path: Path, error: Exception) -> MidblockError:
 def _kind(mode: int) -> str:
     kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
     return next((name for fits, name in kinds if fits(mode)), "device")
+
+
+def check_plain_folder(folder: Path) -> None:
+    """Do nothing if a folder can be read and holds files, links and folders only.
+
+    For folders whose files are opened by other libraries, which do not ask what they open.
+
+    Raises:
+        MidblockError: it cannot, or holds something else; that is named.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                mode = entry.stat().st_mode if os.path.exists(entry) else stat.S_IFREG
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                    raise MidblockError(f"{entry.path} is a {_kind(mode)}, no file", hint="a model's folder has none")
+    except (OSError, ValueError) as error:
+        raise unreadable(folder, error) from error

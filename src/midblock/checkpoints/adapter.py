@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from midblock.base import MidblockError, user_path
+from midblock.base.plain_file import check_plain_folder
 from midblock.checkpoints.adapter_names import PREFIX, AdapterNames, AdapterTensors
 from midblock.checkpoints.lora_config import LoraSettings
 from midblock.checkpoints.low_rank import Delta, LowRankDelta, StackedDelta
@@ -108,7 +109,9 @@ class Adapter:
         self.check_expressible()
         known = projections or {}
         with self.tensors_on(base) as own:
-            for module, left, right in _factor_pairs(own, self.folder):
+            pairs = list(_factor_pairs(own, self.folder))
+            self.settings.check_patterns((*base.names, *(module for module, _, _ in pairs)), self.folder)
+            for module, left, right in pairs:
                 B, A = own.read(left), own.read(right)
                 if name := self._parameter(module, left, base):
                     yield name, self._stacked(name, B, A, base, known)
@@ -191,6 +194,7 @@ def settings_of(folder: Path) -> LoraSettings:
         MidblockError: the config is missing or broken, the adapter is no change of weights, or its weights are missing,
             pickled, or empty.
     """
+    check_plain_folder(folder)
     settings = LoraSettings.read(folder / CONFIG)
     if settings.unmergeable:
         why, hint = settings.unmergeable

@@ -86,6 +86,8 @@ def _targeted(adapter: Adapter, skeleton: nn.Module) -> list[str]:
         from peft.tuners.tuners_utils import BaseTuner
     except ImportError:
         return []
+    names = [name for name, _ in skeleton.named_modules()]
+    adapter.settings.check_patterns(names, adapter.folder)
     config = LoraConfig.from_pretrained(str(adapter.folder))
     if not config.target_modules:
         return []

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midblock.base import MidblockError
+from midblock.base.plain_file import check_plain_folder
 from midblock.checkpoints.adapter import CONFIG, MERGE_FIRST, Adapter
 from midblock.checkpoints.builtin import builtin_folder
-from midblock.checkpoints.config import has_tokenizer, load_config, load_tokenizer
+from midblock.checkpoints.config import has_tokenizer, load_config, load_tokenizer, read_config
+from midblock.checkpoints.fitting import check_counts, check_quantisation
 from midblock.checkpoints.gguf import gguf_folder
 from midblock.checkpoints.hub import hub_folder
 from midblock.checkpoints.quantised_base import check_plain
@@ -116,6 +118,7 @@ def open_checkpoint(
     if isinstance(reference, str):
         reference = ModelReference.parse(reference)
     folder = _local_folder(reference, allow_pickle, trust_remote_code)
+    check_plain_folder(folder)
     if reference.kind == "adapter" or ((folder / CONFIG).exists() and not (folder / "config.json").exists()):
         adapter = Adapter.open(folder, base or adapter_base)
         below = open_checkpoint(adapter.base, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
@@ -126,8 +129,11 @@ def open_checkpoint(
     if base is not None:
         raise MidblockError(f"{reference} is no adapter, so it has no base", hint="leave out --base")
     checkpoint = Checkpoint(reference, folder, None, allow_pickle, trust_remote_code)
-    load_config(folder, trust_remote_code=trust_remote_code)
+    stated = read_config(folder)
     find_weight_files(folder, allow_pickle=allow_pickle)
+    check_counts(stated, folder, allow_pickle=allow_pickle)
+    check_quantisation(stated, folder, allow_pickle=allow_pickle)
+    load_config(folder, trust_remote_code=trust_remote_code)
     return checkpoint
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from midblock.base import write_json
+from midblock.base import replace_atomically
 from midblock.checkpoints.adapter import CONFIG as ADAPTER_CONFIG
-from midblock.checkpoints.config import has_tokenizer
+from midblock.checkpoints.config import has_tokenizer, read_config
 from midblock.checkpoints.weight_files import INDEX, PICKLED_INDEX
 
 SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
@@ -40,7 +40,7 @@ def copy_tokenizer_of_adapter(adapter: Path, target: Path) -> None:
 
 def write_config(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
     """Write config.json with some fields set, at the top and where a `text_config` has them; None takes one out."""
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config = read_config(source)
     inner = config.get("text_config")
     for name, value in changes.items():
         config[name] = value
@@ -53,4 +53,5 @@ def write_config(source: Path, target: Path, changes: Mapping[str, Any]) -> None
         for part in (config, inner):
             if isinstance(part, dict):
                 part.pop("torch_dtype", None)
-    write_json(target / "config.json", config)
+    with replace_atomically(target / "config.json") as temporary:  # some configs hold Infinity, which JSON has not
+        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midblock.base import MidblockError, nearest
+from midblock.base.json_file import read_object, shown
+from midblock.base.plain_file import check_plain_folder
+from midblock.checkpoints.stated_config import check_stated
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+REASON = 300  # letters of somebody else's error in ours
 
 # any of these is enough to build a tokenizer
 TOKENIZER_FILES = (
@@ -22,7 +27,18 @@ TOKENIZER_FILES = (
     "tekken.json",
 )
 
-BROKEN_TOKENIZER = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError)
+# whatever transformers and torch raise on a stranger's values; bugs of ours look the same, so only around their calls
+STRANGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ImportError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+)
 
 
 def load_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -35,12 +51,32 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    _check_known(folder, _read_json(folder), trust_remote_code)
+    _check_known(folder, read_config(folder), trust_remote_code)
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, StrictDataclassError) as error:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        inner = config.get_text_config()
+    except (*STRANGE, StrictDataclassError) as error:
         lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-        raise MidblockError(f"{folder / 'config.json'} is not valid: {' '.join(lines[:2])}") from error
+        raise MidblockError(f"{folder / 'config.json'} is not valid: {' '.join(lines[:2])[:REASON]}") from error
+    if isinstance(inner, dict):
+        raise MidblockError(
+            f"{folder / 'config.json'}: a {config.model_type} has no text_config", hint="fetch it again"
+        )
+    return config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a folder's config.json says, as far as that can be of a model.
+
+    Raises:
+        MidblockError: it is missing, broken, beyond a limit, or states what no model has.
+    """
+    file = folder / "config.json"
+    if not os.path.lexists(file):
+        raise _no_config(folder)
+    config = read_object(file)
+    check_stated(config, file)
+    return config
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -56,6 +92,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     """
     from transformers import AutoTokenizer
 
+    check_plain_folder(folder)
     # without this check transformers makes an empty tokenizer for some model types
     if not has_tokenizer(folder):
         raise MidblockError(f"no tokenizer in {folder}", hint="copy tokenizer.json and tokenizer_config.json there")
@@ -63,23 +100,16 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
         # the tokenizers library raises bare Exception on a broken tokenizer.json; subclasses unknown to us are bugs
-        if type(error) is not Exception and not isinstance(error, BROKEN_TOKENIZER):
+        if type(error) is not Exception and not isinstance(error, STRANGE):
             raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise MidblockError(f"cannot load the tokenizer in {folder}: {lines[0]}") from error
+        raise MidblockError(f"cannot load the tokenizer in {folder}: {reason_of(error)}") from error
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise _no_config(folder) from error
-    except (OSError, ValueError) as error:
-        raise MidblockError(f"{file} is not readable JSON: {error}", hint="fetch it again") from error
-    if not isinstance(config, dict):
-        raise MidblockError(f"{file} holds no config", hint="fetch it again")
-    return config
+def reason_of(error: BaseException) -> str:
+    """Somebody else's error in a line: its first words, and its kind where those alone tell nothing."""
+    lines = str(error).strip().splitlines() or [""]
+    words = lines[0].strip()[:REASON]
+    return words if " " in words else f"{type(error).__name__} {words}".strip()
 
 
 def _no_config(folder: Path) -> MidblockError:
@@ -102,6 +132,6 @@ def _check_known(folder: Path, config: dict[str, Any], trust_remote_code: bool) 
         raise MidblockError(f"{folder} brings its own model code, which is not run", hint=hint)
     if not kind:
         raise MidblockError(f"{folder / 'config.json'} names no model_type")
-    close = nearest(str(kind), CONFIG_MAPPING.keys())
+    close = nearest(str(kind)[:REASON], CONFIG_MAPPING.keys())
     hint = (f"did you mean {close!r}? " if close else "") + "a newer transformers may know it"
-    raise MidblockError(f"{folder / 'config.json'}: unknown model_type {kind!r}", hint=hint)
+    raise MidblockError(f"{folder / 'config.json'}: unknown model_type {shown(kind)}", hint=hint)

@@ -26,6 +26,7 @@ from midblock.checkpoints.anatomy import Anatomy
 from midblock.checkpoints.changes import Changes, Known, check_reached
 from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.decoder_names import name_in
+from midblock.checkpoints.fitting import check_blocks, check_shapes
 from midblock.checkpoints.model_tensors import ModelTensors
 from midblock.checkpoints.pieces import Piece, box, extent, grouped, put_together, sides
 from midblock.checkpoints.projections import Projection
@@ -79,6 +80,8 @@ class EffectiveTensors:
         skeleton = skeleton_of(config, trust_remote_code=checkpoint.trust_remote_code)
         store, anatomy = dequantised(checkpoint.tensors(), config), anatomy_of(skeleton)
         pieces = pieces_of({each: store.shape(each) for each in store.names}, skeleton)
+        check_shapes(pieces, store, skeleton, name or checkpoint.name)
+        check_blocks(pieces, anatomy, name or checkpoint.name)
         found = cls(name or checkpoint.name, store, anatomy, pieces)
         ties = anatomy.head.weight is anatomy.embedding.weight
         if ties and found.embedding not in found.by_name:  # a tied model's files may name just the head

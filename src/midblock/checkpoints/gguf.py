@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midblock.base import MidblockError
+from midblock.base.plain_file import check_plain_file, unreadable
 from midblock.base.quoting import printable
 from midblock.checkpoints.cache import folder_once
 
@@ -65,11 +66,12 @@ def convert_gguf(file: Path, folder: Path) -> None:
 def _check_readable(file: Path) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise MidblockError(f"reading {file.name} needs the package gguf", hint='pip install "midblock[demo]"')
+    check_plain_file(file)
     try:
         with file.open("rb") as stream:
             magic = stream.read(len(MAGIC))
     except OSError as error:
-        raise MidblockError(f"cannot read {file}: {error.strerror}") from error
+        raise unreadable(file, error) from error
     if magic != MAGIC:
         raise MidblockError(f"{file} is no GGUF file", hint="it does not begin with the letters GGUF")
 

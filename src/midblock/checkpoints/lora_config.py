@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from midblock.base import MidblockError
+from midblock.checkpoints.adapter_fields import AdapterFields
+from midblock.checkpoints.name_patterns import NamePattern, check_quick, patterns_of
 from midblock.checkpoints.unmergeable import unmergeable
 
 # config fields that, when set, make the change something else than scale · B A
@@ -33,6 +35,10 @@ NOT_LOW_RANK: Mapping[str, str] = {
 # of these, what is still read: a factor for each output, and a change for each expert
 READ_NEVERTHELESS = ("use_dora", "target_parameters")
 
+# entries that only PEFT reads
+NUMBERS = ("layers_to_transform",)
+NAMES = ("layers_pattern", "exclude_modules", "feedforward_modules")
+
 # initialisations that take something out of the base's weights, so that the file is no change of the published base
 ALTERING_INITS = ("pissa", "olora", "corda", "lora_ga", "loftq")
 
@@ -47,6 +53,7 @@ class LoraSettings:
         r, lora_alpha: rank and alpha where no pattern says otherwise.
         rank_pattern, alpha_pattern: regular expression of module names to rank, to alpha.
         target_parameters: ends of the names of parameters that are adapted themselves: stacked experts.
+        patterns: all that the config holds, to be tried before they are matched.
         use_dora: the change has a magnitude for each output too.
         starts_as_base: an adapter of which nothing was loaded changes nothing.
         inexpressible: why the change is neither low-rank, DoRA, nor a whole replaced tensor; None if it is.
@@ -68,6 +75,7 @@ class LoraSettings:
     target_parameters: tuple[str, ...] = ()
     use_dora: bool = False
     starts_as_base: bool = True
+    patterns: tuple[NamePattern, ...] = ()
     inexpressible: str | None = None
     unmergeable: tuple[str, str] | None = None
     rest: str = ""
@@ -77,37 +85,33 @@ class LoraSettings:
         """Read an adapter_config.json.
 
         Raises:
-            MidblockError: when it is missing, no JSON, or lacks the type, the rank or the alpha.
+            MidblockError: it is missing, no JSON, lacks the type, the rank or the alpha, or has something of another
+                type; that is named.
         """
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-            return cls._from_config(config)
-        except OSError as error:
-            raise MidblockError(f"cannot read {file}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            hint = "it must be JSON as PEFT writes it, with peft_type, r and lora_alpha"
-            raise MidblockError(f"{file} is no adapter config", hint=hint) from error
-
-    @classmethod
-    def _from_config(cls, config: Mapping[str, Any]) -> LoraSettings:
-        kind = str(config["peft_type"]).upper()
+        fields = AdapterFields.read(file)
+        config, kind = fields.content, fields.kind()
         is_lora = kind == "LORA"
-        targets, reason = config.get("target_modules") or (), _inexpressible(kind, config)
+        for key in NUMBERS:
+            fields.check_numbers(key)
+        for key in NAMES:
+            fields.texts(key)
+        reason = _inexpressible(kind, config)
         return cls(
             peft_type=kind,
-            base=config.get("base_model_name_or_path"),
-            revision=config.get("revision"),
-            r=int(config["r"]) if is_lora else 0,
-            lora_alpha=float(config["lora_alpha"]) if is_lora else 0.0,
-            rank_pattern={name: int(rank) for name, rank in (config.get("rank_pattern") or {}).items()},
-            alpha_pattern={name: float(alpha) for name, alpha in (config.get("alpha_pattern") or {}).items()},
-            use_rslora=bool(config.get("use_rslora")),
-            fan_in_fan_out=bool(config.get("fan_in_fan_out")),
-            target_modules=(targets,) if isinstance(targets, str) else tuple(targets),
-            modules_to_save=tuple(config.get("modules_to_save") or ()),
-            target_parameters=tuple(config.get("target_parameters") or ()),
-            use_dora=bool(config.get("use_dora")),
+            base=fields.text("base_model_name_or_path"),
+            revision=fields.text("revision"),
+            r=fields.rank("r") if is_lora else 0,
+            lora_alpha=fields.alpha("lora_alpha") if is_lora else 0.0,
+            rank_pattern=fields.ranks("rank_pattern") if is_lora else {},
+            alpha_pattern=fields.alphas("alpha_pattern") if is_lora else {},
+            use_rslora=fields.flag("use_rslora"),
+            fan_in_fan_out=fields.flag("fan_in_fan_out"),
+            target_modules=fields.texts("target_modules"),
+            modules_to_save=fields.texts("modules_to_save"),
+            target_parameters=fields.texts("target_parameters"),
+            use_dora=fields.flag("use_dora"),
             starts_as_base=config.get("init_lora_weights", True) is not False,
+            patterns=patterns_of(config, file),
             inexpressible=reason,
             unmergeable=unmergeable(kind, config),
             rest=json.dumps({**config, "base_model_name_or_path": None}, sort_keys=True) if reason else "",
@@ -120,8 +124,16 @@ class LoraSettings:
         rest = (self.rest,) if self.rest else ()
         return (self.r, self.lora_alpha, *patterns, self.use_rslora, self.fan_in_fan_out, *rest)
 
+    def check_patterns(self, modules: Iterable[str], folder: Path) -> None:
+        """Do nothing if the patterns can be matched with the names of these modules, by PEFT too.
+
+        Raises:
+            MidblockError: one takes too long; it is named.
+        """
+        check_quick(self.patterns, modules, folder)
+
     def scale(self, module: str, rank: int) -> float:
-        """What PEFT multiplies B A by in this module: alpha/r, or alpha/√r with rslora.
+        """What PEFT multiplies B A by in this module: alpha/r, or alpha/√r with rslora; see `check_patterns` first.
 
         Args:
             module: its name in the base, without `.weight`.

@@ -15,18 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints.adapter import CONFIG, WEIGHTS, Adapter, Tensors
 from midblock.checkpoints.adapter_names import ADAPTER, AdapterTensors
+from midblock.checkpoints.config import STRANGE
 
 PROBES = 24  # tokens, spread over the vocabulary, that the models before and after merging are compared on
 TOLERANCE = 1e-3  # of the largest logit, in float32
 GRAINS = 30  # units of rounding of the largest logit, in types that are coarser
 
-REFUSED = (ValueError, TypeError, RuntimeError, KeyError, AttributeError, NotImplementedError, ImportError)
+REFUSED = (*STRANGE, SafetensorError)
 
 
 def merge_in(model: nn.Module, adapter: Adapter, base: Tensors) -> nn.Module:
@@ -63,6 +65,7 @@ def put_on(model: nn.Module, adapter: Adapter, base: Tensors) -> Any:
         from peft.utils import load_peft_weights
     except ImportError as error:
         raise MidblockError("peft is needed to read an adapter", hint='pip install "midblock[train]"') from error
+    adapter.settings.check_patterns((name for name, _ in model.named_modules()), adapter.folder)
     with adapter.tensors_on(base) as own, _as_peft_names_them(own, adapter.folder) as folder:
         try:
             tuned: Any = PeftModel.from_pretrained(model, str(folder)).eval()

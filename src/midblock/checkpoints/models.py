@@ -8,17 +8,21 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints.adapter import Adapter
 from midblock.checkpoints.changes import Changes, known_of
 from midblock.checkpoints.checkpoint import Checkpoint
+from midblock.checkpoints.config import STRANGE, reason_of
 from midblock.checkpoints.effective import EffectiveTensors
+from midblock.checkpoints.fitting import check_memory, check_shapes
 from midblock.checkpoints.merged_by_peft import merge_in
 from midblock.checkpoints.readable import check_readable, computable
 from midblock.checkpoints.settings import LoadSettings
 from midblock.checkpoints.skeleton import auto_class, skeleton_of
+from midblock.checkpoints.stored_names import pieces_of
 
 
 def pick_device(device: str) -> torch.device:
@@ -70,8 +74,10 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings, *, whole: bool = 
     try:
         with quiet_transformers():
             model, loading = _load_dequantised(checkpoint, options) or _load(checkpoint, settings, options, whole)
-    except (ValueError, ImportError) as error:
-        raise MidblockError(f"cannot load {checkpoint.name}: {_first_line(error)}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except (*STRANGE, SafetensorError) as error:
+        raise MidblockError(f"cannot load {checkpoint.name}: {reason_of(error)}") from error
     if lost := sorted(loading["missing_keys"]):
         raise MidblockError(f"{checkpoint.name} lacks the tensor {lost[0]} ({len(lost)} missing in all)")
     if misfits := sorted(loading["mismatched_keys"]):
@@ -125,8 +131,12 @@ def _load_dequantised(checkpoint: Checkpoint, options: Mapping[str, Any]) -> tup
 
 
 def _check_files(checkpoint: Checkpoint) -> None:
-    """Open every file once, so that a truncated or corrupt one is named before transformers stumbles over it."""
-    checkpoint.tensors().close()
+    """Open every file once: one that is corrupt, or another model's, is named before transformers takes memory."""
+    skeleton: Any = skeleton_of(checkpoint.config, trust_remote_code=checkpoint.trust_remote_code)
+    with checkpoint.tensors() as files:
+        shapes = {name: files.shape(name) for name in files.names}
+        check_shapes(pieces_of(shapes, skeleton), files, skeleton, checkpoint.name)
+        check_memory(skeleton, sum(files.nbytes(name) for name in files.names), checkpoint.name)
     if checkpoint.adapter is not None:
         checkpoint.adapter.tensors().close()
 
@@ -154,7 +164,3 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

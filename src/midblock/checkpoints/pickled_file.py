@@ -11,6 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from midblock.base import MidblockError
+from midblock.base.plain_file import check_plain_file
 from midblock.checkpoints.safetensors_file import Entry
 
 
@@ -45,12 +46,13 @@ class PickledFile:
 
 
 def _load(path: Path) -> dict[str, Tensor]:
+    check_plain_file(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         hint = "it is corrupt, or wants to run code, which midblock never lets it; convert it to safetensors"
         raise MidblockError(f"cannot read {path} as plain tensors", hint=hint) from error
-    except (OSError, RuntimeError, EOFError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise MidblockError(f"{path} is truncated or corrupt", hint="fetch it again") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]

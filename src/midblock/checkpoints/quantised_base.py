@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from midblock.base import MidblockError
+from midblock.checkpoints.config import read_config
 
 
 def check_plain(folder: Path, adapter: Path) -> None:
@@ -18,7 +18,7 @@ def check_plain(folder: Path, adapter: Path) -> None:
     Raises:
         MidblockError: it is quantised; the original is named where its config or its card names it.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
+    config = read_config(folder)
     packed = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
     if not packed:
         return

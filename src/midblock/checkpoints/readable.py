@@ -17,7 +17,6 @@ from midblock.checkpoints.effective import EffectiveTensors
 from midblock.checkpoints.pieces import Piece
 
 NAMED = 4  # prefixes that a note names
-COUNTS = (torch.int64, torch.bool)  # what tables and masks are stored as, no codes
 
 
 def check_readable(tensors: EffectiveTensors) -> EffectiveTensors:
@@ -39,12 +38,13 @@ def check_readable(tensors: EffectiveTensors) -> EffectiveTensors:
 def unreadable(tensors: EffectiveTensors) -> list[str]:
     """Names on disk of what stands in a weight's place and is no number, in the order of the files."""
     known, there = tensors.anatomy.projections, tensors.by_name
+    whole = {name for name, value in tensors.anatomy.model.named_parameters() if not value.is_floating_point()}
     found = []
     for piece in tensors.stored_pieces:
         weight = f"{piece.name.rpartition('.')[0]}.weight"
         stands_for_it = piece.unread and weight in known and weight not in there
         kind = tensors.store.dtype(piece.stored)
-        if (piece.name in known or stands_for_it) and not computable(kind) and kind not in COUNTS:
+        if (piece.name in known or stands_for_it) and not computable(kind) and piece.name not in whole:
             found.append(piece.stored)
     return found
 

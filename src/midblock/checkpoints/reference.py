@@ -63,7 +63,7 @@ class ModelReference:
     def _local(cls, text: str, path: Path) -> ModelReference:
         if path.is_dir():
             path = _tuned_inside(path) or path
-            return cls(text, "adapter" if (path / "adapter_config.json").exists() else "folder", str(path))
+            return cls(text, "adapter" if os.path.exists(path / "adapter_config.json") else "folder", str(path))
         if path.suffix.lower() == ".gguf":
             return cls(text, "gguf", str(path))
         raise MidblockError(f"{text} is a file", hint="give the folder that holds it, or a .gguf file")
@@ -90,7 +90,7 @@ class ModelReference:
 
 def _tuned_inside(folder: Path) -> Path | None:
     """What a run folder of `midblock tune` holds: its adapter or its model; None for any other folder."""
-    if not (folder / "run.json").exists() or (folder / "config.json").exists():
+    if not os.path.exists(folder / "run.json") or os.path.exists(folder / "config.json"):
         return None
     return next((folder / name for name in ("adapter", "model") if (folder / name).is_dir()), None)
 
@@ -110,6 +110,6 @@ def _nothing_there(text: str, path: Path) -> MidblockError:
         return MidblockError("the model reference is empty", hint=f"give {FORMS}")
     if close := nearest_path(path):
         return MidblockError(f"no model at {text}", hint=f"did you mean {close}?")
-    missing = next((parent for parent in reversed(path.parents) if not parent.exists()), path)
+    missing = next((parent for parent in reversed(path.parents) if not os.path.exists(parent)), path)
     where = f"{missing} does not exist; " if missing != path else ""
     return MidblockError(f"no model at {text}", hint=f"{where}give {FORMS}")

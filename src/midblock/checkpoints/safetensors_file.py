@@ -7,7 +7,6 @@ memory stays at a few tensors.
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 from collections.abc import Mapping
@@ -20,6 +19,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from midblock.base import MidblockError
+from midblock.base.json_file import parse_object, shown
+from midblock.base.plain_file import check_plain_file, unreadable
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -44,6 +45,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
+LARGEST_SIZE = 2**63  # of a side or a place in the file
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -76,12 +78,13 @@ class SafetensorsFile:
             MidblockError: when the file cannot be read, is truncated, or its header is broken; the message names it.
         """
         self.path = path
+        check_plain_file(path)
         try:
             with path.open("rb") as stream:
                 # copy on write: torch takes the buffer without a warning, and nothing ever reaches the file
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         except (OSError, ValueError) as error:  # ValueError: the file is empty
-            raise MidblockError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+            raise unreadable(path, error) from error
         self.entries = _parse_header(path, self._map)
         self._bytes: Tensor | None = torch.frombuffer(self._map, dtype=torch.uint8)
 
@@ -116,24 +119,38 @@ def _parse_header(path: Path, content: mmap.mmap) -> dict[str, Entry]:
         raise MidblockError(f"{path} is corrupt: its header would be {length} bytes long", hint="fetch it again")
     if 8 + length > len(content):
         raise _truncated(path, 8 + length, len(content))
-    try:
-        header = json.loads(content[8 : 8 + length])
-        header.pop("__metadata__", None)
-        entries = {name: _entry(path, name, fields, 8 + length) for name, fields in header.items()}
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise MidblockError(f"{path} is corrupt: its header cannot be read", hint="fetch it again") from error
+    header = parse_object(content[8 : 8 + length], f"the header of {path}")
+    _check_metadata(path, header.pop("__metadata__", None))
+    entries = {name: _entry(path, name, fields, 8 + length) for name, fields in header.items()}
     _check_extent(path, entries, 8 + length, len(content))
-    return dict(sorted(entries.items(), key=lambda item: (item[1].start, item[0])))
+    in_order = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop, item[0])))
+    _check_gapless(path, in_order, 8 + length)
+    return in_order
 
 
-def _entry(path: Path, name: str, fields: Mapping[str, Any], base: int) -> Entry:
-    if fields["dtype"] not in DTYPES:
-        raise MidblockError(f"{path}: tensor {name} has the type {fields['dtype']}, which midblock cannot read")
-    dtype, shape = DTYPES[fields["dtype"]], tuple(int(size) for size in fields["shape"])
-    start, stop = (base + int(offset) for offset in fields["data_offsets"])
-    if stop - start != math.prod(shape) * dtype.itemsize or start < base:
-        raise MidblockError(f"{path} is corrupt: tensor {name} of shape {list(shape)} has {stop - start} bytes")
-    return Entry(dtype, shape, start, stop)
+def _check_metadata(path: Path, found: Any) -> None:
+    """Words and nothing else, as every reader of the format wants them."""
+    if found is None or (isinstance(found, dict) and all(isinstance(value, str) for value in found.values())):
+        return
+    raise MidblockError(f"{path} is corrupt: its header's metadata is no table of words", hint="fetch it again")
+
+
+def _entry(path: Path, name: str, fields: Any, base: int) -> Entry:
+    fields = fields if isinstance(fields, dict) else {}
+    kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(kind, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        what = f"{path} is corrupt: its header does not say type, shape and place of tensor {shown(name)}"
+        raise MidblockError(what, hint="fetch it again")
+    if kind not in DTYPES:
+        raise MidblockError(f"{path}: tensor {shown(name)} has the type {shown(kind)}, which midblock cannot read")
+    start, stop = offsets
+    if stop - start != math.prod(shape) * DTYPES[kind].itemsize:
+        raise MidblockError(f"{path} is corrupt: tensor {shown(name)} of shape {shown(shape)} has {stop - start} bytes")
+    return Entry(DTYPES[kind], tuple(shape), base + start, base + stop)
+
+
+def _are_sizes(found: Any) -> bool:
+    return isinstance(found, list) and all(type(size) is int and 0 <= size < LARGEST_SIZE for size in found)
 
 
 def _check_extent(path: Path, entries: Mapping[str, Entry], begin: int, size: int) -> None:
@@ -142,6 +159,15 @@ def _check_extent(path: Path, entries: Mapping[str, Entry], begin: int, size: in
         raise _truncated(path, end, size)
     if end < size:
         raise MidblockError(f"{path} is corrupt: {size - end} bytes follow its last tensor", hint="fetch it again")
+
+
+def _check_gapless(path: Path, entries: Mapping[str, Entry], begin: int) -> None:
+    """Every byte belongs to one tensor: other readers of the format refuse a file with holes or with bytes shared."""
+    for name, entry in entries.items():
+        if entry.start != begin:
+            what = f"{path} is corrupt: tensor {shown(name)} does not begin where the one before it ends"
+            raise MidblockError(what, hint="fetch it again")
+        begin = entry.stop
 
 
 def _truncated(path: Path, expected: int, found: int) -> MidblockError:

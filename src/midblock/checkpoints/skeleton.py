@@ -17,6 +17,7 @@ from torch import nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints.anatomy import Anatomy
+from midblock.checkpoints.config import STRANGE, reason_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -98,7 +99,7 @@ def _build(request: _Request) -> nn.Module:
     try:
         with torch.device("meta"):
             model = auto_class(request.config).from_config(request.config, trust_remote_code=request.trust_remote_code)
-    except (ValueError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise MidblockError(f"no causal language model for {type(request.config).__name__}: {reason}") from error
+    except STRANGE as error:
+        what = f"no causal language model for {type(request.config).__name__}: {reason_of(error)}"
+        raise MidblockError(what, hint="a value in its config.json does not go with the others") from error
     return model.eval()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from midblock.base import MidblockError
+from midblock.base.json_file import read_object, shown
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -74,16 +75,15 @@ def _with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _from_index(index: Path, pickled: bool) -> WeightFiles:
-    try:
-        shards = {str(name): str(shard) for name, shard in json.loads(index.read_text("utf-8"))["weight_map"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MidblockError(f"{index} is corrupt: it holds no weight_map", hint="fetch it again") from error
+    shards = read_object(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise MidblockError(f"{index} is corrupt: it holds no weight_map of names to files", hint="fetch it again")
     names = sorted(set(shards.values()))
     for shard in names:
         if Path(shard).name != shard:
-            raise MidblockError(f"{index} names a shard outside its folder: {shard}")
-        if not (index.parent / shard).exists():
-            what = f"shard {shard} is missing in {index.parent}"
+            raise MidblockError(f"{index} names a shard outside its folder: {shown(shard)}")
+        if not os.path.exists(index.parent / shard):  # False of names that no file can have, too
+            what = f"shard {shown(shard)} is missing in {index.parent}"
             raise MidblockError(what, hint=f"{index.name} lists {len(names)} shards; fetch the rest")
     return WeightFiles(tuple(index.parent / shard for shard in names), pickled, shards)
 

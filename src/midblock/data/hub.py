@@ -1,6 +1,6 @@
 """Datasets on the Hugging Face hub: the papers' sets by short name, and any other by its id."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +52,9 @@ def read_hub(name: str, source: HubSet) -> Records:
     if len(dataset) == 0:
         raise MidblockError(f"{name}: split {source.split!r} holds no rows")
 
-    def take(at: Sequence[int]) -> list[Record]:
-        return list(dataset.select(list(at)))
+    def take(at: Sequence[int], columns: Collection[str] | None = None) -> list[Record]:
+        names = [name for name in dataset.column_names if columns is None or name in columns]
+        return list(dataset.select_columns(names).select(list(at)))
 
     return Records(name, source.split, tuple(dataset.column_names), len(dataset), take, source.layout)
 

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from midblock.base import MidblockError, nearest
+from midblock.base.json_file import shown
 from midblock.data.examples import Example, Message
 from midblock.data.records import Record, Records, text_in
 from midblock.data.turns import tools_in, turns_in
+
+SHOWN = 20  # columns in a message
+READ_TOO = ("input", "tools", "task_id", "entry_point", "test")  # columns that a row of some layout may have besides
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class Layout:
     read: Callable[[Record], Example]
     keep: Callable[[Record], bool] | None = None
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Every column that it looks at."""
+        return (*self.columns, *READ_TOO)
+
 
 def detect_layout(rows: Records) -> str:
     """Return the name of the first layout of `LAYOUTS` whose columns are all there.
@@ -39,7 +48,8 @@ def detect_layout(rows: Records) -> str:
     close = [(column, nearest(column, known)) for column in rows.columns if column not in known]
     meant = "".join(f"rename {column!r} to {near!r}? " for column, near in close[:3] if near)
     accepted = " · ".join(", ".join(layout.columns) for name, layout in LAYOUTS.items() if name not in NEVER_GUESSED)
-    seen = ", ".join(repr(column) for column in rows.columns) or "no columns"
+    more = ", …" if len(rows.columns) > SHOWN else ""
+    seen = ", ".join(map(shown, rows.columns[:SHOWN])) + more or "no columns"
     raise MidblockError(f"{rows.name}: no known column layout in {seen}", hint=f"{meant}accepted: {accepted}")
 
 
@@ -58,11 +68,13 @@ def read_examples(rows: Records, layout: str, chosen: Sequence[int]) -> tuple[Ex
 
 def try_examples(rows: Records, layout: str, chosen: Sequence[int]) -> list[Example | MidblockError]:
     """Each of the chosen rows, or what is wrong with it."""
-    read = LAYOUTS[layout].read
+    read, columns = LAYOUTS[layout].read, LAYOUTS[layout].reads
     found: list[Example | MidblockError] = []
-    for index, row in zip(chosen, rows.take(chosen), strict=True):
+    for index, row in zip(chosen, rows.take(chosen, columns), strict=True):
         try:
             found.append(read(row))
+        except RecursionError:
+            found.append(MidblockError(f"{rows.name}, row {index + 1} is nested too deeply"))
         except MidblockError as error:
             found.append(MidblockError(f"{rows.name}, row {index + 1}: {error.what}", hint=error.hint))
     return found

@@ -5,7 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from midblock.base import MidblockError, generator, unknown, user_path
+from midblock.base.options import LARGEST, told_number
 from midblock.data.examples import Example, ExampleSet, hash_examples, left_out
 from midblock.data.files import READERS, read_file
 from midblock.data.hub import HUB_SETS, HubSet, read_hub
@@ -13,6 +16,7 @@ from midblock.data.layouts import LAYOUTS, detect_layout, read_examples, try_exa
 from midblock.data.procedural import BUILTIN_SETS, make_rows
 from midblock.data.records import Record, Records
 
+PART = 1000  # rows looked at together, where every row must be
 FILE_ENDINGS = (*READERS, ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst")  # meant as files even where none is
 
 
@@ -41,7 +45,11 @@ def load_dataset(
         MidblockError: when the reference, its columns or a row cannot be read, or holds fewer samples than asked for.
     """
     if (num_samples is not None and num_samples < 1) or skip < 0:
-        raise MidblockError(f"cannot draw {num_samples} samples after skipping {skip}", hint="ask for 1 or more")
+        count = "all" if num_samples is None else told_number(num_samples)
+        what = f"cannot draw {count} samples after skipping {told_number(skip)}"
+        raise MidblockError(what, hint="ask for 1 or more")
+    if num_samples is not None and skip + num_samples > LARGEST:
+        raise MidblockError(f"{told_number(num_samples)} samples are more than any dataset has")
     reference = str(reference)
     bad: dict[int, MidblockError] = {}
     if reference.startswith("builtin:"):
@@ -92,15 +100,15 @@ def _sample(
     rows: Records, layout: str, num_samples: int | None, seed: int, skip: int
 ) -> tuple[tuple[Example, ...], dict[int, MidblockError]]:
     """The samples in the dataset's order, and the rows met on the way that cannot be read: the next ones stand in."""
-    order = _usable(rows)
+    order: Sequence[int] | np.ndarray = _usable(rows)
     if num_samples is not None or skip:
-        shuffled = generator(seed, "data", "sample").permutation(len(order)).tolist()
-        order = [order[position] for position in shuffled]
+        shuffled = generator(seed, "data", "sample").permutation(len(order))
+        order = shuffled if isinstance(order, range) else np.asarray(order)[shuffled]
     good: dict[int, Example] = {}
     bad: dict[int, MidblockError] = {}
     wanted, at = len(order) if num_samples is None else skip + num_samples, 0
     while len(good) < wanted and at < len(order):
-        chosen = order[at : at + wanted - len(good)]
+        chosen = [int(row) for row in order[at : at + wanted - len(good)]]
         for row, found in zip(chosen, try_examples(rows, layout, chosen), strict=True):
             if isinstance(found, MidblockError):
                 bad[row] = found
@@ -132,7 +140,9 @@ def _usable(rows: Records) -> Sequence[int]:
     keep = LAYOUTS[rows.layout].keep if rows.layout else None
     if keep is None:
         return range(rows.count)
-    return [index for index, row in enumerate(rows.take(range(rows.count))) if _counts(keep, row)]
+    parts = (range(start, min(start + PART, rows.count)) for start in range(0, rows.count, PART))
+    found = (zip(part, rows.take(part, LAYOUTS[rows.layout or ""].reads), strict=True) for part in parts)
+    return [index for part in found for index, row in part if _counts(keep, row)]
 
 
 def _counts(keep: Callable[[Record], bool], row: Record) -> bool:

@@ -6,10 +6,12 @@ from itertools import count, islice
 from typing import Any
 
 from midblock.base import MidblockError, derive, unknown
+from midblock.base.options import told_number
 from midblock.data.records import Record, Records
 
 DEFAULT_SPLIT = "test"
 DEFAULT_SAMPLES = 1000
+MOST = 1_000_000  # questions drawn or passed over; they are made one by one
 PART = 1000  # questions made by one generator
 PATIENCE = 1000  # draws in a row without a new question before the set counts as used up
 
@@ -50,6 +52,9 @@ def make_rows(name: str, *, split: str | None, num_samples: int | None, seed: in
     if split not in ("train", "test"):
         raise unknown("split", split, ("train", "test"))
     size = DEFAULT_SAMPLES if num_samples is None else num_samples
+    if skip + size > MOST:
+        what = f"{told_number(size)} samples" + (f" after skipping {told_number(skip)}" if skip else "")
+        raise MidblockError(f"builtin:{name} gives at most {MOST:,} questions; {what} were asked for")
     records = list(islice(_questions(name, split, seed), skip, skip + size))
     return Records.from_records(f"builtin:{name}", records, split=split, layout="question/answer")
 

@@ -35,7 +35,8 @@ class Records:
         split: which part of the dataset they are; empty for a single file.
         columns: column names, in the source's order.
         count: number of records.
-        take: returns the records at the given positions (0…count-1), in that order.
+        take: returns the records at the given positions (0…count-1), in that order; `columns` names those that are
+            wanted, others may be left out.
         layout: the name in `LAYOUTS` where the source is known to have it; None to recognise it by its columns.
     """
 
@@ -43,7 +44,7 @@ class Records:
     split: str
     columns: tuple[str, ...]
     count: int
-    take: Callable[[Sequence[int]], list[Record]]
+    take: Callable[..., list[Record]]
     layout: str | None = None
 
     @classmethod
@@ -52,4 +53,8 @@ class Records:
     ) -> "Records":
         """Wrap records that are in memory already; the first one's keys are the columns."""
         columns = tuple(records[0]) if records else ()
-        return cls(name, split, columns, len(records), lambda at: [records[index] for index in at], layout)
+
+        def take(at: Sequence[int], columns: object = None) -> list[Record]:
+            return [records[index] for index in at]
+
+        return cls(name, split, columns, len(records), take, layout)

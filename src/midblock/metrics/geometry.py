@@ -16,9 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from midblock.metrics.neighbours import SAME, Points
 from midblock.metrics.spectra import eigenvalues, entropy, subset_spectra
-
-SAME = 1e-12  # of a row's length: rows no farther apart are the same point
 
 PerSet = Float[Tensor, " G"]
 
@@ -42,17 +41,15 @@ class States:
         """Length of each row."""
         return self.X.norm(dim=1)
 
-    @cached_property
+    @property
     def first(self) -> Int[Tensor, " N"]:
         """For each row the place of the first one that is the same, within the rounding of sums in float64."""
-        places = torch.arange(len(self.X))
-        equal = self.apart <= SAME * torch.maximum(self.norms[:, None], self.norms)
-        return torch.where(equal.fill_diagonal_(True), places, len(self.X)).amin(1)
+        return self.points.first
 
     @cached_property
-    def apart(self) -> Float[Tensor, "N N"]:
-        """Distances between rows."""
-        return distances(self.X)
+    def points(self) -> Points:
+        """The different rows, with the nearest others of each."""
+        return Points.of(self.X)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,10 +107,7 @@ def effective_rank_centered(pooled: Pooled) -> PerSet:
     X, keep = pooled.states.X, pooled.keep
     if keep.shape[1] <= X.shape[1]:
         X = centred(X)  # the set's own mean goes below; a large shared one would swallow the digits first
-        gram = X @ X.T
-        gram = gram[keep[:, :, None], keep[:, None, :]]
-        gram = gram - gram.mean(1, keepdim=True) - gram.mean(2, keepdim=True) + gram.mean((1, 2), keepdim=True)
-        return entropy(eigenvalues(gram)).exp()
+        return entropy(subset_spectra(X, keep, centre=True)).exp()
     parts = [centred(X[rows]) for rows in keep]
     return torch.stack([entropy(eigenvalues(part.T @ part)).exp() for part in parts])
 
@@ -165,14 +159,6 @@ def centred(X: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
     return rest if bool(rest.norm() > SAME * X.norm()) else torch.zeros_like(X)
 
 
-def distances(X: Float[Tensor, "N D"]) -> Float[Tensor, "N N"]:
-    """Euclidean distances between rows; infinite from a row to itself.
-
-    Differences are taken before squares, which loses no digits where rows share a large mean.
-    """
-    return torch.cdist(X, X, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
-
-
 def intrinsic_dimension(pooled: Pooled) -> PerSet:
     """TwoNN: n / Σ ln(r₂/r₁), with r₁ and r₂ the distances to the nearest and second nearest neighbour.
 
@@ -182,12 +168,9 @@ def intrinsic_dimension(pooled: Pooled) -> PerSet:
     keep = pooled.keep
     if keep.shape[1] < 3:
         return torch.full((len(keep),), torch.nan, dtype=torch.float64)
-    apart, counts = pooled.states.apart[keep[:, :, None], keep[:, None, :]], torch.ones(keep.shape, dtype=torch.bool)
-    first = pooled.states.first[keep]
-    if bool((first != keep).any()):
-        counts = ~(first[:, :, None] == first[:, None, :]).tril(-1).any(2)
-        apart = apart.masked_fill(~counts[:, None, :], torch.inf)
-    near = apart.topk(2, dim=2, largest=False).values
-    usable = counts & near[..., 1].isfinite()
-    log_ratio = torch.where(usable, near[..., 1] / near[..., 0], 1.0).log()
-    return usable.sum(1) / log_ratio.sum(1)
+    found = []
+    for rows in keep:
+        near = pooled.states.points.two_nearest(rows)
+        near = near[near[:, 1].isfinite()]
+        found.append(len(near) / (near[:, 1] / near[:, 0]).log().sum())
+    return torch.stack(found)

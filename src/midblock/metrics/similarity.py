@@ -2,8 +2,8 @@
 
 As in `geometry`, every metric is a function of one statistic, `Pairs`, with G equally large index sets, the whole
 sample being one of them. CKA needs no recomputation for a set: with 0/1 weights m the sums it is made of are
-mᵀ(K∘L)m, (Km)∘(Lm) and mᵀKm. What unrelated prompts would score is a function of `Shuffled` pairs.
-Cost: two N×N products; Procrustes a decomposition of n² for each set.
+mᵀ(K∘L)m, (Km)∘(Lm) and mᵀKm (`kernels`). What unrelated prompts would score is a function of `Shuffled` pairs.
+Cost: the smaller of N²·D and N·D² for each set and order; Procrustes a decomposition of min(n, D)² for each set.
 Sources: P1; debiased CKA: Song et al. 2012; Procrustes: Ding et al. 2021. Formulas: docs/metrics.md, "Base against
 tuned".
 """
@@ -18,8 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from midblock.metrics.geometry import centred
+from midblock.metrics.kernels import Kernels
 
 FEW = 20  # permutations of a metric that takes a decomposition each
+COSINES = 3000  # prompts up to which the cosines of all with all are cheaper than those of each order
 
 PerSet = Float[Tensor, " G"]
 PerPrompt = Float[Tensor, " N"]
@@ -61,15 +63,9 @@ class Pairing:
         return self.change.norm(dim=1)
 
     @cached_property
-    def grams(self) -> tuple[Float[Tensor, "N N"], Float[Tensor, "N N"]]:
-        """K and L, the linear kernels of both sides' centred rows."""
-        return centred_gram(self.base), centred_gram(self.tuned)
-
-    @cached_property
-    def hollow(self) -> tuple[Float[Tensor, "N N"], Float[Tensor, "N N"]]:
-        """K and L with zero diagonals."""
-        K, L = self.grams
-        return _hollow(K), _hollow(L)
+    def kernels(self) -> Kernels:
+        """K and L of both sides' rows; centring them first keeps a large shared mean from swallowing the digits."""
+        return Kernels(centred(self.base), centred(self.tuned))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +90,24 @@ class Pairs:
     @cached_property
     def shift(self) -> PerSet:
         """Length of the mean change."""
-        return self.pairing.change[self.keep].mean(1).norm(dim=1)
+        change = self.pairing.change
+        return torch.stack([change[rows].mean(0).norm() for rows in self.keep])
 
     @cached_property
     def masks(self) -> Float[Tensor, "N G"]:
         """The sets as columns of 0/1 weights."""
         N = len(self.pairing.base)
         return torch.zeros(N, len(self.keep), dtype=torch.float64).scatter_(0, self.keep.T, 1.0)
+
+    @cached_property
+    def products(self) -> tuple[PerSet, PerSet, PerSet]:
+        """ΣK∘L, ΣK∘K and ΣL∘L of each set, the diagonals left out."""
+        return self.pairing.kernels.products(self.masks)
+
+    @cached_property
+    def row_sums(self) -> tuple[Float[Tensor, "N G"], Float[Tensor, "N G"]]:
+        """Row sums of K and of L within each set, the diagonals left out."""
+        return self.pairing.kernels.row_sums(self.masks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +119,13 @@ class Shuffled:
 
     @cached_property
     def products(self) -> PerOrder:
-        """ΣK∘L of each order."""
-        K, L = self.pairing.grams
-        return torch.stack([(K * L[order][:, order]).sum() for order in self.orders])
+        """ΣK∘L of each order, the diagonals left out."""
+        return self.pairing.kernels.shuffled(self.orders)
+
+    @cached_property
+    def whole(self) -> Pairs:
+        """All rows, paired as they are."""
+        return Pairs(self.pairing, torch.arange(len(self.pairing.base))[None])
 
 
 def cosine_similarity(pairs: Pairs) -> PerPrompt:
@@ -141,8 +152,10 @@ def cosine_centered_null(shuffled: Shuffled) -> PerOrder:
 
 
 def _cosine_of_orders(base: Tensor, tuned: Tensor, orders: Tensor) -> Tensor:
-    cosine = (base / base.norm(dim=1, keepdim=True)) @ (tuned / tuned.norm(dim=1, keepdim=True)).T
-    return cosine[torch.arange(len(base)), orders].mean(1)
+    ours, theirs = base / base.norm(dim=1, keepdim=True), tuned / tuned.norm(dim=1, keepdim=True)
+    if len(base) > COSINES:
+        return torch.stack([(ours * theirs[order]).sum(1).mean() for order in orders])
+    return (ours @ theirs.T)[torch.arange(len(base)), orders].mean(1)
 
 
 def change_intensity(pairs: Pairs) -> PerPrompt:
@@ -173,37 +186,34 @@ def mean_shift_relative(pairs: Pairs) -> PerSet:
     return pairs.shift / pairs.scale
 
 
-def centred_gram(X: Float[Tensor, "N D"]) -> Float[Tensor, "N N"]:
-    """Linear kernel of the centred rows; centring first keeps a large shared mean from swallowing the digits."""
-    X = centred(X)
-    return X @ X.T
-
-
 def cka(pairs: Pairs) -> PerSet:
     """Linear CKA, biased, as published."""
-    K, L = pairs.pairing.grams
-    both, ours, theirs = (_hsic(A, B, pairs.masks, unbiased=False) for A, B in ((K, L), (K, K), (L, L)))
+    both, ours, theirs = _hsics(pairs, unbiased=False)
     return both / (ours * theirs).sqrt()
 
 
 def cka_debiased(pairs: Pairs) -> PerSet:
     """Linear CKA of unbiased HSIC (zero diagonals); NaN below four prompts, where it is 0/0 and rounding is left."""
-    K, L = pairs.pairing.hollow
-    both, ours, theirs = (_hsic(A, B, pairs.masks, unbiased=True) for A, B in ((K, L), (K, K), (L, L)))
+    both, ours, theirs = _hsics(pairs, unbiased=True)
     return (both / (ours * theirs).clamp(min=0).sqrt()).masked_fill(pairs.masks.sum(0) < 4, torch.nan)
 
 
-def _hollow(K: Tensor) -> Tensor:
-    return K - torch.diag_embed(K.diagonal())
+def _hsics(pairs: Pairs, *, unbiased: bool) -> list[PerSet]:
+    """HSIC of K and L, of K and K, of L and L, up to a factor that CKA divides out."""
+    found = []
+    for product, (one, other) in zip(pairs.products, ((0, 1), (0, 0), (1, 1)), strict=True):
+        k, h = (pairs.pairing.kernels.diagonals[side] for side in (one, other))
+        rows_K, rows_L = pairs.row_sums[one], pairs.row_sums[other]
+        if not unbiased:
+            product = product + (k * h) @ pairs.masks
+            rows_K, rows_L = rows_K + k[:, None] * pairs.masks, rows_L + h[:, None] * pairs.masks
+        found.append(_hsic(product, rows_K, rows_L, pairs.masks.sum(0), unbiased=unbiased))
+    return found
 
 
-def _hsic(K: Tensor, L: Tensor, masks: Tensor, *, unbiased: bool) -> Tensor:
-    """HSIC for each column of 0/1 weights, up to a factor that CKA divides out; `unbiased` wants zero diagonals."""
-    n = masks.sum(0)
-    product = (masks * ((K * L) @ masks)).sum(0)
-    rows_K, rows_L = K @ masks * masks, L @ masks * masks
-    cross = (rows_K * rows_L).sum(0)
-    totals = rows_K.sum(0) * rows_L.sum(0)
+def _hsic(product: Tensor, rows_K: Tensor, rows_L: Tensor, n: Tensor | int, *, unbiased: bool) -> Tensor:
+    """HSIC from ΣK∘L and the row sums, down the first dimension; `unbiased` wants both without diagonals."""
+    cross, totals = (rows_K * rows_L).sum(0), rows_K.sum(0) * rows_L.sum(0)
     if unbiased:
         return product + totals / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)
     return product + totals / n**2 - 2 * cross / n
@@ -214,8 +224,9 @@ def cka_null(shuffled: Shuffled) -> PerOrder:
 
     K and L are centred, so their whole rows sum to zero and the biased HSIC is the product alone.
     """
-    K, L = shuffled.pairing.grams
-    return shuffled.products / _own(K, L, unbiased=False)
+    k, h = shuffled.pairing.kernels.diagonals
+    _, ours, theirs = _hsics(shuffled.whole, unbiased=False)
+    return (shuffled.products + h[shuffled.orders] @ k) / (ours * theirs).sqrt()
 
 
 def cka_debiased_null(shuffled: Shuffled) -> PerOrder:
@@ -223,21 +234,10 @@ def cka_debiased_null(shuffled: Shuffled) -> PerOrder:
 
     Shuffling moves rows only: row sums go along, and of K∘L just the sum has to be taken anew.
     """
-    (K, L), orders = shuffled.pairing.grams, shuffled.orders
-    n = len(K)
-    k, h = K.diagonal(), L.diagonal()
-    rows_K, rows_L = K.sum(1) - k, L.sum(1) - h
-    diagonal = h[orders] @ k
-    cross = rows_L[orders] @ rows_K
-    totals = rows_K.sum() * rows_L.sum()
-    debiased = (shuffled.products - diagonal) + totals / ((n - 1) * (n - 2)) - 2 * cross / (n - 2)
-    return debiased / _own(*shuffled.pairing.hollow, unbiased=True)
-
-
-def _own(K: Tensor, L: Tensor, *, unbiased: bool) -> Tensor:
-    """What CKA divides by, which no shuffling changes."""
-    everyone = torch.ones(len(K), 1, dtype=K.dtype)
-    return (_hsic(K, K, everyone, unbiased=unbiased) * _hsic(L, L, everyone, unbiased=unbiased)).sqrt()
+    rows_K, rows_L = (rows[:, 0] for rows in shuffled.whole.row_sums)
+    _, ours, theirs = _hsics(shuffled.whole, unbiased=True)
+    found = _hsic(shuffled.products, rows_K[:, None], rows_L[shuffled.orders].T, len(rows_K), unbiased=True)
+    return found / (ours * theirs).sqrt()
 
 
 def procrustes(pairs: Pairs) -> PerSet:

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+ENTRIES = 2**23  # numbers of the Gram matrices that are decomposed together: 64 MiB
+
 
 def entropy(weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     """Shannon entropy −Σ p ln p in nats of non-negative weights, scaled to sum to one.
@@ -50,13 +52,22 @@ def renyi2(gram: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
     return 2 * trace.log() - (gram * gram).sum((-2, -1)).log()
 
 
-def subset_spectra(X: Float[Tensor, "N D"], keep: Tensor) -> Float[Tensor, "G n"]:
+def subset_spectra(X: Float[Tensor, "N D"], keep: Tensor, *, centre: bool = False) -> Float[Tensor, "G n"]:
     """Squared singular values of X restricted to each of G equally large sets of rows (G×n indices), ascending.
 
-    One Gram matrix serves all sets: the N×N one, of which a set is a submatrix, or where rows outnumber columns the
-    D×D one, from which the rows left out are subtracted.
+    One N×N Gram matrix serves all sets, which are submatrices of it, a few of them at a time; where rows outnumber
+    columns each set has its own D×D one.
+
+    Args:
+        centre: take each set's own mean out of its rows; for n ≤ D.
     """
     if keep.shape[1] <= X.shape[1]:
         gram = X @ X.T
-        return eigenvalues(gram[keep[:, :, None], keep[:, None, :]])
+        found = []
+        for part in keep.split(max(1, ENTRIES // keep.shape[1] ** 2)):
+            each = gram[part[:, :, None], part[:, None, :]]
+            if centre:
+                each = each - each.mean(1, keepdim=True) - each.mean(2, keepdim=True) + each.mean((1, 2), keepdim=True)
+            found.append(eigenvalues(each))
+        return torch.cat(found)
     return torch.stack([eigenvalues(X[rows].T @ X[rows]) for rows in keep])

@@ -1,9 +1,9 @@
 """Metrics that need K ≥ 2 augmented views of each prompt: LiDAR, DiME, InfoNCE.
 
 A view is the prompt with tokens dropped at random; its first three stay. Every metric is a function of `Views`. Cost: K
-forward passes more, and for each set of n prompts decompositions of n² and a solution of (K·n)². Sources: LiDAR, Thilak
-et al. 2024; DiME, Skean et al. 2023 (published by P1 as |S(view 1) − S(view 2)|); InfoNCE, van den Oord et al. 2018.
-Formulas: docs/metrics.md, "One model".
+forward passes more, and for each set of n prompts decompositions of min(n, D)² and a solution of min(K·n, D)². Sources:
+LiDAR, Thilak et al. 2024; DiME, Skean et al. 2023 (published by P1 as |S(view 1) − S(view 2)|); InfoNCE, van den Oord
+et al. 2018. Formulas: docs/metrics.md, "One model".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from midblock.base import generator
 from midblock.data import TokenizedPrompt
-from midblock.metrics.spectra import eigenvalues, entropy, subset_spectra
+from midblock.metrics.spectra import ENTRIES, eigenvalues, entropy, subset_spectra
 
 VIEWS = 2
 RIDGE = 1e-4
@@ -55,7 +55,8 @@ def lidar(views: Views, ridge: float = RIDGE) -> Float[Tensor, " G"]:
     """Entropy of eig(S_w^{-1/2} S_b S_w^{-1/2}), S_w within and S_b between prompts, S_w + δI, δ = 1e-4.
 
     With B the centred prompt means (n×D) the same non-zero eigenvalues are those of B S_w^{-1} Bᵀ/n, n×n, and by
-    Woodbury's identity S_w^{-1} needs only the Gram matrix of the deviations, so no D×D matrix is formed.
+    Woodbury's identity S_w^{-1} needs only the Gram matrix of the deviations, so where they are few no D×D matrix is
+    formed.
     """
     K = len(views.views)
     values = []
@@ -64,11 +65,25 @@ def lidar(views: Views, ridge: float = RIDGE) -> Float[Tensor, " G"]:
         means = chosen.mean(0)
         between = means - means.mean(0)
         within = (chosen - means).flatten(0, 1) / (K * len(rows)) ** 0.5
-        inner = torch.eye(len(within), dtype=chosen.dtype) * ridge + within @ within.T
-        cross = between @ within.T
-        whitened = (between @ between.T - cross @ torch.linalg.solve(inner, cross.T)) / ridge
+        few = len(within) <= within.shape[1]
+        whitened = (_by_rows if few else _by_columns)(between, within, ridge)
         values.append(entropy(eigenvalues((whitened + whitened.T) / 2)))
     return torch.stack(values)
+
+
+def _by_rows(between: Float[Tensor, "n D"], within: Float[Tensor, "m D"], ridge: float) -> Float[Tensor, "n n"]:
+    """B S_w^{-1} Bᵀ, with a solution of m²."""
+    inner = torch.eye(len(within), dtype=within.dtype) * ridge + within @ within.T
+    cross = between @ within.T
+    return (between @ between.T - cross @ torch.linalg.solve(inner, cross.T)) / ridge
+
+
+def _by_columns(between: Float[Tensor, "n D"], within: Float[Tensor, "m D"], ridge: float) -> Float[Tensor, "D D"]:
+    """L^{-1} BᵀB L^{-T} with LLᵀ = S_w: the same non-zero eigenvalues."""
+    inner = torch.eye(within.shape[1], dtype=within.dtype) * ridge + within.T @ within
+    L = torch.linalg.cholesky(inner)
+    half = torch.linalg.solve_triangular(L, between.T @ between, upper=False)
+    return torch.linalg.solve_triangular(L, half.T, upper=False)
 
 
 def dime(views: Views) -> Float[Tensor, " G"]:
@@ -81,5 +96,7 @@ def dime(views: Views) -> Float[Tensor, " G"]:
 def infonce(views: Views, temperature: float = 0.1) -> Float[Tensor, " N"]:
     """InfoNCE loss of each prompt: −ln of the share its own second view gets among all second views, nats."""
     first, second = (torch.nn.functional.normalize(view, dim=1) for view in views.views[:2])
-    scores = first @ second.T / temperature
-    return -torch.log_softmax(scores, dim=1).diagonal()
+    rows = max(1, ENTRIES // len(second))
+    scores = (part @ second.T / temperature for part in first.split(rows))
+    losses = (-torch.log_softmax(part, dim=1).diagonal(at * rows) for at, part in enumerate(scores))
+    return torch.cat(list(losses))

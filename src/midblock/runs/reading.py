@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from midblock.base import MidblockError, unknown
+from midblock.base.options import check_range, check_sizes
 from midblock.checkpoints import Pair
 from midblock.data import (
     REGIONS,
@@ -73,14 +74,18 @@ def check_reading(settings: ReadingSettings, *, fewest: int) -> None:
     """
     if settings.region not in REGIONS:
         raise unknown("region", settings.region, REGIONS)
+    check_sizes(settings)
     check_least(settings, num_samples=fewest, max_length=3, batch_tokens=1)
 
 
 def check_least(settings: object, **least: int) -> None:
     """Raise MidblockError for an option below the least it may be."""
-    for name, low in least.items():
-        if getattr(settings, name) < low:
-            raise MidblockError(f"{name} is {getattr(settings, name)}; it must be {low} or more")
+    check_range(settings, least, {})
+
+
+def check_most(settings: object, **most: int) -> None:
+    """Raise MidblockError for an option above the most it may be."""
+    check_range(settings, {}, most)
 
 
 @dataclass(frozen=True)

@@ -119,12 +119,18 @@ def spoil(path: Path, how: str) -> None:
         content[header:] = b"\xff" * (len(content) - header)
     elif how == "flipped":  # the top of an exponent, somewhere in the middle
         content[header + (len(content) - header) // 8 * 4 + 3] ^= 0x40
+    elif how == "lowest bit":  # which no product of matrices would show
+        content[-9] ^= 1
+    elif how == "another digest":
+        content[8 + content[8:].index(b"sha256") + 20] ^= 1
     elif how == "nonsense":
         content[8:20] = b"{" * 12
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("how", ["truncated", "empty", "zeroed", "not a number", "flipped", "nonsense"])
+@pytest.mark.parametrize(
+    "how", ["truncated", "empty", "zeroed", "not a number", "flipped", "lowest bit", "another digest", "nonsense"]
+)
 def test_a_broken_file_is_made_again(weights, made, tmp_path, how):
     good = load_factors(weights, "4", weight_hash=HASH, seed=0)
     spoiled = files(tmp_path)

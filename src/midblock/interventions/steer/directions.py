@@ -85,14 +85,36 @@ class Directions:
         """What to add, by block: of all blocks, or of those given."""
         return {block: self.of[block].vector for block in (range(len(self)) if blocks is None else blocks)}
 
+    @property
+    def tensors(self) -> dict[str, Float64[Tensor, "k D"]]:
+        """The parts by block: `layer.6` holds those of block 6."""
+        return {f"layer.{block}": direction.parts.contiguous() for block, direction in enumerate(self.of)}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Everything but the tensors, as plain values."""
+        layers = [{"explained": _number(each.explained), "base_norm": each.base_norm} for each in self.of]
+        return {"kind": self.kind, "n": self.n, "layers": layers}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Directions:
+        """What `tensors` and `facts` were taken from."""
+        made = (
+            Direction(
+                tensors[f"layer.{block}"].double(),
+                math.nan if fact["explained"] is None else fact["explained"],
+                fact["base_norm"],
+            )
+            for block, fact in enumerate(facts["layers"])
+        )
+        return cls(facts["kind"], facts["n"], tuple(made))
+
     def write(self, path: Path) -> None:
-        """Write a safetensors file: `layer.6` holds the parts of block 6."""
-        tensors = {f"layer.{block}": direction.parts.contiguous() for block, direction in enumerate(self.of)}
-        facts = [{"explained": _number(each.explained), "base_norm": each.base_norm} for each in self.of]
+        """Write a safetensors file of the tensors, with the facts."""
         # One entry: safetensors writes several in any order, and the same directions would make different files.
-        metadata = {"steer": json.dumps({"kind": self.kind, "n": self.n, "layers": facts})}
+        metadata = {"steer": json.dumps(self.facts)}
         with replace_atomically(path) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+            save_file(self.tensors, temporary, metadata=metadata)
 
     @classmethod
     def read(cls, path: Path) -> Directions:
@@ -104,15 +126,11 @@ class Directions:
         try:
             with safe_open(path, framework="pt") as file:
                 facts = json.loads(file.metadata()["steer"])
-                parts = [file.get_tensor(f"layer.{block}").double() for block in range(len(facts["layers"]))]
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return cls.of_tensors(tensors, facts)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             what = f"{path} holds no directions of `midblock steer`"
             raise MidblockError(what, hint="give the folder of a finished run") from error
-        made = (
-            Direction(part, math.nan if fact["explained"] is None else fact["explained"], fact["base_norm"])
-            for part, fact in zip(parts, facts["layers"], strict=True)
-        )
-        return cls(facts["kind"], facts["n"], tuple(made))
 
 
 def estimate_directions(

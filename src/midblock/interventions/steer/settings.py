@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from midblock.base import MidblockError, unknown
 from midblock.interventions.steer.directions import KINDS
 from midblock.interventions.steer.steering import ADDING
-from midblock.runs.reading import ReadingSettings, check_least, check_reading
+from midblock.runs.reading import ReadingSettings, check_least, check_most, check_reading
+
+MOST_DRAWS = 1000  # each is a pass over all samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ class SteerSettings(ReadingSettings):
         if self.adding not in ADDING:
             raise unknown("way of adding", self.adding, ADDING)
         check_least(self, components=1, num_directions_samples=2, max_new_tokens=1, num_texts=0, random_draws=1)
+        check_most(self, random_draws=MOST_DRAWS)
         self._check_alphas()
 
     def _check_alphas(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from midblock.base import LayerPlan, MidblockError, write_json
 from midblock.checkpoints import Pair
@@ -41,7 +42,7 @@ class Steering:
         Raises:
             MidblockError: there is nothing to add, or nothing to judge it by.
         """
-        settings, tuned, kept = self.settings, self.pair.tuned[0], Kept(bench.partial)
+        settings, tuned, kept = self.settings, self.pair.tuned[0], Kept(bench.partial, bench.owner)
         directions = self._directions(bench, kept)
         vectors, blocks = directions.vectors(), self.plan.blocks
         if not any(bool(vectors[block].any()) for block in blocks):
@@ -56,6 +57,7 @@ class Steering:
         effects = scorer.effects(plain, blocks, settings.alpha, settings.random_draws)
         scan = scorer.scan(plain, settings.scan_alpha, settings.random_draws) if settings.scan else []
         texts = writing.texts(vectors, blocks)
+        bench.notes += kept.notes
         return Outcome(
             list(rows_of(tuned.name, directions, scan, self.heldout.reference)),
             summarize_steering(tuned.name, self.plan, directions, settings, plain, target, effects),
@@ -66,10 +68,8 @@ class Steering:
         """Those found earlier, in another run or in this one before it was stopped; else estimated now."""
         if isinstance(self.known, Directions):
             return self.known
-        file = None if kept.folder is None else kept.folder / FILE
-        if file is not None and file.exists():
-            return Directions.read(file)
-        found = estimate_directions(
+        estimate = partial(
+            estimate_directions,
             self.pair.base,
             self.pair.tuned[0],
             self.known.batches,
@@ -79,6 +79,4 @@ class Steering:
             seed=self.settings.seed,
             progress=bench.progress,
         )
-        if file is not None:
-            found.write(file)
-        return found
+        return kept.directions(estimate)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from midblock.base import MidblockError, unknown
+from midblock.base.json_file import shown
 from midblock.interventions.answering import AnsweringSettings
 from midblock.interventions.swap.cells import Cell, make_cells
 
@@ -43,8 +45,8 @@ class SwapSettings(AnsweringSettings):
         for name, options in choices.items():
             if getattr(self, name) not in options:
                 raise unknown(name, getattr(self, name), options)
-        if self.segments != "each" and not self.segments.isdecimal():
-            raise MidblockError(f"segments is {self.segments!r}", hint="a number such as 5, or each")
+        if self.segments != "each" and not re.fullmatch(r"\d{1,9}", self.segments):
+            raise MidblockError(f"segments is {shown(self.segments)}", hint="a number such as 5, or each")
 
     @property
     def mode(self) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from midblock.base import LayerRow, LayerTable
-from midblock.base.names import name_of
 from midblock.report.read.reading import Run, beside_the_table
 from midblock.report.read.training_log import Log
 from midblock.runs.lenient import read_json

@@ -1,6 +1,7 @@
 """Factors on disk: computed once for a checkpoint, shared by later runs and by the processes of one.
 
-Cost: a file is read and U_kᵀ W V_k computed once to see that it is the weight's. Described in docs/tuning/rpsft.md.
+Cost: a file is read, hashed, and U_kᵀ W V_k computed once to see that it is the weight's. Described in
+docs/tuning/rpsft.md.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from midblock.base import MidblockError, Progress, Silent, replace_atomically
@@ -24,6 +25,7 @@ from midblock.tuning.anchor.factors import Factors, block, factorize, resolve_k
 
 METHOD = 2  # of the factors; a change of how they are made must raise it
 TOLERANCE = 1e-3  # of ‖Σ_k‖_F: far above what another device's rounding does, far below what a wrong byte does
+DIGEST = "sha256"  # of what the file holds, in its header
 SKEW = 0.02  # of ‖I‖_F: what rounding to bfloat16 leaves of orthonormality is ten times less
 
 
@@ -39,8 +41,8 @@ def load_factors(
 ) -> dict[str, Factors]:
     """Factors of every weight, from the cache where they are there, made (and kept there) where not.
 
-    What is read is checked against the weight: if U_kᵀ W V_k is not what the file says, the file is broken or of
-    another weight, and is made again.
+    What is read is checked against its own SHA-256 and against the weight: if U_kᵀ W V_k is not what the file says,
+    the file is broken or of another weight, and is made again.
 
     Args:
         weights: name to pretrained weight, (m, n) or (experts, m, n), whole: not yet sharded.
@@ -89,7 +91,8 @@ def _cached(name: str, weight: Tensor, k: int, weight_hash: str | None, seed: in
             with replace_atomically(path) as temporary:
                 residual = torch.tensor(made.residual, dtype=torch.float64)
                 parts = {"U": made.U, "core": made.core, "V": made.V, "residual": residual}
-                save_file({part: value.contiguous() for part, value in parts.items()}, temporary, {"weight": name})
+                parts = {part: value.cpu().contiguous() for part, value in parts.items()}
+                save_file(parts, temporary, {"weight": name, DIGEST: _digest(parts)})
     except (OSError, SafetensorError) as error:
         failure = write_failure(path, error)
         raise MidblockError(failure.what, hint="MIDBLOCK_CACHE names another place for the cache") from error
@@ -106,8 +109,13 @@ def factor_file(weight_hash: str, name: str, k: int, seed: int, dtype: torch.dty
 def _read(path: Path, weight: Float[Tensor, "*experts m n"], k: int, dtype: torch.dtype) -> Factors | None:
     """Return what the file holds, or None where there is none that can be trusted."""
     try:
-        parts = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            parts = {part: file.get_tensor(part) for part in file.keys()}  # noqa: SIM118 it is no mapping
     except (OSError, SafetensorError):
+        return None
+    # a file of an earlier version has no digest, so it cannot be told from a broken one
+    if metadata.get(DIGEST) != _digest(parts):
         return None
     *experts, m, n = weight.shape
     wanted = {"U": (*experts, m, k), "core": (*experts, k, k), "V": (*experts, n, k), "residual": ()}
@@ -117,6 +125,14 @@ def _read(path: Path, weight: Float[Tensor, "*experts m n"], k: int, dtype: torc
         return None
     kept = Factors(parts["U"], parts["core"], parts["V"], float(parts["residual"])).to(weight.device)
     return kept if _fits(kept, weight) else None
+
+
+def _digest(parts: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for part, value in sorted(parts.items()):
+        digest.update(repr((part, tuple(value.shape), str(value.dtype))).encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _fits(kept: Factors, weight: Tensor) -> bool:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from midblock.base import MidblockError
+from midblock.base.json_file import shown
 from midblock.metrics.top_singular import TOLERANCE, top_singular
 
 
@@ -95,7 +96,8 @@ def resolve_k(text: str, m: int, n: int) -> int:
     except ValueError:
         count = 0
     if count < 1:
-        raise MidblockError(f"anchor_k is {text!r}", hint="a number such as 64, or a share of min(m, n) such as 0.25")
+        hint = "a number such as 64, or a share of min(m, n) such as 0.25"
+        raise MidblockError(f"anchor_k is {shown(text)}", hint=hint)
     return min(count, m, n)
 
 

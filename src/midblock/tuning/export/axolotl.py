@@ -85,6 +85,7 @@ def _equal_plan(source: AdapterSource) -> tuple[int, int, dict[str, Any]]:
     lora_config(source)
     with source.tensors() as own:
         found = [(factors.module, own.shape(factors.a)[0]) for factors in source.factors(own)]
+    source.settings.check_patterns((module for module, _ in found), source.folder)
     scales = {(rank, source.settings.scale(module, rank)) for module, rank in found}
     if len(scales) > 1:
         said = ", ".join(f"{rank} at scale {scale:g}" for rank, scale in sorted(scales))

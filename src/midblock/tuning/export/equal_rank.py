@@ -122,7 +122,9 @@ def _check_named(own: TensorReader, folder: Path) -> None:
 
 def _modules(source: AdapterSource, own: TensorReader) -> Iterator[_Module]:
     stacked = tuple(name.rpartition(".")[0] for name in source.config.get(STACKED) or ())
-    for factors in source.factors(own):
+    found = list(source.factors(own))
+    source.settings.check_patterns((factors.module for factors in found), source.folder)
+    for factors in found:
         rows = own.shape(factors.a)[0]
         rank = _stacked_rank(source, factors.module) if factors.module.endswith(stacked) and stacked else rows
         yield _Module(factors, rank, rows // rank, source.settings.scale(factors.module, rank))

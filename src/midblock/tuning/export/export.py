@@ -6,7 +6,6 @@ Described in docs/tuning/export.md.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -214,8 +213,8 @@ def _files(folder: Path) -> list[str]:
 def _read(source: AdapterSource, base: str | None) -> dict[str, Path]:
     """The local folders that the export reads, by what is in them."""
     places = {"the adapter": source.folder}
-    named = os.path.expanduser(base or str(source.settings.base or ""))
-    return {**places, "the base": Path(named)} if named and os.path.exists(named) else places
+    named = base or str(source.settings.base or "")
+    return {**places, "the base": place} if named and (place := user_path(named)).exists() else places
 
 
 def _check_apart(output: Path, places: Mapping[str, Path]) -> None:

@@ -51,6 +51,7 @@ def write_lora_config(source: AdapterSource, file: Path, base: str | None) -> li
         return []
     again = LoraSettings.read(file)
     with source.tensors() as own:
+        again.check_patterns((factors.module for factors in source.factors(own)), source.folder)
         scales = [again.scale(factors.module, own.shape(factors.a)[0]) for factors in source.factors(own)]
     return [f"its ranks are those of the {len(scales)} adapters"]
 

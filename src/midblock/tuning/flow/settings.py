@@ -10,6 +10,8 @@ from midblock.base import MidblockError
 from midblock.tuning.loop.checks import check_course
 from midblock.tuning.settings import CourseSettings, Loop
 
+MOST_STEPS = 1000  # the intervals cost K³
+MOST_NUMBERS = 2**24  # 64 MB a tensor and step
 # A few steps in whole gradients, each of them logged and none kept: a run that was stopped takes them anew.
 FEW_STEPS = Loop(prefix_cache="off", shard=False, logging_steps=1, save_steps=0)
 
@@ -41,8 +43,11 @@ class FlowSettings(CourseSettings):
         check_course(self)
         if self.max_steps < 1:
             raise MidblockError(f"max_steps is {self.max_steps}; flow wants to know how many steps", hint="e.g. 10")
-        if self.sketch_size < 1:
-            raise MidblockError(f"sketch_size is {self.sketch_size}; it must be above 0")
+        if self.max_steps > MOST_STEPS:
+            hint = f"flow is about the first steps, {MOST_STEPS:,} at the most"
+            raise MidblockError(f"max_steps is {self.max_steps}", hint=hint)
+        if not 1 <= self.sketch_size <= MOST_NUMBERS:
+            raise MidblockError(f"sketch_size is {self.sketch_size}; it must lie between 1 and {MOST_NUMBERS:,}")
         if self.warmup_steps > 0 and self.lr_scheduler_type == "constant":
             hint = "--lr-scheduler-type constant_with_warmup"
             raise MidblockError("the schedule `constant` has no warm-up", hint=hint)

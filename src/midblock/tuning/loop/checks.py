@@ -7,20 +7,25 @@ from dataclasses import fields
 from typing import Any
 
 from midblock.base import MidblockError, unknown
+from midblock.base.options import LARGEST, check_sizes
 from midblock.tuning.anchor.factors import resolve_k
 from midblock.tuning.losses import LOSSES
 from midblock.tuning.place.methods import METHODS
 from midblock.tuning.settings import ANCHORS, OUTSIDE, PREFIX_CACHE, SCOPES, CourseSettings, Loop
 
 SEEDS = 2**32  # NumPy takes no larger ones, and transformers seeds it
-LARGEST = 2**31
 POSITIVE = (
     "lora_r", "lora_scale", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps",
     "max_length", "anchor_lambda", "iw_temperature", "kl_beta", "adam_epsilon",
 )  # fmt: skip
 NOT_NEGATIVE = ("weight_decay", "max_grad_norm", "warmup_steps", "seed")
 FINITE = (*POSITIVE, "weight_decay", "warmup_steps", "lora_alpha")
-WHOLE = ("lora_r", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "max_steps")
+# beyond these nothing is trained any more, it only overflows
+AT_MOST = {
+    "learning_rate": 100.0, "lora_scale": 1e6, "lora_alpha": 1e6, "weight_decay": 1e3, "anchor_lambda": 1e12,
+    "kl_beta": 1e6, "iw_temperature": 1e6, "adam_epsilon": 1e3, "warmup_steps": float(LARGEST),
+    "num_train_epochs": float(LARGEST),
+}  # fmt: skip
 
 
 def check_course(settings: CourseSettings) -> None:
@@ -38,7 +43,8 @@ def check_course(settings: CourseSettings) -> None:
         *(("part for `also`", part, OUTSIDE) for part in settings.also),
     ):
         _check_name(kind, value, options)
-    _check_numbers(settings, positive=POSITIVE, not_negative=NOT_NEGATIVE, finite=FINITE, whole=WHOLE)
+    check_sizes(settings)
+    _check_numbers(settings, positive=POSITIVE, not_negative=NOT_NEGATIVE, finite=FINITE)
     _check_ranges(settings)
     _check_together(settings)
 
@@ -50,12 +56,12 @@ def check_loop(loop: Loop) -> None:
         MidblockError: an unknown name, or a value out of range.
     """
     _check_name("prefix cache", loop.prefix_cache, PREFIX_CACHE)
+    check_sizes(loop)
     _check_numbers(
         loop,
         positive=("num_train_epochs", "logging_steps"),
         not_negative=("save_steps",),
         finite=("num_train_epochs",),
-        whole=("logging_steps", "save_steps"),
     )
 
 
@@ -70,7 +76,6 @@ def _check_numbers(
     positive: Iterable[str],
     not_negative: Iterable[str],
     finite: Iterable[str],
-    whole: Iterable[str],
 ) -> None:
     for name in positive:
         if not getattr(settings, name) > 0:
@@ -81,9 +86,10 @@ def _check_numbers(
     for name in finite:
         if getattr(settings, name) == float("inf"):
             raise MidblockError(f"{name} is inf; it must be finite")
-    for name in whole:
-        if getattr(settings, name) > LARGEST:
-            raise MidblockError(f"{name} is {getattr(settings, name)}; it must be at most 2^31")
+    for name, most in AT_MOST.items():
+        value = getattr(settings, name, None)
+        if value is not None and value > most:
+            raise MidblockError(f"{name} is {value:g}; it must be at most {most:,.0f}")
 
 
 def _check_ranges(settings: CourseSettings) -> None:
@@ -94,6 +100,10 @@ def _check_ranges(settings: CourseSettings) -> None:
             raise MidblockError(f"{name} is {getattr(settings, name)}; it must lie in [0, 1)")
     if settings.lora_alpha is not None and not settings.lora_alpha > 0:
         raise MidblockError(f"lora_alpha is {settings.lora_alpha}; it must be above 0")
+    if settings.rank_budget is not None and settings.rank_budget < 1:
+        raise MidblockError(f"rank_budget is {settings.rank_budget}; it must be 1 or more")
+    if settings.target_modules is not None and not settings.target_modules.strip():
+        raise MidblockError("target_modules names nothing", hint="`attention`, `mlp`, `all`, or leave it out")
     resolve_k(settings.anchor_k, 1, 1)
 
 

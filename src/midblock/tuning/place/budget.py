@@ -7,12 +7,16 @@ P1. Described in docs/tuning/layers.md.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from midblock.base import LayerPlan, MidblockError
+from midblock.base.json_file import shown
 from midblock.tuning.settings import Placement
+
+RANK = re.compile(r"0*[1-9][0-9]{0,9}")  # any rank that a matrix can have
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def matched_ranks(text: str, plan: LayerPlan, costs: Sequence[BlockCost]) -> tup
     per_rank = [costs[block].per_rank for block in plan.blocks]
     ranks = nearest_ranks(wanted, per_rank)
     if min(ranks) < 1:
-        what = f"match_parameters {text!r} is {wanted + fixed:,} parameters, less than rank 1 on the blocks {plan}"
+        what = f"match_parameters {shown(text)} is {wanted + fixed:,} parameters, less than rank 1 on the blocks {plan}"
         raise MidblockError(what, hint=f"those take {sum(per_rank) + fixed:,}")
     return ranks
 
@@ -127,9 +131,9 @@ def alpha_for(rank: int, settings: Placement) -> float:
 def _parse(text: str, total: int) -> tuple[LayerPlan, int]:
     notation, _, digits = text.rpartition(":")
     hint = "a layer plan and a rank, such as all:64"
-    if not notation or not digits.strip().isdecimal() or int(digits) < 1:
-        raise MidblockError(f"cannot read match_parameters {text!r}", hint=hint)
+    if not notation or not RANK.fullmatch(digits.strip()):
+        raise MidblockError(f"cannot read match_parameters {shown(text)}", hint=hint)
     other = LayerPlan.parse(notation, total)
     if other.ranks is not None:
-        raise MidblockError(f"match_parameters {text!r} gives ranks twice", hint=hint)
+        raise MidblockError(f"match_parameters {shown(text)} gives ranks twice", hint=hint)
     return other, int(digits)

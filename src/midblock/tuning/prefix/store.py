@@ -1,7 +1,8 @@
 """Training examples' activations on disk, memory-mapped: written once, read in every later epoch.
 
 Files rather than memory, since they outgrow it: the page cache keeps what fits, and a machine's processes share it.
-Cost: tokens · D numbers and a byte an example. Described in docs/tuning/prefix.md.
+What another process left there is compared with a checksum when it is first read. Cost: tokens · D numbers and 8 bytes
+an example. Described in docs/tuning/prefix.md.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import errno
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from midblock.base import MidblockError, write_json
@@ -35,14 +37,19 @@ class PrefixStore:
         lengths: real tokens of each example.
         starts: each example's first row in `states`.
         states: the mapped file, one row a token.
-        whole: the mapped file of marks, 1 where an example's states are all there.
+        whole: the mapped file of marks, 0 where an example's states are not all there, else 1 + their CRC-32.
+        believed: examples whose states this process wrote, or compared with their mark.
     """
 
     folder: Path
     lengths: Int[Tensor, "N"]
     starts: Int[Tensor, "N"]
     states: Float[Tensor, "tokens D"]
-    whole: UInt8[Tensor, "N"]
+    whole: Int64[Tensor, "N"]
+    believed: Bool[Tensor, "N"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "believed", torch.zeros(len(self.lengths), dtype=torch.bool))
 
     @classmethod
     def open(cls, folder: Path, lengths: Sequence[int], width: int, dtype: torch.dtype, key: str) -> PrefixStore:
@@ -60,7 +67,7 @@ class PrefixStore:
         tokens = sum(lengths)
         if tokens < 1:
             raise MidblockError("the training examples hold no tokens to keep activations of")
-        sizes = {STATES: tokens * width * dtype.itemsize, WHOLE: len(lengths)}
+        sizes = {STATES: tokens * width * dtype.itemsize, WHOLE: len(lengths) * torch.int64.itemsize}
         header = _header(lengths, width, dtype, key)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +75,7 @@ class PrefixStore:
                 if not _matches(folder, header, sizes):
                     _start_over(folder, header, sizes)
                 states = torch.from_file(str(folder / STATES), shared=True, size=tokens * width, dtype=dtype)
-                whole = torch.from_file(str(folder / WHOLE), shared=True, size=len(lengths), dtype=torch.uint8)
+                whole = torch.from_file(str(folder / WHOLE), shared=True, size=len(lengths), dtype=torch.int64)
         except (OSError, RuntimeError) as error:  # torch reports a refused mapping as a RuntimeError
             raise write_failure(folder, error) from error
         counts = torch.tensor(lengths)
@@ -77,12 +84,17 @@ class PrefixStore:
 
     @property
     def bytes(self) -> int:
-        """Size on disk: tokens · D · bytes a number, and a byte an example."""
+        """Size on disk: tokens · D · bytes a number, and 8 bytes an example."""
         return self.states.nbytes + self.whole.nbytes
 
     def has(self, index: Int[Tensor, "B"]) -> bool:
-        """Whether every one of these examples is whole."""
-        return bool(self.whole[index.cpu()].all())
+        """Whether every one of these examples is whole; one that was damaged since it was written is not any more."""
+        index = index.cpu()
+        for example in index[~self.believed[index]].tolist():
+            if self.whole[example]:
+                self.believed[example] = self.whole[example] == self._mark(example)
+                self.whole[example] *= self.believed[example]
+        return bool(self.whole[index].all())
 
     def read(self, index: Int[Tensor, "B"], tokens: int) -> Float[Tensor, "B T D"]:
         """Give the states of examples that are whole, padded on the right with zeros to T = `tokens`.
@@ -119,7 +131,8 @@ class PrefixStore:
                 part = self._part(example)
                 part.copy_(on_cpu[row, : len(part)])
                 # Last, so that a process killed above leaves an example that counts as missing.
-                self.whole[example] = 1
+                self.whole[example] = self._mark(example)
+                self.believed[example] = True
 
     def check(self, index: Int[Tensor, "B"], attention_mask: Int[Tensor, "B T"]) -> None:
         """Make sure that each row of the mask is its example's length of ones, then zeros.
@@ -135,6 +148,9 @@ class PrefixStore:
             what = f"example {int(index[row])} was to be {int(lengths[row])} tokens, padded on the right"
             raise MidblockError(f"{what}; its mask says otherwise", hint="prefix_cache off")
 
+    def _mark(self, example: int) -> int:
+        return 1 + zlib.crc32(self._part(example).view(torch.uint8).numpy().data)
+
     def _part(self, example: int) -> Float[Tensor, "tokens D"]:
         start = int(self.starts[example])
         return self.states[start : start + int(self.lengths[example])]
@@ -149,7 +165,7 @@ def _matches(folder: Path, header: dict[str, Any], sizes: dict[str, int]) -> boo
     try:
         found = json.loads((folder / HEADER).read_text(encoding="utf-8"))
         return found == header and all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return False
 
 

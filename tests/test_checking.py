@@ -1,0 +1,40 @@
+"""The tests' own guard: a wrong shape, a wrong type and a wrong field are found wherever midblock is called."""
+
+import numpy as np
+import pytest
+import torch
+from beartype.roar import BeartypeCallHintViolation
+from jaxtyping import Float, TypeCheckError
+
+from midblock.base import Estimate, LayerPlan
+from midblock.base.bootstrap import estimate_of, quantiles
+from midblock.metrics.similarity import centred_gram
+
+from .checking import is_shaped
+
+
+def test_a_wrong_shape_is_found():
+    centred_gram(torch.zeros(3, 2))
+    with pytest.raises(TypeCheckError):
+        centred_gram(torch.zeros(3))
+    with pytest.raises(TypeCheckError):
+        quantiles(np.zeros(3, dtype=np.float32))
+
+
+def test_a_wrong_type_is_found():
+    estimate_of(1, np.zeros(3), 3)  # an int may stand for a float
+    with pytest.raises(TypeCheckError):
+        estimate_of("1", np.zeros(3), 3)
+    with pytest.raises(BeartypeCallHintViolation):
+        LayerPlan.parse(7, 3)
+
+
+def test_a_wrong_field_is_found():
+    with pytest.raises(BeartypeCallHintViolation):
+        Estimate(0.5, 0.1, None, 3)
+
+
+@pytest.mark.parametrize("hint", [Float[np.ndarray, "N"], dict[str, list[Float[torch.Tensor, "N D"] | None]]])
+def test_a_shape_is_seen_wherever_it_stands(hint):
+    assert is_shaped(hint)
+    assert not is_shaped(dict[str, np.ndarray | torch.Tensor])
