@@ -127,6 +127,16 @@ class Bench:
         for number, spoil in self.kind.kept:
             one = example(number, spoil)(one)
         (hypothesis.seed(SEED + zlib.crc32(self.kind.name.encode()))(one) if MANY else one)()
+        for number in self.whole:
+            self.null(number)
+
+    def null(self, number: int) -> None:
+        """The whole input is as good as it was: what was refused was refused for what was spoiled."""
+        self.lay()
+        with self.world.inside() as folder:
+            outcome = self.knock(number, None)
+            if outcome.code != 0 or not alike(gist(folder / self.kind.out), self.whole[number][1]):
+                self.failed.append(f"({number}, whole): {outcome.line}")
 
     def lay(self) -> None:
         """Whole files, fresh."""
@@ -137,6 +147,7 @@ class Bench:
     def case(self, number: int, document: Any, spoil: Spoil) -> None:
         with self.world.inside() as folder:
             if number not in self.whole:
+                self.lay()
                 outcome = self.knock(number, None)
                 assert outcome.code == 0, f"{self.kind.commands[number]}: {outcome.line}"
                 self.whole[number] = outcome, gist(folder / self.kind.out)

@@ -65,8 +65,9 @@ class World:
                 self.made.add(name)
         if not (self.whole / "settings.json").exists():
             (self.whole / "settings.json").write_text(json.dumps(SETTINGS))
-        shutil.rmtree(self.case, ignore_errors=True)
-        self.case.mkdir()
+        self.case.mkdir(exist_ok=True)
+        for left in self.case.iterdir():  # the folder itself stays: the process may be in it
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         for name in names:
             copy = shutil.copytree if (self.whole / name).is_dir() else shutil.copy2
             copy(self.whole / name, self.case / name)
