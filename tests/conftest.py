@@ -1,5 +1,6 @@
 """Shared by all tests: shape checking of the whole package, pico models of every family, a real small tokenizer."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 
@@ -159,6 +160,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def only_new_garbage() -> None:
+    """The trainer collects garbage, which takes long among a whole session's objects: look at a file's own only."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ WITHOUT_MODELS = "weights are compared and tables read without it"
 EXTRA = "an optional extra; where it is missing the error says what to install"
 TRAINER = "the Trainer alone takes seconds to import"
 HIDDEN = {
+    ("base/hub.py", "huggingface_hub"): "only for hub names",
     ("base/layer_table.py", "pandas"): HELP,
     ("base/progress.py", "rich"): "only where a person watches",
     ("checkpoints/cache.py", "filelock"): "only where something is put into the cache",
@@ -62,7 +63,9 @@ HIDDEN = {
     ("checkpoints/stored_names.py", "transformers"): HELP,
     ("data/parquet.py", "pyarrow"): "only for Parquet",
     ("data/hub.py", "datasets"): EXTRA,
+    ("data/hub.py", "huggingface_hub"): "only for hub names",
     ("data/procedural.py", "reasoning_gym"): EXTRA,
+    ("data/sandbox_process.py", "resource"): "not on Windows",
     ("runs/surroundings.py", "resource"): "not on Windows",
     ("report/figures/analysis.py", "matplotlib"): "only where figures are drawn",
     ("report/figures/paper.py", "matplotlib"): "only where figures are drawn",

@@ -239,7 +239,13 @@ def test_a_run_stopped_in_any_sample_goes_on(pico, tuned_from, saved, tmp_path, 
         for sample in draw_samples(BUILTIN, settings())
     ]
     batches = [len(prompts.deep) + len(prompts.pooled) for prompts in samples]
-    for place, folders in enumerate((["partial"], ["partial", "seed1"], ["partial", "seed1", "seed2"])):
+    for place, folders in enumerate(
+        (
+            ["partial"],
+            ["partial", "evaluated", "seed1"],
+            ["partial", "evaluated", "seed1", "evaluated1", "seed2"],
+        )
+    ):
         run, stop = tmp_path / f"run{place}", sum(batches[:place]) + 2
         with pytest.raises(KeyboardInterrupt):
             analyze(pair, BUILTIN, output_dir=run, progress=Watch(stop), **options)

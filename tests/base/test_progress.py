@@ -60,3 +60,12 @@ def test_a_terminal_gets_a_bar():
     os.close(reader)
     assert b"loading" in shown
     assert b"100%" in shown
+
+
+TITLE = "measuring \x1b[31m[red]a\r\nb\u202e"
+
+
+def test_a_title_moves_nothing(log):
+    Lines(log).phase(TITLE, 1)(1)
+    told = "measuring \\x1b[31m[red]a\\r\\nb\\u202e"
+    assert said(log) == f"{told} …\n{told}: done in 0 s\n"

@@ -7,8 +7,9 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from midblock.base import MidblockError
-from midblock.checkpoints import name_patterns
+from midblock.checkpoints import name_patterns, open_checkpoint
 from midblock.checkpoints.adapter import Adapter
+from midblock.checkpoints.adapter_notes import adapter_notes
 from midblock.checkpoints.merged_by_peft import put_on
 from midblock.checkpoints.tensors import TensorReader
 
@@ -269,3 +270,76 @@ def test_peft_loads_what_we_read(pair):
         for name, delta in Adapter.open(folder).deltas(reader):
             merged = reader.read(name).double() + delta.dense()
             torch.testing.assert_close(model.state_dict()[name], merged.float(), rtol=1e-5, atol=1e-5)
+
+
+def rewrite(folder, change):
+    """The adapter's tensors, changed."""
+    file = folder / "adapter_model.safetensors"
+    made = {name: value for name, value in ((n, change(n, t)) for n, t in load_file(file).items()) if value is not None}
+    save_file({name: value.contiguous() for name, value in made.items()}, file)
+
+
+BROKEN = {
+    "only B: A would be drawn by chance": (lambda n, t: None if "lora_A" in n else t, r"lora_B\.weight without"),
+    "only A": (lambda n, t: None if "lora_B" in n else t, r"lora_A\.weight without"),
+    "ranks of A and B": (lambda n, t: t[:2] if "lora_A" in n else t, "cannot be multiplied"),
+    "rank of both": (lambda n, t: t[:2] if "lora_A" in n else t[:, :2], "have rank 2, its config says"),
+    "a width": (lambda n, t: torch.ones(len(t), 64) if "lora_A" in n else t, "another base was tuned"),
+    "one dimension": (lambda n, t: t.flatten(), "no matrix"),
+    "none": (lambda n, t: t.sum(), "no matrix"),
+    "whole numbers": (lambda n, t: t.to(torch.int8), "as int8, which are no numbers to add"),
+    "long ones": (lambda n, t: t.to(torch.int64), "as int64"),
+    "codes": (lambda n, t: t.to(torch.float8_e4m3fn), "as float8_e4m3fn"),
+    "complex": (lambda n, t: t.to(torch.complex64), "as complex64"),
+    "NaN": (lambda n, t: t * float("nan") if "layers.1" in n else t, r"NaN or Inf in .*layers\.1"),
+    "Inf": (lambda n, t: t * float("inf") if "lora_B" in n else t, r"NaN or Inf in .*lora_B"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_factors_that_are_none(pair, kind):
+    base, folder = pair
+    change, message = BROKEN[kind]
+    rewrite(folder, change)
+    with pytest.raises(MidblockError, match=message) as raised:
+        deltas(base, folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_half_of_an_adapter_is_noted_or_refused(pair):
+    base, folder = pair
+    assert adapter_notes(open_checkpoint(str(folder), base=str(base)), "t") == []
+    rewrite(folder, lambda name, value: None if "v_proj" in name else value)
+    (note,) = adapter_notes(open_checkpoint(str(folder), base=str(base)), "t")
+    assert "v_proj and 2 more in its config and holds nothing of them" in note
+    edit(folder, init_lora_weights=False)  # what lacks would be drawn by chance
+    with pytest.raises(MidblockError, match=r"holds nothing of .*v_proj \(3 modules in all\)"):
+        adapter_notes(open_checkpoint(str(folder), base=str(base)), "t")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target_modules": ["k_proj"]}, r"its config does not target"),
+        ({"layers_to_transform": [0]}, r"layers\.1.*does not target"),
+        ({"exclude_modules": ["q_proj"]}, r"q_proj.*does not target"),
+        ({"task_type": "nonsense"}, "PEFT cannot read .*Invalid task type"),
+        ({"layers_pattern": "layers"}, "PEFT cannot read .*layers_to_transform"),
+        ({"eva_config": "x"}, "PEFT cannot read"),
+    ],
+)
+def test_a_config_that_is_another_adapters(pair, changes, message):
+    base, folder = pair
+    edit(folder, **changes)
+    with pytest.raises(MidblockError, match=message) as raised:
+        adapter_notes(open_checkpoint(str(folder), base=str(base)), "t")
+    assert "\n" not in str(raised.value)
+
+
+def test_an_ia3_config_on_factors_of_lora(pair):
+    base, folder = pair
+    edit(folder, peft_type="IA3")
+    with pytest.raises(MidblockError, match="type IA3 is no low-rank change"):
+        deltas(base, folder)
+    with TensorReader.open(base) as tensors, pytest.raises(MidblockError, match="which its base has not"):
+        put_on(pico_llama(), Adapter.open(folder), tensors)

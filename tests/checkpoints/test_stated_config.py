@@ -1,15 +1,19 @@
 """Strangers' configs, on real folders: each nonsense is refused in one line, before a model is built."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from midblock.base import MidblockError
-from midblock.checkpoints import EffectiveTensors, LoadSettings, load_model, open_checkpoint
+from midblock.checkpoints import EffectiveTensors, LoadSettings, check_readable, load_model, open_checkpoint
+from midblock.checkpoints.checkpoint_files import write_config
+from midblock.checkpoints.config import load_tokenizer
 from midblock.checkpoints.fitting import check_memory
 from midblock.checkpoints.stated_config import check_stated
 
@@ -114,3 +118,86 @@ def test_memory_that_no_file_speaks_of_is_not_taken(saved):
                                               attention_types=[[["global", "local"], 1]]))  # fmt: skip
     with pytest.raises(MidblockError, match=r"its config asks for transformer.*bias of 1\.5 GiB, its files hold 0\.1"):
         check_memory(wide, 10**5, "model")
+
+
+def retype(folder: Path, kind: torch.dtype, name: str = "model.layers.1.self_attn.q_proj.weight") -> None:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    tensors[name] = (100 * tensors[name]).to(kind)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.int32, torch.int64, torch.bool, torch.complex64])
+def test_whole_numbers_are_no_weights(kind, saved, pico):
+    folder = saved(pico("llama"), "model")
+    retype(folder, kind)
+    message = r"model stores model\.layers\.1\.self_attn\.q_proj\.weight as codes"
+    with pytest.raises(MidblockError, match=message):
+        check_readable(EffectiveTensors.of_checkpoint(open_checkpoint(str(folder))))
+    with pytest.raises(MidblockError, match=message):
+        read_again(folder, {})
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "generation_config.json", "tokenizer.json"])
+def test_a_pipe_among_a_models_files_is_told_before_anybody_waits(name, saved, pico):
+    folder = saved(pico("llama"), "model")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(MidblockError, match=f"{name} is a pipe, no file"):
+        open_checkpoint(str(folder))
+    with pytest.raises(MidblockError, match="is a pipe, no file"):
+        load_tokenizer(folder)
+
+
+def test_links_in_a_ring_and_folders_in_a_files_place(saved, pico):
+    folder = saved(pico("llama"), "model")
+    for name in ("config.json", "model.safetensors"):
+        kept = (folder / name).read_bytes()
+        (folder / name).unlink()
+        (folder / name).symlink_to(name)
+        with pytest.raises(MidblockError, match=r"cannot read|no weights"):
+            read_again_as_it_is(folder)
+        (folder / name).unlink()
+        (folder / name).mkdir()
+        with pytest.raises(MidblockError, match="it is a folder, no file"):
+            read_again_as_it_is(folder)
+        (folder / name).rmdir()
+        (folder / name).write_bytes(kept)
+    read_again_as_it_is(folder)
+
+
+def read_again_as_it_is(folder: Path) -> None:
+    EffectiveTensors.of_checkpoint(open_checkpoint(str(folder))).close()
+
+
+TOKENIZERS = [
+    ("tokenizer.json", "", "cannot load the tokenizer"),
+    ("tokenizer.json", "[" * 10**5, "cannot load the tokenizer"),
+    ("tokenizer.json", '{"model": 7}', "cannot load the tokenizer"),
+    ("tokenizer_config.json", "[1]", "holds no JSON object"),
+    ("tokenizer_config.json", "[" * 10**5, "nested more than"),
+    ("tokenizer_config.json", '{"model_max_length": "x"}', "model_max_length is 'x', not a number"),
+    ("tokenizer_config.json", '{"chat_template": 7}', "chat_template is 7, not a template"),
+    ("tokenizer_config.json", '{"tokenizer_class": 7}', "tokenizer_class is 7"),
+    ("tokenizer_config.json", '{"eos_token": 7}', "cannot load the tokenizer"),
+    ("special_tokens_map.json", "[1]", "cannot load the tokenizer"),
+    ("chat_template.jinja", b"\xff\xfe", "cannot load the tokenizer"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), TOKENIZERS)
+def test_tokenizers_of_other_types(name, content, message, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(MidblockError, match=message) as raised:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_infinity_stays_in_a_config_that_is_written_again(saved, pico, tmp_path):
+    folder = saved(pico("llama"), "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "time_step_limit": [0.0, float("inf")]}))
+    (tmp_path / "made").mkdir()
+    write_config(folder, tmp_path / "made", {"dtype": "bfloat16"})
+    assert json.loads((tmp_path / "made" / "config.json").read_text())["time_step_limit"] == [0.0, float("inf")]

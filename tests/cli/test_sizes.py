@@ -71,4 +71,4 @@ def test_no_endless_draw(options, message):
 def test_numbers_and_depths_of_a_config_file(content, tmp_path, failure):
     path = tmp_path / "settings.yaml"
     path.write_text(content)
-    assert "is no YAML" in failure("analyze", "a", "b", "--config", path)
+    assert "settings.yaml" in failure("analyze", "a", "b", "--config", path)

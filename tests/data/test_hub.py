@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 
@@ -102,3 +103,63 @@ for reference in ("gsm8k", "some-org/some-set@main"):
 def test_the_papers_sets_have_known_layouts():
     assert {"gsm8k", "mmlu", "wikitext", "ifeval", "humaneval", "mt_bench", "toxigen"} < set(HUB_SETS)
     assert {entry.layout for entry in HUB_SETS.values()} <= set(LAYOUTS)
+
+
+CARD = "---\nconfigs:\n- config_name: default\n  data_files: {}\n---\n"
+
+
+@pytest.mark.parametrize("how", ["above", "absolute", "link"])
+def test_a_card_that_reads_files_outside_its_folder_is_noted(folder, tmp_path, how):
+    outside = tmp_path / "secret.jsonl"
+    outside.write_text('{"text": "mine"}\n')
+    (folder / "linked.jsonl").symlink_to(outside)
+    named = {"above": "../../secret.jsonl", "absolute": str(outside), "link": "linked.jsonl"}[how]
+    (folder / "README.md").write_text(CARD.format(named))
+    examples = load_dataset(str(folder))
+    assert [example.text for example in examples] == ["mine"]
+    assert len(examples.notes()) == 1
+    assert f"The dataset folder {folder} has files read that lie outside it: '" in examples.notes()[0]
+
+
+def test_a_card_of_files_inside_gets_no_note(folder):
+    (folder / "README.md").write_text(CARD.format("data/train.parquet"))
+    assert load_dataset(str(folder)).notes() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "train.jsonl")
+    with pytest.raises(MidblockError):
+        load_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("card", ["configs: [", "configs: 3", "configs:\n- 3", "dataset_info: [1]", "a: " + "[" * 3000])
+def test_a_card_of_nonsense_is_one_line_or_passed_over(folder, card):
+    (folder / "README.md").write_text(f"---\n{card}\n---\n")
+    said = ""
+    try:
+        load_dataset(str(folder))
+    except MidblockError as error:
+        said = str(error)
+    assert len(said.splitlines()) <= 1
+
+
+def test_a_silent_hub_costs_seconds(tmp_path):
+    program = """
+from midblock.base import MidblockError
+from midblock.data import load_dataset
+import datasets
+try:
+    load_dataset("some-org/some-set")
+except MidblockError as error:
+    print(error)
+print(datasets.config.HF_HUB_OFFLINE)
+"""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        surroundings = os.environ | {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "HF_ENDPOINT": place}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=True, timeout=60)
+    said = done.stdout.splitlines()
+    assert "some-org/some-set: cannot reach the hub for dataset some-org/some-set" in said[0]
+    assert said[1:] == ["False"]

@@ -1,6 +1,5 @@
 """A family's pair, made once for all its cells."""
 
-import gc
 from collections.abc import Iterator
 
 import pytest
@@ -12,14 +11,10 @@ from .zoo import changed, make
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_and_quiet() -> Iterator[None]:
-    """The trainer collects garbage after every step, which takes long among the objects of a whole test session."""
+def quiet() -> Iterator[None]:
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
-    gc.collect()
-    gc.freeze()
     yield
-    gc.unfreeze()
     transformers.logging.set_verbosity(before)
 
 

@@ -227,6 +227,17 @@ def test_other_numbers_under_one_name_are_told_apart(runs, tmp_path):
     )
 
 
+def test_a_new_name_is_no_other_models(runs, tmp_path):
+    """The second run has a model of the very name that telling apart would give."""
+    first, second = (runs.write_probe_run(tmp_path / name, seed=k) for k, name in enumerate(("one", "two")))
+    table = LayerTable.read(second).frame
+    both = pd.concat([table, table[table.model == "sft"].assign(model="sft (two)")])
+    LayerTable(both.astype({"model": "string"}).reset_index(drop=True)).write(second)
+    joint = read_joint([first, second])
+    assert joint.table.models == ["base", "sft", "base (two)", "sft (two) (2)", "sft (two)"]
+    assert len(joint.table) == len(LayerTable.read(first)) + len(both)
+
+
 def test_equal_numbers_are_not_told_twice(runs, tmp_path):
     first, second = (runs.write_probe_run(tmp_path / name) for name in ("one", "two"))
     joint = read_joint([first, second])

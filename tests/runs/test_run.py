@@ -198,10 +198,9 @@ def test_while_one_fills_a_folder_another_is_refused(tmp_path, behaviour, place)
 
         return replace(ready, work=work)
 
-    if behaviour or place is folder_atomically:
-        carry_out(Draft(REQUEST), prepare, Where(output_dir=folder), place=place)
-        assert read_record(folder)["status"] == "done"
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    carry_out(Draft(REQUEST), prepare, Where(output_dir=folder), place=place)
+    assert read_record(folder)["status"] == "done"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
 def test_a_run_stops_at_the_end_of_its_time_and_goes_on(tmp_path):

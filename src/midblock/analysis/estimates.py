@@ -2,53 +2,43 @@
 
 Nothing here knows a metric by name: METRICS says what each is computed from, whether its interval is a bootstrap of
 prompts' values or a jackknife over sets of prompts, and which function gives its null.
-Cost: each jackknife computes a metric for 21 sets of prompts. Formulas: docs/metrics.md, "Uncertainty".
+Cost: each jackknife computes a metric for 21 sets of prompts. What a layer gave is kept until the run is whole, like
+the rows of a measuring pass. Formulas: docs/metrics.md, "Uncertainty".
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from midblock.analysis.evaluated import Column, Evaluated, Found, Key, SideBySide
 from midblock.analysis.measure import Measured
-from midblock.analysis.repeats import Alike, with_one_state
+from midblock.analysis.repeats import Alike, fewer_states, with_one_state
 from midblock.analysis.undefined import Undefined
 from midblock.base import Estimate, LayerRow
 from midblock.base.names import ROUNDED
 from midblock.checkpoints import BASE
 from midblock.metrics.catalogue import METRICS, computed_from, values
 from midblock.metrics.geometry import Pooled, States
+from midblock.metrics.kernels import grams_pay
 from midblock.metrics.metric import NULL, PRECISION_FLOOR, SPLIT_FLOOR
 from midblock.metrics.similarity import Pairing, Pairs, Shuffled
-from midblock.metrics.spectra import single_threaded_workers
 from midblock.metrics.uncertainty import Folds, bootstrap_means, halves, jackknife, permutations
 from midblock.metrics.views import VIEWS, Views
-from midblock.trace import RowStatistic
+from midblock.runs.steps import Step, run_steps
+from midblock.trace import RowStatistic, RowStore
+from midblock.trace.pieces import SAVE_SECONDS
 
-
-@dataclass(frozen=True)
-class Key:
-    """Where a row stands; the metric with its suffix, if it has one."""
-
-    layer: int
-    model: str
-    metric: str
-
-    @property
-    def place(self) -> tuple[int, str, str]:
-        """What rows are ordered by."""
-        return self.layer, self.model, self.metric
-
-
-Found = tuple[Key, Estimate]
-Column = tuple[Key, Tensor]  # a value a prompt; how many prompts, depends on the metric
+ROOM = 2**32  # bytes that layers side by side may take for their matrices
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +87,10 @@ class Estimates:
         repeats: for each prompt that repeats an earlier one, that one.
         undefined: what has no value; filled by `rows`.
         alike: layers at which different prompts have the same state; filled by `rows`.
+        partial: folder for what unfinished layers gave, None to keep it in memory only.
+        owner: fingerprint of the run and of these rows.
+        save_seconds: least time between two pieces.
+        dropped: what a reader must know of pieces that were damaged; filled by `rows`.
     """
 
     measured: Measured
@@ -110,22 +104,44 @@ class Estimates:
     repeats: Mapping[int, int] = field(default_factory=dict)
     undefined: Undefined = field(default_factory=Undefined)
     alike: Alike = field(default_factory=Alike)
+    partial: Path | None = None
+    owner: str = ""
+    save_seconds: float = SAVE_SECONDS
+    dropped: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
         """What a reader must know, once `rows` are through."""
-        return [*self.alike.notes(), *self.undefined.notes()]
+        return [*self.dropped, *self.alike.notes(), *self.undefined.notes()]
 
     def rows(self, advance: Callable[[float], None] = lambda layers: None) -> Iterator[LayerRow]:
         """All rows, layer by layer, then the means, whose intervals are drawn in one go.
 
-        Layers are evaluated side by side, a thread each: matrices of a few hundred rows are too small to share.
+        Raises:
+            MidblockError: a piece that another run kept, or the disk is full.
         """
         means: list[Column] = []
-        for found, columns in single_threaded_workers(torch.get_num_threads()).map(self._layer, self.layers):
-            means += columns
-            yield from self._defined(found)
-            advance(1)
+        for each in self._evaluated(advance):
+            means += each.columns
+            for model, (N, count) in each.alike.items():
+                self.alike.add(model, each.layer, N, count)
+            yield from self._defined(each.found)
         yield from self._defined(self._means(means))
+
+    def _evaluated(self, advance: Callable[[float], None]) -> list[Evaluated]:
+        """All layers; those that an earlier process got through are read."""
+        store, layers = RowStore(), SideBySide(self._layer, self.layers, self._threads())
+        steps = [Step(1.0, partial(_put, layers, place, store)) for place in range(len(self.layers))]
+        seconds = self.save_seconds
+        with closing(layers):
+            self.dropped.extend(run_steps(steps, store, self.partial, advance, owner=self.owner, save_seconds=seconds))
+        return Evaluated.all_of(store, self.layers)
+
+    def _threads(self) -> int:
+        """Layers side by side: as many as threads, but for their N×N matrices."""
+        shapes = [rows.values.shape for rows in self.measured.rows.values() if rows.values.ndim == 2]
+        N, D = (max((shape[place] for shape in shapes), default=1) for place in (0, 1))
+        numbers = 16 * N * D + (4 * N * N if grams_pay(N, D) else 6 * D * D)
+        return max(1, min(torch.get_num_threads(), ROOM // (8 * numbers)))
 
     def _defined(self, found: Iterable[Found]) -> Iterator[LayerRow]:
         """Rows of what has a value; where no prompt has what a metric needs, the row stays and is empty."""
@@ -133,23 +149,24 @@ class Estimates:
             if not self.undefined.takes(key.metric, key.model, key.layer, estimate) or estimate.n == 0:
                 yield self._row(key, estimate)
 
-    def _layer(self, layer: int) -> tuple[list[Found], list[Column]]:
-        found: list[Found] = []
-        columns = list(self._columns(layer))
-        for sample in self._samples(layer):
+    def _layer(self, layer: int) -> Evaluated:
+        made = Evaluated(layer, columns=list(self._columns(layer)))
+        for sample in self._samples(layer, made.alike):
             folds = Folds.of(sample.N, self.seed)
-            found += ((sample.key(name), value) for name, value in jackknife(sample.by_set, folds).items())
-            columns += sample.by_prompt()
+            made.found.extend((sample.key(name), value) for name, value in jackknife(sample.by_set, folds).items())
+            made.columns.extend(sample.by_prompt())
             if self.references:
-                found += self._split_floor(sample) if sample.model == BASE else self._null(sample)
-        return found + list(self._precision_floor(layer)), columns
+                made.found.extend(self._split_floor(sample) if sample.model == BASE else self._null(sample))
+        made.found.extend(self._precision_floor(layer))
+        return made
 
-    def _samples(self, layer: int) -> Iterator[Sample]:
+    def _samples(self, layer: int, alike: dict[str, tuple[int, int]]) -> Iterator[Sample]:
         for model in (BASE, *self.models):
             if (pooled := self._pooled(model, layer)) is not None:
                 names = computed_from("pooled", self.wanted, paired=False)
                 states = States.of(pooled.values)
-                self.alike.look(model, layer, states, len(self.repeats.keys() & set(pooled.index.tolist())))
+                if (count := fewer_states(states, len(self.repeats.keys() & set(pooled.index.tolist())))) is not None:
+                    alike[model] = len(states.X), count
                 yield Sample(model, layer, names, len(states.X), partial(Pooled, states))
             views = [self.measured.get(model, f"view{view}", layer) for view in range(VIEWS)]
             found = [view.values for view in views if view is not None]
@@ -231,9 +248,13 @@ class Estimates:
         for name, each in found.items():
             yield Key(layer, BASE, name + PRECISION_FLOOR), Estimate(float(each.mean()), *_NONE, N)
 
+    def _place(self, key: Key) -> tuple[int, int, str]:
+        """What rows are ordered by, and columns drawn in: no number may hang on how a model is called, by a bit."""
+        return key.layer, (BASE, *self.models).index(key.model), key.metric
+
     def _means(self, columns: Sequence[Column]) -> Iterator[Found]:
         by_count: dict[int, list[Column]] = defaultdict(list)
-        for column in sorted(columns, key=lambda each: each[0].place):
+        for column in sorted(columns, key=lambda each: self._place(each[0])):
             by_count[len(column[1])].append(column)
         for N in sorted(by_count):
             table = torch.stack([column for _, column in by_count[N]], dim=1).double()
@@ -265,6 +286,10 @@ class Estimates:
             n=estimate.n,
             dataset=self.reference,
         )
+
+
+def _put(layers: SideBySide, place: int, store: RowStore) -> None:
+    layers.take(place).put(store)
 
 
 _NONE = (float("nan"), float("nan"))

@@ -46,6 +46,14 @@ def with_one_state(rows: RowStatistic, repeats: Mapping[int, int]) -> RowStatist
     return RowStatistic(rows.index, rows.values[torch.tensor(order)])
 
 
+def fewer_states(states: States, repeats: int) -> int | None:
+    """How many different states there are, if fewer than different prompts."""
+    different = len(states.X) - repeats
+    if len(states.norms.unique()) < different and (count := len(states.first.unique())) < different:
+        return count
+    return None
+
+
 @dataclass(frozen=True)
 class Alike:
     """Where prompts of different tokens have the same state: answers of one token at the embedding, say.
@@ -56,11 +64,9 @@ class Alike:
 
     layers: dict[tuple[str, int, int], list[int]] = field(default_factory=dict)
 
-    def look(self, model: str, layer: int, states: States, repeats: int) -> None:
-        """Remember a layer whose states are fewer than its different prompts."""
-        N = len(states.X)
-        if len(states.norms.unique()) < N - repeats and (count := len(states.first.unique())) < N - repeats:
-            self.layers.setdefault((model, N, count), []).append(layer)  # several threads look
+    def add(self, model: str, layer: int, N: int, count: int) -> None:
+        """Remember a layer at which N prompts have fewer different states."""
+        self.layers.setdefault((model, N, count), []).append(layer)
 
     def notes(self) -> list[str]:
         """One for each model."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 from midblock.analysis.estimates import Estimates
 from midblock.analysis.measure import Measured, Measurement, total_tokens
@@ -15,6 +16,7 @@ from midblock.analysis.settings import AnalysisSettings
 from midblock.analysis.summary import summarize
 from midblock.analysis.weight_comparison import WeightComparison, entries_of
 from midblock.base import LayerPlan, LayerRow, LayerTable, MidblockError, write_json
+from midblock.base.seal import fingerprint
 from midblock.checkpoints import Pair, quiet_transformers
 from midblock.metrics.catalogue import METRICS, choose
 from midblock.runs.request import models_of
@@ -107,7 +109,7 @@ class Analysis:
             bench.notes += measurement.notes()
             judging = judging or bench.progress.phase("intervals and nulls", len(self.layers) * len(self.samples))
             with bench.phase("evaluate"):
-                estimates = self._estimates(number, measured)
+                estimates = self._estimates(number, measured, bench)
                 rows = list(estimates.rows(judging))
             if number == 0 and not any(METRICS[name].of_weights for name in self.wanted):
                 _check_defined(estimates, rows)
@@ -120,7 +122,7 @@ class Analysis:
         folder = bench.partial / f"seed{number}" if bench.partial and number else bench.partial
         return Measurement(self.pair, self.samples[number], self.settings, kinds, self.layers, folder, bench.owner)
 
-    def _estimates(self, number: int, measured: Measured) -> Estimates:
+    def _estimates(self, number: int, measured: Measured, bench: Bench) -> Estimates:
         return Estimates(
             measured,
             models=[variant.name for variant in self.pair.tuned],
@@ -131,6 +133,8 @@ class Analysis:
             seed=self.settings.seed,
             references=number == 0,
             repeats=self.samples[number].repeats,
+            partial=bench.partial / f"evaluated{number or ''}" if bench.partial else None,
+            owner=fingerprint(bench.owner, "evaluated", number, self.layers),
         )
 
     def _weights(self, bench: Bench) -> list[LayerRow]:

@@ -105,5 +105,7 @@ def _too_deep(where: str) -> MidblockError:
 
 def shown(value: Any) -> str:
     """A stranger's word or value as it may stand in a message: as Python writes it, on one line, and cut."""
-    text = repr(value[: SHOWN + 1] if isinstance(value, str) else value)
+    if isinstance(value, str):
+        return repr(value if len(value) <= SHOWN else f"{value[:SHOWN]}…")
+    text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

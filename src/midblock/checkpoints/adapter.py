@@ -17,6 +17,7 @@ from torch import Tensor
 from midblock.base import MidblockError, user_path
 from midblock.base.plain_file import check_plain_folder
 from midblock.checkpoints.adapter_names import PREFIX, AdapterNames, AdapterTensors
+from midblock.checkpoints.factors import read_factors
 from midblock.checkpoints.lora_config import LoraSettings
 from midblock.checkpoints.low_rank import Delta, LowRankDelta, StackedDelta
 from midblock.checkpoints.projections import Projection
@@ -112,7 +113,7 @@ class Adapter:
             pairs = list(_factor_pairs(own, self.folder))
             self.settings.check_patterns((*base.names, *(module for module, _, _ in pairs)), self.folder)
             for module, left, right in pairs:
-                B, A = own.read(left), own.read(right)
+                B, A = read_factors(own, left, right, self.folder / WEIGHTS)
                 if name := self._parameter(module, left, base):
                     yield name, self._stacked(name, B, A, base, known)
                     continue

@@ -14,6 +14,7 @@ from typing import Any
 from midblock.base import MidblockError
 from midblock.base.json_file import read_object, shown
 
+LONGEST_TEXT = 1000  # letters
 LARGEST_RANK = 100_000
 LARGEST_ALPHA = 1e6  # of either sign
 
@@ -48,8 +49,9 @@ class AdapterFields:
 
     def text(self, key: str) -> str | None:
         found = self.content.get(key)
-        if found is not None and not isinstance(found, str):
-            raise self._wrong(key, found, "a text")
+        fits = isinstance(found, str) and len(found) <= LONGEST_TEXT and found.isprintable()
+        if found is not None and not fits:
+            raise self._wrong(key, found, "a text of one line")
         return found
 
     def flag(self, key: str) -> bool:
@@ -84,6 +86,21 @@ class AdapterFields:
         several = found if isinstance(found, list) else [] if found is None else [found]
         if not all(type(each) is int and each >= 0 for each in several):
             raise self._wrong(key, found, "a list of whole numbers")
+
+    def trains_biases(self) -> bool:
+        """Whether biases are in the file too; each of PEFT's methods has a word of its own for just its layers'."""
+        found = self.content.get("bias")
+        if found is None or found == "none":
+            return False
+        if not isinstance(found, str) or not (found == "all" or found.endswith("_only")):
+            raise self._wrong("bias", found, "none, all or lora_only")
+        return True
+
+    def check_start(self, key: str) -> None:
+        """Do nothing if an entry says how factors start: yes, no, or the name of a way."""
+        found = self.content.get(key)
+        if not isinstance(found, str | bool | None):
+            raise self._wrong(key, found, "true, false or the name of a start")
 
     def _table(self, key: str) -> dict[str, Any]:
         found = self.content.get(key)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from torch import nn
 
-from midblock.checkpoints.adapter import Adapter
+from midblock.base import MidblockError
+from midblock.checkpoints.adapter import CONFIG, FACTORS, Adapter
 from midblock.checkpoints.adapter_names import AdapterNames
 from midblock.checkpoints.anatomy import Anatomy
 from midblock.checkpoints.changes import known_of
 from midblock.checkpoints.checkpoint import Checkpoint
+from midblock.checkpoints.config import STRANGE, reason_of
 from midblock.checkpoints.skeleton import skeleton_of
 
 LISTED = 8  # numbers of blocks, at most, in one note
@@ -29,13 +31,13 @@ def adapter_notes(checkpoint: Checkpoint, name: str) -> list[str]:
     names, anatomy = _names(checkpoint, adapter)
     skeleton = skeleton_of(checkpoint.config, trust_remote_code=checkpoint.trust_remote_code)
     modules = set(names.modules.values())
-    lacking = [each for each in _targeted(adapter, skeleton) if each not in modules]
+    factored = {module for full, module in names.modules.items() if full.endswith(FACTORS)}
+    lacking = [each for each in _targeted(adapter, skeleton, factored) if each not in modules]
+    if lacking and not adapter.settings.starts_as_base:
+        what = f"the adapter {adapter.folder} holds nothing of {lacking[0]} ({len(lacking)} modules in all)"
+        hint = "the file is not whole: save the adapter again"
+        raise MidblockError(f"{what}, and its config starts them by chance (init_lora_weights)", hint=hint)
     return [*_renamed(names, name), *_reach(modules, anatomy, name), *_lacking(lacking, name)]
-
-
-def names_note(checkpoint: Checkpoint, name: str) -> list[str]:
-    """The one on names that were put right, if any was."""
-    return _renamed(_names(checkpoint, checkpoint.adapter)[0], name) if checkpoint.adapter else []
 
 
 def _names(checkpoint: Checkpoint, adapter: Adapter) -> tuple[AdapterNames, Anatomy]:
@@ -77,8 +79,27 @@ def _lacking(modules: Sequence[str], name: str) -> list[str]:
     ]
 
 
-def _targeted(adapter: Adapter, skeleton: nn.Module) -> list[str]:
-    """The linear layers that a LoRA adapter's config names, as PEFT reads it; none where PEFT is not there to ask."""
+def _check_targeted(adapter: Adapter, modules: Collection[str], named: Callable[[str], bool]) -> None:
+    """Do nothing if a list of targets names all that the file changes: PEFT passes over the rest without a word."""
+    settings = adapter.settings
+    texts = {each.text for each in settings.patterns if each.key == "target_modules"}  # names of another class's model
+    if texts or settings.target_parameters or settings.modules_to_save or settings.trains_biases:
+        return
+    if strays := sorted(module for module in modules if not named(module)):
+        what = f"the adapter {adapter.folder} holds factors of {strays[0]} ({len(strays)} modules in all)"
+        hint = "the config is another adapter's: save the adapter again"
+        raise MidblockError(f"{what}, which its config does not target", hint=hint)
+
+
+def _targeted(adapter: Adapter, skeleton: nn.Module, modules: Collection[str]) -> list[str]:
+    """The linear layers that a LoRA adapter's config names, as PEFT reads it; none where PEFT is not there to ask.
+
+    Args:
+        modules: that its file changes.
+
+    Raises:
+        MidblockError: PEFT cannot read the config, or the file changes what it does not name.
+    """
     if adapter.settings.peft_type != "LORA" or adapter.settings.inexpressible:
         return []
     try:
@@ -88,8 +109,12 @@ def _targeted(adapter: Adapter, skeleton: nn.Module) -> list[str]:
         return []
     names = [name for name, _ in skeleton.named_modules()]
     adapter.settings.check_patterns(names, adapter.folder)
-    config = LoraConfig.from_pretrained(str(adapter.folder))
+    try:
+        config = LoraConfig.from_pretrained(str(adapter.folder))
+    except STRANGE as error:
+        raise MidblockError(f"PEFT cannot read {adapter.folder / CONFIG}: {reason_of(error)}") from error
     if not config.target_modules:
         return []
+    _check_targeted(adapter, modules, lambda name: bool(BaseTuner._check_target_module_exists(config, name)))
     linear = [name for name, module in skeleton.named_modules() if isinstance(module, nn.Linear)]
     return [name for name in linear if BaseTuner._check_target_module_exists(config, name)]

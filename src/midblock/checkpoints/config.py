@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from midblock.base import MidblockError, nearest
 from midblock.base.json_file import read_object, shown
 from midblock.base.plain_file import check_plain_folder
-from midblock.checkpoints.stated_config import check_stated
+from midblock.checkpoints.stated_config import check_stated, check_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
 REASON = 300  # letters of somebody else's error in ours
 
 # any of these is enough to build a tokenizer
@@ -93,6 +94,8 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     from transformers import AutoTokenizer
 
     check_plain_folder(folder)
+    if os.path.lexists(folder / TOKENIZER_CONFIG):
+        check_tokenizer(read_object(folder / TOKENIZER_CONFIG), folder / TOKENIZER_CONFIG)
     # without this check transformers makes an empty tokenizer for some model types
     if not has_tokenizer(folder):
         raise MidblockError(f"no tokenizer in {folder}", hint="copy tokenizer.json and tokenizer_config.json there")

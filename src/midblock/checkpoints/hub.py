@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Thread
+from typing import Any
 
 from midblock.base import MidblockError, user_path
+from midblock.base.hub import hub_answers
 from midblock.checkpoints.reference import ModelReference, nearest_path
 from midblock.checkpoints.weight_files import PICKLED_SUFFIXES
 
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 # subfolders hold other formats; consolidated.* repeats the weights in the vendor's own layout
 IGNORED = ("*/*", "consolidated*")
-ANSWER_IN = 3.0  # seconds that the hub has to take a call, and again to answer it; its client would wait for ever
 
 
 def hub_folder(reference: ModelReference, *, allow_pickle: bool = False, trust_remote_code: bool = False) -> Path:
@@ -63,27 +63,10 @@ def _snapshot(reference: ModelReference, patterns: list[str]) -> Path:
 
 
 def _answers(reference: ModelReference) -> bool:
-    """Whether the hub says anything about a model within some seconds: an error is an answer too.
+    def ask(hub: Any, seconds: float) -> object:
+        return hub.model_info(reference.location, revision=reference.revision, timeout=seconds)
 
-    It is asked from a thread that may be left behind: a name server that keeps silent knows no limit of time.
-    """
-    heard: list[bool] = []
-    caller = Thread(target=lambda: heard.append(_asked(reference)), daemon=True)
-    caller.start()
-    caller.join(2 * ANSWER_IN)
-    return heard == [True]
-
-
-def _asked(reference: ModelReference) -> bool:
-    from huggingface_hub import HfApi, errors
-
-    try:
-        HfApi().model_info(reference.location, revision=reference.revision, timeout=ANSWER_IN)
-    except (errors.HfHubHTTPError, errors.HFValidationError):
-        return True
-    except (errors.HTTPError, OSError):
-        return False
-    return True
+    return hub_answers(ask)
 
 
 def _not_found_hint(reference: ModelReference) -> str:

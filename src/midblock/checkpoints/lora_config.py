@@ -55,6 +55,7 @@ class LoraSettings:
         target_parameters: ends of the names of parameters that are adapted themselves: stacked experts.
         patterns: all that the config holds, to be tried before they are matched.
         use_dora: the change has a magnitude for each output too.
+        trains_biases: tensors besides the targets' may be in the file.
         starts_as_base: an adapter of which nothing was loaded changes nothing.
         inexpressible: why the change is neither low-rank, DoRA, nor a whole replaced tensor; None if it is.
         unmergeable: why it is no change of weights at all, and what to try; None if it is one.
@@ -75,6 +76,7 @@ class LoraSettings:
     target_parameters: tuple[str, ...] = ()
     use_dora: bool = False
     starts_as_base: bool = True
+    trains_biases: bool = False
     patterns: tuple[NamePattern, ...] = ()
     inexpressible: str | None = None
     unmergeable: tuple[str, str] | None = None
@@ -95,6 +97,7 @@ class LoraSettings:
             fields.check_numbers(key)
         for key in NAMES:
             fields.texts(key)
+        fields.check_start("init_lora_weights")
         reason = _inexpressible(kind, config)
         return cls(
             peft_type=kind,
@@ -111,6 +114,7 @@ class LoraSettings:
             target_parameters=fields.texts("target_parameters"),
             use_dora=fields.flag("use_dora"),
             starts_as_base=config.get("init_lora_weights", True) is not False,
+            trains_biases=fields.trains_biases(),
             patterns=patterns_of(config, file),
             inexpressible=reason,
             unmergeable=unmergeable(kind, config),

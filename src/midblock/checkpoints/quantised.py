@@ -163,7 +163,8 @@ def _codes(reader: TensorReader, name: str, blocks: tuple[int, int] | None) -> t
         return name, Codes(called, name, f"{bare}.SCB", shape, (1, shape[-1]), 1 / 127)
     given = [f"{name}{end}" for end in SCALES] + ([f"{bare}.scale"] if bare != name else [])
     scales = [scale for scale in given if scale in reader]
-    sides = _blocks(shape, reader.shape(scales[0]), blocks) if len(scales) == 1 else None
+    scales = scales if len(scales) == 1 and _is_scale(reader.dtype(scales[0])) else []
+    sides = _blocks(shape, reader.shape(scales[0]), blocks) if scales else None
     if sides is None or (kind == torch.int8 and not (name + "_scale" in scales and sides[1] == shape[-1])):
         return None
     return name, Codes(called, name, scales[0], shape, sides)
@@ -215,6 +216,11 @@ def _scaled(
     for block, start in enumerate(range(0, stored.shape[-1], columns)):
         made[..., start : start + columns].mul_(numbers[..., block : block + 1])
     return made
+
+
+def _is_scale(kind: torch.dtype) -> bool:
+    """Whether a type holds scales: numbers, or exponents in a byte."""
+    return kind.is_floating_point or kind == torch.uint8
 
 
 def _as_float(scale: Shaped[Tensor, "*sides"]) -> Float32[Tensor, "*sides"]:

@@ -45,6 +45,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
+LONGEST_NAME = 500  # letters
 LARGEST_SIZE = 2**63  # of a side or a place in the file
 LFS_POINTER = b"version https://git-lfs"
 
@@ -136,6 +137,8 @@ def _check_metadata(path: Path, found: Any) -> None:
 
 
 def _entry(path: Path, name: str, fields: Any, base: int) -> Entry:
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise MidblockError(f"{path} is corrupt: {shown(name)} is no name of a tensor", hint="fetch it again")
     fields = fields if isinstance(fields, dict) else {}
     kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(kind, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:

@@ -41,6 +41,18 @@ def check_stated(config: Mapping[str, Any], file: Path) -> None:
             raise MidblockError(f"{file}: {key} is {shown(value)}, not {wanted}", hint="fetch it again")
 
 
+def check_tokenizer(config: Mapping[str, Any], file: Path) -> None:
+    """Do nothing if a tokenizer_config.json holds what a tokenizer can be asked with.
+
+    Raises:
+        MidblockError: it does not; the key, its value and what is wanted are named.
+    """
+    for key, kinds, wanted in _TOKENIZER:
+        value = config.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+            raise MidblockError(f"{file}: {key} is {shown(value)}, not {wanted}", hint="fetch it again")
+
+
 def _every(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every key with its value, those of configs inside too."""
     for key, value in config.items():
@@ -86,6 +98,13 @@ def _is_quantisation(value: Any) -> bool:
     method = value.get("quant_method")
     return isinstance(method, str) or (method is None and old is True)
 
+
+_TOKENIZER: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
+    ("model_max_length", (int, float), "a number of tokens"),
+    ("chat_template", (str, list, dict), "a template"),
+    ("tokenizer_class", str, "the name of a class"),
+    ("auto_map", dict, "an object"),
+)
 
 # of which keys, what must hold of their values, and how to say it
 _RULES: tuple[tuple[Callable[[str], object], Callable[[Any], bool], str], ...] = (

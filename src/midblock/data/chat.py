@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from midblock.base import MidblockError
 from midblock.data.examples import Example
+from midblock.data.sandbox import HINT, SANDBOX, RunawayTemplateError, Span, TemplateFailedError
 from midblock.data.turns import REASONING, SAID
 
 # Some chat templates print today's date, and the token ids would change overnight. This is Llama 3.1's own default.
@@ -33,11 +32,9 @@ PINNED_NOW = (
 ARGUMENTS: dict[str, Any] = {"date_string": PINNED_DATE.strftime("%d %b %Y")}
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 OTHERS = ("wasabi", "kelp")  # two answers that have no character in common where they begin
-# what Jinja hands on, and what Python raises inside a template that takes a value for another type
-FAILURES = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+SHOWN = 8  # turns in a message
 
 Turn = dict[str, Any]
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -72,10 +69,12 @@ class Chat:
                 text = self._write(turns, example, asking=True)
                 return text, len(text), None
             return self._answered(turns, example)
-        except FAILURES as error:
-            roles = ", ".join(turn["role"] for turn in turns)
+        except TemplateFailedError as error:
+            roles = ", ".join([*(turn["role"] for turn in turns[:SHOWN]), *(["…"] if len(turns) > SHOWN else [])])
             what = f"the chat template fails on sample {index} (turns: {roles}): {error}"
-            raise MidblockError(what, hint="use --template raw, or another .jinja file") from error
+            raise MidblockError(what, hint=HINT) from error
+        except RunawayTemplateError as error:
+            raise RunawayTemplateError(f"{error.what} on sample {index}", hint=error.hint) from error
         except _UnknownStartError:
             what = f"sample {index}: the chat template writes the prompt differently once the answer follows"
             hint = "so where the answer begins is unknown; use --template raw"
@@ -108,23 +107,24 @@ class Chat:
         return found[-1] if len(found) > len(before) else None
 
     def _spans(self, turns: list[Turn], example: Example) -> list[Span]:
-        options: dict[str, Any] = {"tools": list(example.tools) or None, **ARGUMENTS}
-        options |= self.tokenizer.special_tokens_map  # as `apply_chat_template` hands them on
-        found: Any = render_jinja_template(
-            conversations=[turns], chat_template=self._source, return_assistant_tokens_mask=True, **options
-        )
-        return [(start, end) for start, end in found[1][0] if end > start]
+        _, spans = self._rendered(turns, example, return_assistant_tokens_mask=True)
+        return [(start, end) for start, end in spans if end > start]
 
     def _write(self, turns: Sequence[Turn], example: Example, *, asking: bool = False) -> str:
-        text = self.tokenizer.apply_chat_template(
-            list(turns),
-            chat_template=self._source,
-            add_generation_prompt=asking,
-            tokenize=False,
-            tools=list(example.tools) or None,
-            **ARGUMENTS,
-        )
-        return str(text)
+        """The text, as `apply_chat_template` writes it: without what is null."""
+        if not turns:
+            raise TemplateFailedError("there is no turn to write")
+        said = [{key: value for key, value in turn.items() if value is not None} for turn in turns]
+        return self._rendered(said, example, add_generation_prompt=asking)[0]
+
+    def _rendered(self, turns: Sequence[Turn], example: Example, **options: Any) -> tuple[str, list[Span]]:
+        asked = {"conversations": [list(turns)], "tools": list(example.tools) or None, **options}
+        text, spans = SANDBOX.render(self._source, {**self.tokenizer.special_tokens_map, **ARGUMENTS, **asked})
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TemplateFailedError("it writes no valid Unicode (half a surrogate pair)") from error
+        return text, spans
 
     @property
     def _source(self) -> str:
@@ -146,7 +146,7 @@ class Chat:
         empty = [{**turn, "content": turn["content"] or ""} for turn in turns]
         try:
             as_null, as_empty = self._write(turns, example), self._write(empty, example)
-        except FAILURES:
+        except TemplateFailedError:
             return empty
         return empty if as_null.count("None") > as_empty.count("None") else turns
 

@@ -8,6 +8,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from midblock.base import MidblockError
 from midblock.data.examples import Example, ExampleSet
+from midblock.data.sandbox import RunawayTemplateError
 from midblock.data.templates import Rendering, render, renderable
 
 
@@ -65,6 +66,8 @@ def encode_renderable(
     """
     try:
         return examples, encode(examples, tokenizer, **options)
+    except RunawayTemplateError:
+        raise
     except MidblockError:
         kept = renderable(examples, tokenizer, options.get("template", "raw"))
         if len(kept) in (0, len(examples)):

@@ -73,6 +73,7 @@ class ExampleSet:
         examples: the samples; their positions here identify them everywhere else.
         content_hash: SHA-256 of what the samples say, the same on every machine.
         left_out: why rows of the data are not among them, and which: no text, or none that the template can write.
+        origin: what a reader must know about where they come from.
     """
 
     reference: str
@@ -81,10 +82,11 @@ class ExampleSet:
     examples: tuple[Example, ...]
     content_hash: str
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    origin: tuple[str, ...] = ()
 
     def notes(self) -> list[str]:
-        """What a reader must know: how many rows were left out, and why."""
-        notes = []
+        """What a reader must know: where they come from, how many rows were left out, and why."""
+        notes = list(self.origin)
         for why, rows in list(self.left_out.items())[:SHOWN]:
             more = ", …" if len(rows) > SHOWN else ""
             notes.append(f"{len(rows)} row(s) of the data left out: {why} ({', '.join(rows[:SHOWN])}{more}).")

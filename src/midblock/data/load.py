@@ -62,7 +62,8 @@ def load_dataset(
         layout = rows.layout or detect_layout(rows)
         examples, bad = _sample(rows, layout, num_samples, seed, skip)
     reasons = {row + 1: error.what.removeprefix(f"{rows.name}, row {row + 1}: ") for row, error in bad.items()}
-    return ExampleSet(reference, rows.split, layout, examples, hash_examples(examples), left_out(reasons, "row {}"))
+    found = reference, rows.split, layout, examples, hash_examples(examples)
+    return ExampleSet(*found, left_out(reasons, "row {}"), rows.notes)
 
 
 def local_places(data: str | ExampleSet) -> list[Path]:

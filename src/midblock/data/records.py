@@ -38,6 +38,7 @@ class Records:
         take: returns the records at the given positions (0…count-1), in that order; `columns` names those that are
             wanted, others may be left out.
         layout: the name in `LAYOUTS` where the source is known to have it; None to recognise it by its columns.
+        notes: what a reader must know about where they come from.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Records:
     count: int
     take: Callable[..., list[Record]]
     layout: str | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_records(

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from midblock.base import MidblockError, unknown, user_path
+from midblock.base.files import size_text
+from midblock.base.plain_file import check_plain_file
 from midblock.data.chat import Chat
 from midblock.data.examples import Example, ExampleSet
+from midblock.data.sandbox import HINT
 from midblock.data.turns import SAID
+
+LARGEST = 2**20  # of a template; the longest that models come with have a twentieth of it
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,28 @@ def _source(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
         if not tokenizer.chat_template:
             hint = "use --template raw, or give the path of a .jinja file"
             raise MidblockError("the tokenizer brings no chat template", hint=hint)
-        return tokenizer.get_chat_template()
+        return _own(tokenizer)
     path = user_path(template)
     if path.suffix not in (".jinja", ".jinja2", ".j2"):
         raise unknown("template", template, ("raw", "chat", "a path ending in .jinja"))
     try:
+        if path.exists():
+            check_plain_file(path)
+            if path.stat().st_size > LARGEST:
+                raise MidblockError(f"the chat template {path} is larger than {size_text(LARGEST)}")
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MidblockError(f"cannot read the chat template {path}: {reason}") from error
+
+
+def _own(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template that a tokenizer brings, as it was written by whoever made it."""
+    try:
+        source: object = tokenizer.get_chat_template()
+    except ValueError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise MidblockError(f"the tokenizer's chat template cannot be had: {reason}", hint=HINT) from error
+    if not isinstance(source, str) or len(source) > LARGEST:
+        raise MidblockError("the tokenizer's chat template is no text that can be used", hint=HINT)
+    return source

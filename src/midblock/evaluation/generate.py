@@ -20,6 +20,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from midblock.base import MidblockError, Progress, Silent
 from midblock.checkpoints import device_of
 from midblock.data import Example, ExampleSet, Message, encode
+from midblock.data.sandbox import RunawayTemplateError
 from midblock.data.templates import render
 from midblock.runs.lending import evaluating
 
@@ -101,6 +102,8 @@ def encode_prompts(
         raise MidblockError(f"prompt {empty[0]} has no tokens")
     try:
         whole = _encode(examples, tokenizer, template)
+    except RunawayTemplateError:
+        raise
     except MidblockError:
         # A template that writes the prompt otherwise once an answer follows: not to be trained with, but to be asked.
         return [EncodedPrompt(ids) for ids, _ in alone]

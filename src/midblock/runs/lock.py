@@ -43,8 +43,8 @@ def held(target: Path, *, beside: bool = False, patience: float = 0.0) -> Iterat
         ['.midblock.lock']
     """
     target = target.resolve()
-    place = target.parent if beside else target
-    file = place / (f".{target.name}{LOCK}" if beside else LOCK)
+    file = _file(target, beside)
+    place = file.parent
     made = _make(place)
     try:
         lock = _acquire(file, target, patience)
@@ -62,6 +62,14 @@ def held(target: Path, *, beside: bool = False, patience: float = 0.0) -> Iterat
                 folder.rmdir()
 
 
+def check_not_held(target: Path, *, beside: bool = False) -> None:
+    """Raise MidblockError where another process holds a place; nothing is changed."""
+    target = target.resolve()
+    file = _file(target, beside)
+    if file.exists():
+        _acquire(file, target, 0.0).release()
+
+
 def occupied(folder: Path) -> bool:
     """Whether something lies in a folder beside a lock and what killed processes left unfinished.
 
@@ -70,6 +78,10 @@ def occupied(folder: Path) -> bool:
     """
     passing = {folder / LOCK, *unfinished(folder)}
     return folder.is_dir() and any(entry not in passing for entry in folder.iterdir())
+
+
+def _file(target: Path, beside: bool) -> Path:
+    return target.parent / f".{target.name}{LOCK}" if beside else target / LOCK
 
 
 def _make(place: Path) -> list[Path]:

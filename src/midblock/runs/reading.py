@@ -161,7 +161,7 @@ def read(pair: Pair, data: str | ExampleSet, settings: ReadingSettings) -> Readi
         "too_short": len(tokens.too_short),
         "completion_lost": len(tokens.completion_lost),
         "without_region": long_enough - len(tokens.prompts),
-        **({"left_out": examples.notes()} if examples.left_out else {}),
+        **({"left_out": examples.notes()} if examples.notes() else {}),
     }
     return Reading(examples, tokenizer, tokens, facts)
 

@@ -19,7 +19,7 @@ from midblock.base import LayerRow, LayerTable, MidblockError, Progress, Silent,
 from midblock.base.seal import AWAY, fingerprint
 from midblock.runs.folder import RunFolder, read_config, read_record
 from midblock.runs.lenient import mapping
-from midblock.runs.lock import held
+from midblock.runs.lock import check_not_held, held
 from midblock.runs.processes import barrier, main_process
 from midblock.runs.request import DATA_FILES, Draft, Request
 from midblock.runs.stopping import STOPPING, Stoppable
@@ -173,9 +173,12 @@ def carry_out(
             return Done(LayerTable.from_rows(outcome.rows), None, outcome)
         if not together and not main_process():
             return Done(LayerTable.from_rows([]), folder, None)
+        beside = place is not nullcontext
+        if main_process():
+            check_not_held(folder, beside=beside)  # first: what lies there is about to change
         if (finished := _finished(folder, draft, where)) is not None:
             return finished
-        with held(folder, beside=place is not nullcontext) if main_process() else nullcontext():
+        with held(folder, beside=beside) if main_process() else nullcontext():
             # it may have changed while nobody held it
             if (finished := _finished(folder, draft, where)) is not None:
                 return finished

@@ -125,7 +125,7 @@ class Stopping:
             self.asked = False
 
     def _stopped(self) -> Stopped:
-        if self.asked:
+        if self.asked or not self.limit:  # of several processes, another one may have been asked
             return Stopped("stopped by SIGTERM", TERMINATED)
         return Stopped(f"stopped after {self.limit} (--max-time)", OUT_OF_TIME)
 

@@ -103,3 +103,21 @@ def test_gradients_read_as_they_are_spread():
     numbers = (0.0, 0.7, 0.2, 1.0)
     read = [Rule(None, numbers).at(block, 30) for block in range(30)]
     assert read == pytest.approx(per_block(numbers, 30), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a\n---\nmodels: [evil]",
+        "'\"\\ #: {x}",
+        "!!python/object/apply:os.system ['x']",
+        "*a",
+        "\x85\u2028\u202e",
+        "- a",
+    ],
+)
+def test_a_models_name_stays_a_name(name):
+    text = recipe([Rule(None, (0.5,))], name, name, torch.bfloat16)
+    read = yaml.safe_load(text)
+    assert read == {**yaml.safe_load(recipe([Rule(None, (0.5,))], "a", "b", torch.bfloat16)), "models": read["models"]}
+    assert [model["model"] for model in read["models"]] == [name, name]

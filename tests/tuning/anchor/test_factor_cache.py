@@ -13,30 +13,44 @@ from midblock.tuning.anchor.factors import factorize
 HASH = "ab" * 32
 
 RACE = """
-import sys, time, torch
+import os, sys, time, torch
 from pathlib import Path
 from midblock.tuning.anchor import factor_cache
-folder, number, together = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "together"
+root, number = Path(sys.argv[1]), int(sys.argv[2])
 real = factor_cache.factorize
-def counted(weight, k, **options):
-    with (folder / f"made{number}").open("a") as log:
-        log.write(options["name"] + "\\n")
-    time.sleep(0.3)
-    return real(weight, k, **options)
-factor_cache.factorize = counted
 weights = {f"w{i}": torch.randn(30, 20, generator=torch.Generator().manual_seed(i)) for i in range(5)}
-if together:
-    meet = "file://" + str(folder / "meet")
-    torch.distributed.init_process_group("gloo", init_method=meet, rank=number, world_size=2)
-(folder / f"ready{number}").touch()
-while not (folder / f"ready{1 - number}").exists():
-    time.sleep(0.01)
-share = (number, 2) if together else (0, 1)
-found = factor_cache.load_factors(weights, "4", weight_hash="cd" * 32, seed=0, share=share)
-assert list(found) == list(weights)
-for name, factors in found.items():
-    assert torch.equal(factors.U, real(weights[name], 4, seed=0).U)
+
+def race(folder, share):
+    os.environ["MIDBLOCK_CACHE"] = str(folder / "cache")
+    folder.mkdir(exist_ok=True)
+    def counted(weight, k, **options):
+        with (folder / f"made{number}").open("a") as log:
+            log.write(options["name"] + "\\n")
+        time.sleep(0.3)
+        return real(weight, k, **options)
+    factor_cache.factorize = counted
+    (folder / f"ready{number}").touch()
+    while not (folder / f"ready{1 - number}").exists():
+        time.sleep(0.01)
+    found = factor_cache.load_factors(weights, "4", weight_hash="cd" * 32, seed=0, share=share)
+    assert list(found) == list(weights)
+    for name, factors in found.items():
+        assert torch.equal(factors.U, real(weights[name], 4, seed=0).U)
+
+race(root / "strangers", (0, 1))
+meet = "file://" + str(root / "meet")
+torch.distributed.init_process_group("gloo", init_method=meet, rank=number, world_size=2)
+race(root / "together", (number, 2))
 """
+
+
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory) -> Path:
+    """A folder with what two processes made, first as strangers to each other, then together."""
+    folder = tmp_path_factory.mktemp("raced")
+    running = [subprocess.Popen([sys.executable, "-c", RACE, str(folder), number]) for number in ("0", "1")]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -181,11 +195,8 @@ def test_progress_counts_every_weight(weights):
 
 
 @pytest.mark.parametrize("kind", ["strangers", "together"])
-def test_two_processes_make_each_once(tmp_path, kind):
-    commands = [[sys.executable, "-c", RACE, str(tmp_path), number, kind] for number in ("0", "1")]
-    running = [subprocess.Popen(command) for command in commands]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
-    logs = [tmp_path / f"made{number}" for number in range(2)]
+def test_two_processes_make_each_once(raced, kind):
+    logs = [raced / kind / f"made{number}" for number in range(2)]
     made = [log.read_text().split() if log.exists() else [] for log in logs]
     assert sorted(made[0] + made[1]) == [f"w{i}" for i in range(5)]
     if kind == "together":

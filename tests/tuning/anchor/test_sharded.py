@@ -155,13 +155,9 @@ else:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("script", [FULL, LORA], ids=["full", "lora"])
-def test_sharded_as_in_one_piece(tmp_path, script, world):
-    finish = "dist.destroy_process_group()\n"
-    commands = [
-        [sys.executable, "-c", COMMON + script + finish, str(rank), str(world), str(tmp_path / "meet")]
-        for rank in range(world)
-    ]
+def test_sharded_as_in_one_piece(tmp_path, world):
+    script = COMMON + FULL + LORA + "dist.destroy_process_group()\n"
+    commands = [[sys.executable, "-c", script, str(rank), str(world), str(tmp_path / "meet")] for rank in range(world)]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
     said = [process.communicate(timeout=180)[1] for process in running]
     assert [process.returncode for process in running] == [0] * world, "\n".join(said)

@@ -207,7 +207,7 @@ def test_a_stopped_run_begins_its_steps_anew_and_ends_alike(flowing, tmp_path):
         ({"max_steps": 1, "warmup_steps": 1, "lr_scheduler_type": "linear"}, "at a learning rate of 0"),
         ({"warmup_steps": 2}, "no warm-up"),
         ({"max_steps": -1}, "how many steps"),
-        ({"sketch_size": 0}, "above 0"),
+        ({"sketch_size": 0}, "must lie between 1 and"),
         ({"shard": True}, "unknown option 'shard'"),
         ({"push_to_hub": True}, "unknown option 'push_to_hub'"),
         ({"save_steps": 5}, "unknown option 'save_steps'"),

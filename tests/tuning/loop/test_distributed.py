@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from midblock import tune
+from midblock import flow, tune
+from midblock.base import LayerTable
 
 KINDS = {"ddp": {}, "shard": {"shard": True}}
 RPSFT = {"anchor": "rpsft", "anchor_k": "8", "anchor_lambda": 0.1}
@@ -38,6 +39,18 @@ def runs(llama, sums, tmp_path_factory) -> Path:
                 {**options, **split, **extra, "output_dir": str(folder / f"{kind}-{method}-{hold}")}
                 for kind, extra in KINDS.items()
             ]
+    split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    for method, how in METHODS.items():
+        name = folder / f"stopped-{method}-plain"
+        planned.append({**common, **how, **split, "save_steps": 3, "output_dir": str(name), "stopped": 2})
+    given = {**common, "max_steps": 3, "lr_scheduler_type": "constant", "method": "full"}
+    flow(
+        given.pop("base"), given.pop("data"), given.pop("layers"), **given,
+        per_device_train_batch_size=8, output_dir=folder / "one" / "first",
+    )  # fmt: skip
+    for stopped in (None, 2):
+        name = folder / f"two-{stopped}" / "first"
+        planned.append({**common, **given, **split, "verb": "flow", "output_dir": str(name), "stopped": stopped})
     (folder / "plan.json").write_text(json.dumps(planned))
     script = Path(__file__).with_name("two_processes.py")
     done = subprocess.run(
@@ -73,6 +86,28 @@ def test_two_processes_equal_one(kind, method, hold, runs):
         # Adam's first steps are ± the learning rate, whatever the gradient: a near-zero one may turn its sign
         assert (after[name] - value).abs().mean() < 1e-4, name
     assert json.loads((together / "summary.json").read_text())["untouched"]["changed"] == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_process_that_is_asked_stops_both_and_they_go_on_to_the_same_numbers(method, runs):
+    whole, stopped = runs / f"ddp-{method}-plain", runs / f"stopped-{method}-plain"
+    one, two = log_of(whole), log_of(stopped)
+    assert [{**line, "seconds": 0} for line in two] == [{**line, "seconds": 0} for line in one]
+    before, after = weights_of(whole), weights_of(stopped)
+    assert all(before[name].equal(after[name]) for name in before)
+
+
+@pytest.mark.parametrize("stopped", [None, 2])
+def test_a_flow_of_two_processes_sees_the_gradients_of_one(stopped, runs):
+    """Its steps are few, so one that was stopped takes them all anew."""
+    one, two = (LayerTable.read(runs / name / "first").frame for name in ("one", f"two-{stopped}"))
+    assert two.drop(columns=["value", "low", "high"]).equals(one.drop(columns=["value", "low", "high"]))
+    gradients = one.metric.str.startswith("gradient")
+    assert len(two[gradients]) > 0
+    assert two[gradients].value.tolist() == pytest.approx(one[gradients].value.tolist(), rel=1e-3)
+    moved = one.metric == "delta_rel"
+    assert two[moved].value.tolist() == pytest.approx(one[moved].value.tolist(), rel=1e-2)
+    assert len(log_of(runs / f"two-{stopped}" / "first")) == 3
 
 
 def test_a_user_error_under_torchrun_ends_all_processes_with_one_line(llama, sums, tmp_path):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from midblock.base import MidblockError
+from midblock.base.json_file import read_object
 from midblock.checkpoints import Checkpoint
 from midblock.checkpoints.checkpoint_files import copy_small_files, write_config
 from midblock.checkpoints.config import TOKENIZER_FILES, has_tokenizer
@@ -59,7 +59,7 @@ def _difference(base: Checkpoint, tuned: Checkpoint, own: Path) -> str | None:
         return None
     ours = base.adapter.folder if base.adapter is not None and has_tokenizer(base.adapter.folder) else base.folder
     first, second = ours / "tokenizer.json", own / "tokenizer.json"
-    if first.exists() and second.exists() and first.read_bytes() == second.read_bytes():
+    if first.is_file() and second.is_file() and first.read_bytes() == second.read_bytes():
         return None
     mine, theirs = base.tokenizer(), tuned.tokenizer()
     if added := sorted(theirs.get_vocab().keys() - mine.get_vocab().keys()):
@@ -82,7 +82,7 @@ def _take_tokenizer(source: Path, folder: Path) -> list[str]:
         if name not in TEMPLATES or _has_template(source):
             (folder / name).unlink(missing_ok=True)
     for name in (*TOKENIZER, GENERATION) if whole else TOKENIZER:
-        if (source / name).exists():
+        if (source / name).is_file():
             (folder / name).write_bytes((source / name).read_bytes())
     for file in source.glob("*.tiktoken"):
         (folder / file.name).write_bytes(file.read_bytes())
@@ -109,7 +109,6 @@ def _has_template(folder: Path) -> bool:
 def _read_object(file: Path) -> dict[str, Any] | None:
     """What a JSON file holds; None where that is no object."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(file)
+    except MidblockError:
         return None
-    return content if isinstance(content, dict) else None

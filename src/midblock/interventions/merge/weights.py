@@ -143,7 +143,9 @@ class Weights:
         if bool(torch.isfinite(made.sum())) or bool(torch.isfinite(made).all()):
             return
         for parent, source in ((self.base, base), (self.tuned, tuned)):
-            if not bool(torch.isfinite(source.flat[slice(*span)]).all()):
+            values = torch.empty(span[1] - span[0], dtype=torch.float64)
+            source.fill(values, span[0])
+            if not bool(torch.isfinite(values).all()):
                 raise MidblockError(f"NaN or Inf in the weight {item.name} of {parent.name}")
         raise MidblockError(f"{item.name} has entries too large for {item.dtype}", hint="--dtype bfloat16 or float32")
 

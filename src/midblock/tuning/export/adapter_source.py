@@ -14,10 +14,12 @@ from midblock.base import MidblockError, user_path
 from midblock.checkpoints import ModelReference, TensorReader
 from midblock.checkpoints.adapter import CONFIG, WEIGHTS, settings_of
 from midblock.checkpoints.adapter_names import PREFIX, unwrapped
+from midblock.checkpoints.factors import read_factors
 from midblock.checkpoints.hub import hub_folder
 from midblock.checkpoints.lora_config import LoraSettings
 
 STARTS = ("lora_A.weight", "lora_embedding_A")
+ENDS = ("lora_B.weight", "lora_embedding_B")
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,20 @@ class AdapterSource:
         """Every adapted module, with the names of its factors.
 
         Raises:
-            MidblockError: a factor without its partner.
+            MidblockError: a factor without its partner, or one that is no matrix of finite numbers; or there is none.
         """
-        for name in own.names:
-            if not unwrapped(name).endswith(STARTS):
-                continue
+        found = [name for name in own.names if unwrapped(name).endswith((*STARTS, *ENDS))]
+        if not found:
+            raise MidblockError(f"{self.folder / WEIGHTS} holds no factors of LoRA", hint="--to merged may take it")
+        for name in found:
             head, _, tail = name.rpartition("lora_")
-            partner = f"{head}lora_{tail.replace('A', 'B')}"
+            start = unwrapped(name).endswith(STARTS)
+            partner = f"{head}lora_{tail.replace('A', 'B') if start else tail.replace('B', 'A')}"
             if partner not in own:
                 raise MidblockError(f"{self.folder / WEIGHTS} has {name} without {partner}")
+            if not start:
+                continue
+            read_factors(own, partner, name, self.folder / WEIGHTS)
             module = unwrapped(head).removeprefix(PREFIX).rstrip(".")
             yield FactorNames(module.replace(".base_layer", ""), name, partner)
 

@@ -20,7 +20,7 @@ from midblock.base.files import folder_atomically, replace_atomically, size_text
 from midblock.base.quoting import without_places
 from midblock.checkpoints import Checkpoint, EffectiveTensors, open_checkpoint
 from midblock.checkpoints.adapter import CONFIG
-from midblock.checkpoints.adapter_notes import names_note
+from midblock.checkpoints.adapter_notes import adapter_notes
 from midblock.checkpoints.checkpoint_files import copy_small_files
 from midblock.checkpoints.readable import unreadable
 from midblock.checkpoints.settings import DTYPES
@@ -229,7 +229,7 @@ def _check_apart(output: Path, places: Mapping[str, Path]) -> None:
 def _merged(asked: Asked, folder: Path) -> Made:
     checkpoint = open_checkpoint(str(asked.source.folder), base=asked.base)
     _check_base(checkpoint, folder)
-    reason, told = asked.source.settings.inexpressible, names_note(checkpoint, asked.source.folder.name)
+    reason, told = asked.source.settings.inexpressible, adapter_notes(checkpoint, asked.source.folder.name)
     if reason is None:
         lost = write_merged(checkpoint, folder, asked.dtype)
         return Made([*_loss_note(lost), *told], lost, CHANGE)

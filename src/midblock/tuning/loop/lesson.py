@@ -17,6 +17,7 @@ from midblock.base import LayerRow, MidblockError, Progress, write_json
 from midblock.base.names import name_note, name_of
 from midblock.data import ExampleSet
 from midblock.runs.folder import RunFolder
+from midblock.runs.lock import check_not_held
 from midblock.runs.processes import barrier, main_process, world_size
 from midblock.runs.request import Draft, Request
 from midblock.runs.run import Bench, Done, Outcome, Ready, carry_out
@@ -56,6 +57,8 @@ def train(
         MidblockError: anything the user can mend; checkpoints written until then stay for `resume`.
     """
     folder, draft = where.needed(course.verb), course.draft()
+    if main_process():
+        check_not_held(folder)
     RunFolder.check(folder, draft, where)  # before data and weights are read
     tokenizer = course.checkpoint.tokenizer()
     examples = load_examples(course.data, tokenizer, course.settings)
