@@ -25,10 +25,9 @@ SWAP = ("swap", "start", "sft", "--num-samples", "4", *DATA)
 STEER = ("steer", "start", "--from", "sft", "--num-samples", "4", "--num-directions-samples", "4",
 "--max-new-tokens", "2",
          "--random-draws", "1", "--no-scan", *DATA)  # fmt: skip
-MERGE = ("merge", "start", "sft", "--alphas", "0,0.5,1", "-o", "OUT")
 TUNE = ("tune", "start", "--max-steps", "1", "--max-length", "48", *DATA)
 FLOW = ("flow", "start", "--max-steps", "1", "--max-length", "48", *DATA)
-PLANS = {ANALYZE: "layers", SWAP: "segments", STEER: "blocks", MERGE: "alphas", TUNE: "layers", FLOW: "layers"}
+PLANS = {ANALYZE: "layers", SWAP: "segments", STEER: "blocks", TUNE: "layers", FLOW: "layers"}
 NUMBERS = {
     ANALYZE: ("num-token-samples", "seeds", "max-length", "batch-tokens", "lens-positions", "token-dropout",
               "subspace-rank", "seed"),
@@ -64,21 +63,20 @@ def nothing(file: Path, whole: Any, spoil: Spoil) -> None:
     """The command line alone is bad."""
 
 
-def kind_of(name: str, commands: list[tuple[str, ...]], cases: int) -> Kind:
+def kind_of(name: str, commands: list[tuple[str, ...]], cases: int, whole: str | None = None) -> Kind:
     return Kind(
         name, "sums.jsonl", commands, ("start", "sft", "sums.jsonl"), cases, lambda file: None, ways, nothing,
-        meant=lambda spoil: True, words=lambda spoil: None if spoil is None else spoil.what,
+        meant=lambda spoil: True, words=lambda spoil: whole if spoil is None else spoil.what,
     )  # fmt: skip
 
 
 KINDS = [
-    kind_of("plans of layers", [(*command, f"--{option}", "NAME") for command,
-    option in PLANS.items() if command != MERGE]
-            + [("merge", "start", "sft", "-o", "OUT", "--module-alphas", "mlp=1", "--alphas", "NAME")], 40),
+    kind_of("plans of layers", [(*command, f"--{option}", "NAME") for command, option in PLANS.items()], 30),
+    kind_of("strengths of a merge", [("merge", "start", "sft", "-o", "OUT", "--alphas", "NAME")], 15, "0,0.5,1"),
     *(
-        kind_of(f"numbers of {command[0]}", [(*command, f"--{option}", "NAME") for option in options], 12)
+        kind_of(f"numbers of {command[0]}", [(*command, f"--{option}", "NAME") for option in options], 10)
         for command, options in NUMBERS.items()
     ),
-]  # fmt: skip
+]
 
 test = cases_of(KINDS)
