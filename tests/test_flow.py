@@ -47,6 +47,7 @@ TRAINER = "the Trainer alone takes seconds to import"
 HIDDEN = {
     ("base/hub.py", "huggingface_hub"): "only for hub names",
     ("base/layer_table.py", "pandas"): HELP,
+    ("base/layer_table.py", "pyarrow"): HELP,
     ("base/progress.py", "rich"): "only where a person watches",
     ("checkpoints/cache.py", "filelock"): "only where something is put into the cache",
     ("checkpoints/config.py", "huggingface_hub"): WITHOUT_MODELS,

@@ -1,6 +1,7 @@
 """A kind of bad input, and what must hold of every case of it.
 
-To add one: a file `test_NAME.py` with `KINDS`, a list of `Kind`, and `test = cases_of(KINDS)`. A case that failed once is kept in
+To add one: a file `test_NAME.py` with `KINDS`, a list of `Kind`,
+and `test = cases_of(KINDS)`. A case that failed once is kept in
 `kept`, as its `Spoil` is printed. `MIDBLOCK_FUZZ=2000 pytest tests/fuzz` tries that many cases a kind, other ones each
 time, and prints what became of them; MIDBLOCK_FUZZ_SEED repeats a time.
 """
@@ -55,7 +56,8 @@ class Kind:
         also: what else must hold of what was left in the output folder; says what does not, "" where all is well.
         out: the folder that the commands may write to.
         make: lays a file of its own that is then spoiled.
-        words: what stands for "NAME" in the commands; of no spoil (None) for the whole input, None to leave out that word
+        words: what stands for "NAME" in the commands; of no spoil (None) for the whole input,
+        None to leave out that word
             and the option before it. Such a command may write beside `out`.
         kept: cases that failed once: the number of the command, and the spoil.
     """

@@ -24,10 +24,12 @@ TEMPLATES = {
     "loops in loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x{% endfor %}"
                       "{% endfor %}{% endfor %}",
     "a wide format": "{{ '%999999999d' % 3 }}", "a wide text": "{{ 'x' * 10**10 }}", "itself": "{{ self }}",
-    "the inside": "{{ ''.__class__.__mro__ }}", "a division": "{{ 1 // 0 }}", "a missing key": "{{ messages[99].content }}",
+    "the inside": "{{ ''.__class__.__mro__ }}", "a division": "{{ 1 // 0 }}",
+    "a missing key": "{{ messages[99].content }}",
     "a method": "{{ messages.pop() }}", "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     "a power": "{{ 10 ** 10 ** 10 }}", "an overflow": "{{ 9.9 ** 999 }}", "a type": "{{ 'a' + 3 }}", "nothing": "",
-    "raises": "{{ raise_exception('\x1b[31mno') }}", "an attribute": "{{ messages.x.y.z }}", "an include": "{% include 'x' %}",
+    "raises": "{{ raise_exception('\x1b[31mno') }}", "an attribute": "{{ messages.x.y.z }}",
+    "an include": "{% include 'x' %}",
 }  # fmt: skip
 
 
@@ -83,7 +85,7 @@ def another_text(spoil: Spoil) -> bool:
 
 def kind_of(name: str, file: str, rows: Any, cases: int, **more: Any) -> Kind:
     return Kind(
-        f"data: {name}", file, (PROBE + (file,),), ("start", "sft", "sums.jsonl"), cases, meant=another_text,
+        f"data: {name}", file, ((*PROBE, file),), ("start", "sft", "sums.jsonl"), cases, meant=another_text,
         make=lambda path: _lay(path, rows), **more,
     )  # fmt: skip
 

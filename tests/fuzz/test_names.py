@@ -11,12 +11,14 @@ from .nasty import Spoil
 
 CPU = ("--device", "cpu")
 NAMES = {
-    "base": "base", "the rounded base": "base, rounded", "a dash": "-rf", "dots": "...", "a space": " ", "a colon": "a:b",
+    "base": "base", "the rounded base": "base, rounded", "a dash": "-rf", "dots": "...", "a space": " ",
+    "a colon": "a:b",
     "an at": "a@b", "auto": "auto:x", "builtin": "builtin:x", "a formula": "=1+1", "a formula of text": "@SUM(A1)",
     "control characters": "a\x1b[31m\x07\rb", "a new line": "a\nb", "a lone surrogate": "a\udcff", "markup": "<b>&'\"",
     "a template": "{{ 7 }}", "a glob": "[a-z]*?", "a variable": "$HOME", "nobody's home": "~nosuchuser", "home": "~",
     "letters from right": "\u202eabc", "no width": "\u200b", "255 bytes": "n" * 255, "256 bytes": "n" * 256,
-    "5,000 letters": "n" * 5000, "a zero byte": "a\0b", "a percent": "%s%n", "a comma": "a, b", "a hash": "#", "quotes": "'\"`",
+    "5,000 letters": "n" * 5000, "a zero byte": "a\0b", "a percent": "%s%n", "a comma": "a, b", "a hash": "#",
+    "quotes": "'\"`",
     "NA": "NA", "a number": "3", "nothing": "", "a backslash": "a\\b", "a suffix": "sft.gguf", "a table": "layers.csv",
 }  # fmt: skip
 
@@ -53,7 +55,8 @@ KINDS = [
         ),
         20, "folder", "sft",
     ),
-    kind_of("data", (("probe", "start", "sft", "--data", "NAME", "--num-samples", "4", *CPU, "-o", "OUT"),), 15, "file", "sums.jsonl"),
+    kind_of("data", (("probe", "start", "sft", "--data", "NAME", "--num-samples", "4", *CPU, "-o", "OUT"),), 15,
+    "file", "sums.jsonl"),
     kind_of("output folders", (("merge", "start", "sft", "--alphas", "0,0.5,1", "-o", "NAME"),), 15, "nothing", "out"),
 ]  # fmt: skip
 

@@ -22,12 +22,12 @@ ANALYZE = (
 )
 PROBE = ("probe", "start", "sft", "--num-samples", "4", *DATA)
 SWAP = ("swap", "start", "sft", "--num-samples", "4", *DATA)
-STEER = ("steer", "start", "--from", "sft", "--num-samples", "4", "--num-directions-samples", "4", "--max-new-tokens", "2",
+STEER = ("steer", "start", "--from", "sft", "--num-samples", "4", "--num-directions-samples", "4",
+"--max-new-tokens", "2",
          "--random-draws", "1", "--no-scan", *DATA)  # fmt: skip
-MERGE = ("merge", "start", "sft", "--alphas", "0,0.5,1", "-o", "OUT")
 TUNE = ("tune", "start", "--max-steps", "1", "--max-length", "48", *DATA)
 FLOW = ("flow", "start", "--max-steps", "1", "--max-length", "48", *DATA)
-PLANS = {ANALYZE: "layers", SWAP: "segments", STEER: "blocks", MERGE: "alphas", TUNE: "layers", FLOW: "layers"}
+PLANS = {ANALYZE: "layers", SWAP: "segments", STEER: "blocks", TUNE: "layers", FLOW: "layers"}
 NUMBERS = {
     ANALYZE: ("num-token-samples", "seeds", "max-length", "batch-tokens", "lens-positions", "token-dropout",
               "subspace-rank", "seed"),
@@ -40,11 +40,16 @@ NUMBERS = {
            "target-modules", "also", "kl-beta", "iw-temperature"),
 }  # fmt: skip
 TEXTS = (
-    "", " ", "0", "-1", "0.5", "1e30", "1e308", "1e400", "nan", "inf", "-inf", "10000000", "1000000000000", "9" * 5000, "0x10",
-    "1_000", "٣", "²", "1,2", "1,,2", "0-999999999999", "0-2,0-999999999999", "2-0", "0.9-0.1", "0-0", "00", "000", "0110",
-    "1" * 5000, "all", "all,all", "auto:", "auto:/nowhere", "auto:sums.jsonl", "ranks:1,2,3", "ranks:-1", "blocks:", "blocks:9",
-    "0," * 3000 + "1", "1e5,1,1", "nonsense", "None", "true", "[1, 2]", "{}", "\x1b[31m", "a\nb", "\udcff", "~nosuchuser", "--json",
-    "999999999999,1,1", "0.5.5", "1-", "-", ",", "mlp=1e400", "mlp=nan", "nan,nan,nan", "each", "1;2", "99999999999999999999",
+    "", " ", "0", "-1", "0.5", "1e30", "1e308", "1e400", "nan", "inf", "-inf", "10000000", "1000000000000",
+    "9" * 5000, "0x10",
+    "1_000", "٣", "²", "1,2", "1,,2", "0-999999999999", "0-2,0-999999999999", "2-0", "0.9-0.1", "0-0", "00", "000",
+    "0110",
+    "1" * 5000, "all", "all,all", "auto:", "auto:/nowhere", "auto:sums.jsonl", "ranks:1,2,3", "ranks:-1",
+    "blocks:", "blocks:9",
+    "0," * 3000 + "1", "1e5,1,1", "nonsense", "None", "true", "[1, 2]", "{}", "\x1b[31m", "a\nb", "\udcff",
+    "~nosuchuser", "--json",
+    "999999999999,1,1", "0.5.5", "1-", "-", ",", "mlp=1e400", "mlp=nan", "nan,nan,nan", "each", "1;2",
+    "99999999999999999999",
 )  # fmt: skip
 
 
@@ -58,20 +63,20 @@ def nothing(file: Path, whole: Any, spoil: Spoil) -> None:
     """The command line alone is bad."""
 
 
-def kind_of(name: str, commands: list[tuple[str, ...]], cases: int) -> Kind:
+def kind_of(name: str, commands: list[tuple[str, ...]], cases: int, whole: str | None = None) -> Kind:
     return Kind(
         name, "sums.jsonl", commands, ("start", "sft", "sums.jsonl"), cases, lambda file: None, ways, nothing,
-        meant=lambda spoil: True, words=lambda spoil: None if spoil is None else spoil.what,
+        meant=lambda spoil: True, words=lambda spoil: whole if spoil is None else spoil.what,
     )  # fmt: skip
 
 
 KINDS = [
-    kind_of("plans of layers", [(*command, f"--{option}", "NAME") for command, option in PLANS.items() if command != MERGE]
-            + [("merge", "start", "sft", "-o", "OUT", "--module-alphas", "mlp=1", "--alphas", "NAME")], 40),
+    kind_of("plans of layers", [(*command, f"--{option}", "NAME") for command, option in PLANS.items()], 30),
+    kind_of("strengths of a merge", [("merge", "start", "sft", "-o", "OUT", "--alphas", "NAME")], 15, "0,0.5,1"),
     *(
-        kind_of(f"numbers of {command[0]}", [(*command, f"--{option}", "NAME") for option in options], 12)
+        kind_of(f"numbers of {command[0]}", [(*command, f"--{option}", "NAME") for option in options], 10)
         for command, options in NUMBERS.items()
     ),
-]  # fmt: skip
+]
 
 test = cases_of(KINDS)

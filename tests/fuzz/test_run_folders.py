@@ -25,7 +25,8 @@ READERS = {
     "analysis": (
         ("tune", "start", "--data", "sums.jsonl", "--layers", "auto:analysis", "--max-steps", "1", *CPU, "-o", "OUT"),
         ("steer", "start", "--from", "analysis", "--data", "sums.jsonl", "--num-samples", "4",
-         "--num-directions-samples", "4", "--max-new-tokens", "2", "--no-scan", "--random-draws", "1", *CPU, "-o", "OUT"),
+         "--num-directions-samples", "4", "--max-new-tokens", "2", "--no-scan", "--random-draws", "1", *CPU, "-o",
+         "OUT"),
     ),
     "steer": (
         ("steer", "start", "--from", "steer", "--data", "sums.jsonl", "--num-samples", "4", "--max-new-tokens", "2",

@@ -31,7 +31,7 @@ TEXTS = tuple(name for name, kind in COLUMNS.items() if kind == "string")
 PLACE = ["model", "dataset", "layer", "module", "metric"]  # of which a table has one row each
 MAY_LACK = ("dataset", "value", "low", "high")
 MOST_ROWS = 10_000_000
-MOST_BLOCKS = 10_000
+MOST_BLOCKS = 1_000
 MOST_MODELS = 1_000
 LONGEST = 10_000  # letters of a text
 
@@ -55,7 +55,7 @@ def checked_frame(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     return _once(found, where)
 
 
-def _typed(column: pd.Series[Any], name: str, kind: str, where: str) -> pd.Series[Any]:
+def _typed(column: Any, name: str, kind: str, where: str) -> pd.Series[Any]:
     if name == "dataset":
         column = column.fillna("")
     if name not in MAY_LACK and column.isna().any():

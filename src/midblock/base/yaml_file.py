@@ -54,13 +54,12 @@ def _check(node: yaml.Node, file: Path) -> None:
         each, count = waiting.pop(), count + 1
         if count > MOST:
             raise MidblockError(f"{file} holds more than {MOST:,} values", hint="is it the file that was meant?")
+        _check_tag(each, file)
         if isinstance(each, yaml.MappingNode):
             _check_keys(each, file)
             waiting += [value for _, value in each.value]
         elif isinstance(each, yaml.SequenceNode):
             waiting += each.value
-        else:
-            _check_scalar(each, file)
 
 
 def _check_keys(node: yaml.MappingNode, file: Path) -> None:
@@ -73,10 +72,11 @@ def _check_keys(node: yaml.MappingNode, file: Path) -> None:
         known.add(key.value)
 
 
-def _check_scalar(node: yaml.Node, file: Path) -> None:
-    plain = node.tag != f"{TAG}int" or WHOLE.fullmatch(str(node.value))
-    if node.tag not in TAGS or not plain or (node.tag == f"{TAG}float" and ":" in node.value):
-        kind = "a number of another base" if node.tag in TAGS else node.tag.removeprefix(TAG)
+def _check_tag(node: yaml.Node, file: Path) -> None:
+    """Whether it is of a kind that settings have, and a number written as people write it."""
+    plain = {f"{TAG}int": WHOLE.fullmatch(str(node.value)), f"{TAG}float": ":" not in node.value}
+    if node.tag not in TAGS or not plain.get(node.tag, True):
+        kind = "a number of another base, or one too long" if node.tag in TAGS else node.tag.removeprefix(TAG)
         what = f"{_line(file, node)}: YAML takes {shown(_said(node))} for {kind}"
         raise MidblockError(what, hint="put text in quotes, and write numbers plainly")
 

@@ -12,12 +12,12 @@ from midblock.report.read.training_log import Log, averaged, groups, smoothed
 
 
 def log_of(*lines: dict) -> Log:
-    return Log.parse("\n".join(json.dumps(line) for line in lines))
+    return Log.parse(json.dumps(line) for line in lines)
 
 
 def test_broken_lines_are_skipped_and_repeated_steps_count_once():
     text = '{"step": 2, "loss": 5}\nnonsense\n[1]\n{"loss": 1}\n{"step": true}\n{"step": 1, "loss": 3}\n'
-    log = Log.parse(text + '{"step": 2, "loss": 4}\n{"step": 3, "lo')
+    log = Log.parse((text + '{"step": 2, "loss": 4}\n{"step": 3, "lo').splitlines())
     assert log.steps == [1, 2]
     assert log.column("loss").tolist() == [3, 4]
 

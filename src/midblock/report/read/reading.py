@@ -17,6 +17,8 @@ from midblock.runs.finished import Finished
 from midblock.runs.lenient import left_out, read_json, read_text
 from midblock.tuning.training_metrics import TRAINING
 
+MOST_MODELS = 40  # on a page
+MOST_ROWS = 300_000
 LONGEST_CONFIG = 200_000  # bytes that a page shows
 # The rooms' tables of what their numbers mean.
 CATALOGUES: tuple[Mapping[str, Metric], ...] = (METRICS, TRAINING, INTERVENTIONS)
@@ -71,7 +73,8 @@ class Run(Finished):
         table = LayerTable.read(folder)
         if not len(table):
             raise MidblockError(f"the layer table in {folder} is empty", hint="run `midblock analyze` again")
-        return Run(table, **beside_the_table(folder))
+        shown, notes = bounded(table)
+        return Run(shown, **beside_the_table(folder, notes))
 
     @cached_property
     def correlations(self) -> Correlations | None:
@@ -97,13 +100,29 @@ class Run(Finished):
         return module in self.present.get(metric, ())
 
 
-def beside_the_table(folder: Path) -> dict[str, Any]:
-    """What else a run folder holds, by the names of `Run`'s fields; nothing of it need be there."""
+def bounded(table: LayerTable) -> tuple[LayerTable, list[str]]:
+    """As much of a table as a page shows, and a note on the rest; a real run has a tenth of it."""
+    frame, notes = table.frame, []
+    if len(models := table.models) > MOST_MODELS:
+        frame = frame[frame.model.isin(models[:MOST_MODELS])]
+        notes.append(f"The table tells of {len(models):,} models; the first {MOST_MODELS} are shown.")
+    if len(frame) > MOST_ROWS:
+        notes.append(f"The table has {len(frame):,} rows; the first {MOST_ROWS:,} are shown.")
+        frame = frame.iloc[:MOST_ROWS]
+    return (LayerTable(frame.reset_index(drop=True)), notes) if notes else (table, notes)
+
+
+def beside_the_table(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """What else a run folder holds, by the names of `Run`'s fields; nothing of it need be there.
+
+    Args:
+        notes: what a reader must know besides.
+    """
     record: dict[str, Any] = read_json(folder / "run.json", {})
+    told = record.get("notes")
     lost = left_out(folder, {"run.json": dict, "summary.json": dict, "samples.json": list})
-    if lost:
-        notes = record.get("notes")
-        record["notes"] = [*(notes if isinstance(notes, list) else ()), *lost]
+    if lost or notes:
+        record["notes"] = [*(told if isinstance(told, list) else ()), *notes, *lost]
     return {
         "record": record,
         "summary": read_json(folder / "summary.json", {}),

@@ -15,9 +15,11 @@ from jaxtyping import Float
 
 from midblock.base import MidblockError
 from midblock.base.plain_file import check_plain_file
+from midblock.base.table_rules import MOST_BLOCKS
 from midblock.runs.lenient import as_number, parsed
 
 MOST = 50_000  # lines that are kept of a log
+DIGITS = len(str(MOST_BLOCKS))  # of a block's number
 LONGEST_LINE = 2**20  # bytes
 LONGEST = 1200  # points of a curve; beyond it each is the mean of several logged steps
 SMOOTHED = 12  # fewer points than this are not smoothed
@@ -119,7 +121,8 @@ def _norms(line: Mapping[str, Any]) -> dict[str, float]:
     norms = line.get("gradient_by_block")
     if not isinstance(norms, dict):
         return {}
-    return {"embedding" if place == "-1" else str(place): as_number(value) for place, value in norms.items()}
+    known = {place: value for place, value in norms.items() if not place.isdecimal() or len(place) <= DIGITS}
+    return {"embedding" if place == "-1" else place: as_number(value) for place, value in known.items()}
 
 
 def _depth(place: str) -> tuple[int, int, str]:

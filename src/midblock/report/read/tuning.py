@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from midblock.base import LayerRow, LayerTable
-from midblock.report.read.reading import Run, beside_the_table
+from midblock.base import LayerRow, LayerTable, MidblockError
+from midblock.base.table_rules import MOST_BLOCKS
+from midblock.report.read.reading import Run, beside_the_table, bounded
 from midblock.report.read.training_log import Log
 from midblock.runs.lenient import read_json
+
+TABLE = "layers.parquet"
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,14 @@ def read_tune(folder: Path | str) -> TuneRun:
     plan: dict[str, Any] = read_json(folder / "plan.json", {})
     log = Log.read(folder / "log.jsonl")
     depth = depth_of(plan, log) if plan else None
-    return TuneRun(_table(folder, plan, log), **beside_the_table(folder), depth=depth, plan=plan, log=log)
+    table, notes = _table(folder, plan, log)
+    return TuneRun(table, **beside_the_table(folder, notes), depth=depth, plan=plan, log=log)
 
 
 def depth_of(plan: Mapping[str, Any], log: Log) -> int:
     """L by the plan; without one, as deep as the log's gradients reach."""
     total = plan.get("total_blocks")
-    if type(total) is int and total > 0:
+    if type(total) is int and 0 < total <= MOST_BLOCKS:
         return total
     return max([int(place) for place in log.places if place.isdecimal()], default=0) + 1
 
@@ -51,11 +55,15 @@ def layer_of(place: str, blocks: int) -> int | None:
     return layer if layer is not None and layer <= blocks else None
 
 
-def _table(folder: Path, plan: Mapping[str, Any], log: Log) -> LayerTable:
-    if (folder / "layers.parquet").exists():
-        return LayerTable.read(folder)
-    # it is written at the end; until then the log knows the gradients by block
-    return LayerTable.from_rows(_rows(folder.resolve().name, depth_of(plan, log), log))
+def _table(folder: Path, plan: Mapping[str, Any], log: Log) -> tuple[LayerTable, list[str]]:
+    """The table, and what a reader must know of it; until it is written the log knows the gradients by block."""
+    notes = []
+    if (folder / TABLE).exists():
+        try:
+            return bounded(LayerTable.read(folder))
+        except MidblockError as error:
+            notes = [f"{error.what}. Gradients are the log's, all else that it held is left out."]
+    return LayerTable.from_rows(_rows(folder.resolve().name, depth_of(plan, log), log)), notes
 
 
 def _rows(name: str, blocks: int, log: Log) -> list[LayerRow]:
