@@ -12,6 +12,7 @@ from benchmarks.endurance.cases import CASES, RESUME, Case
 from benchmarks.endurance.child import Ended
 from benchmarks.endurance.kills import Verdict
 from benchmarks.endurance.workshop import Workshop
+from midblock.runs.lock import LOCK
 
 FRESH, LATE, RESUMED, REPLACED = "both fresh", "one later", "both go on", "one replaces"
 
@@ -26,7 +27,7 @@ def pair(shop: Workshop, name: str, kind: str, source: random.Random) -> Verdict
     wait = source.uniform(0.1, 0.8) * whole.seconds if kind == LATE else 0.0
     ended = _both(shop, name, flags, place, wait)
     told = _wrong(case, ended)
-    return Verdict(name, kind, f"{wait:.2f} s", shop.against(name, place), told=told)
+    return Verdict(name, kind, f"{wait:.2f} s", 0, shop.against(name, place), told=told)
 
 
 def kinds_of(case: Case) -> list[str]:
@@ -63,6 +64,10 @@ def _wrong(case: Case, ended: tuple[Ended, Ended]) -> str:
 
 
 def _apart(first: Ended, second: Ended) -> bool:
-    """Whether one touched nothing until the other had ended."""
-    spans = sorted((each.events[0][0], each.ended) for each in (first, second))
+    """Whether one touched nothing but the lock until the other had touched all it did."""
+    spans = sorted((times[0], times[-1]) for times in (_touched(first), _touched(second)))
     return spans[1][0] >= spans[0][1]
+
+
+def _touched(ended: Ended) -> list[float]:
+    return [when for when, _, path in ended.events if not path.endswith(LOCK)]
