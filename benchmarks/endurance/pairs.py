@@ -12,7 +12,6 @@ from benchmarks.endurance.cases import CASES, RESUME, Case
 from benchmarks.endurance.child import Ended
 from benchmarks.endurance.kills import Verdict
 from benchmarks.endurance.workshop import Workshop
-from midblock.runs.lock import LOCK
 
 FRESH, LATE, RESUMED, REPLACED = "both fresh", "one later", "both go on", "one replaces"
 
@@ -64,10 +63,10 @@ def _wrong(case: Case, ended: tuple[Ended, Ended]) -> str:
 
 
 def _apart(first: Ended, second: Ended) -> bool:
-    """Whether one touched nothing but the lock until the other had touched all it did."""
-    spans = sorted((times[0], times[-1]) for times in (_touched(first), _touched(second)))
+    """Whether one gave no name until the other had given all it gave: it waited for the lock."""
+    spans = sorted((times[0], times[-1]) for times in (_named(first), _named(second)))
     return spans[1][0] >= spans[0][1]
 
 
-def _touched(ended: Ended) -> list[float]:
-    return [when for when, _, path in ended.events if not path.endswith(LOCK)]
+def _named(ended: Ended) -> list[float]:
+    return [when for when, event, _ in ended.events if event == "os.rename"]
