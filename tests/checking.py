@@ -14,8 +14,8 @@ from typing import Any, get_args
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
-# PEP 484 lets an int stand for a float; beartype wants to be told so.
-check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))
+# PEP 484 lets an int stand for a float; beartype wants to be told so. What it finds is a TypeError, as to jaxtyping.
+check_types = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=jaxtyping.TypeCheckError))
 check_shapes = jaxtyping.jaxtyped
 
 

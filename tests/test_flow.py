@@ -53,6 +53,7 @@ HIDDEN = {
     ("checkpoints/config.py", "huggingface_hub"): WITHOUT_MODELS,
     ("checkpoints/config.py", "transformers"): WITHOUT_MODELS,
     ("checkpoints/fitting.py", "transformers"): HELP,
+    ("checkpoints/gguf.py", "gguf"): EXTRA,
     ("checkpoints/gguf.py", "torch"): "only where a GGUF file is converted",
     ("checkpoints/gguf.py", "transformers"): "only where a GGUF file is converted",
     ("checkpoints/hub.py", "huggingface_hub"): "only for hub names",

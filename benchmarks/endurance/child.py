@@ -118,6 +118,8 @@ def start(
         gate: a pipe that it reads from before it begins.
     """
     notes.mkdir(parents=True)
+    for name in (OUT, ERR, EVENTS):
+        (notes / name).touch()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()

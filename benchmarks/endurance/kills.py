@@ -25,6 +25,7 @@ class Verdict:
     Attributes:
         case, kind: what was run, and how it was stopped.
         when: at which event, or after which share of its time.
+        kills: how often it was stopped.
         against: what the place holds after the next run, against an unkilled one's.
         stuck: what was told where no flag helped, "" otherwise.
         told: what was wrong in how it ended or in what it said, "" where nothing was.
@@ -33,6 +34,7 @@ class Verdict:
     case: str
     kind: str
     when: str
+    kills: int
     against: Against
     stuck: str = ""
     told: str = ""
@@ -42,30 +44,29 @@ class Verdict:
         return not (self.stuck or self.told or any(vars(self.against).values()))
 
 
-def placed(shop: Workshop, name: str, event: int, kind: str = PLACED) -> Verdict:
-    """SIGKILL before the run touches a name for the given time, counted from 1."""
+def placed(shop: Workshop, name: str, event: int) -> Verdict | None:
+    """SIGKILL before the run touches a name for the given time, counted from 1; None where it touches fewer."""
     place = shop.place(CASES[name])
-    shop.start(name, (), place, kill_at=event).end()
-    return _go_on(shop, name, kind, str(event), place)
+    killed = _killed(shop, name, (), place, event)
+    return _go_on(shop, name, PLACED, str(event), place, killed) if killed else None
 
 
-def over(shop: Workshop, name: str, event: int) -> Verdict:
+def over(shop: Workshop, name: str, event: int) -> Verdict | None:
     """A whole run is there and is replaced; that is killed before it touches a name for the given time."""
     case = CASES[name]
     place = shop.place(case)
     shop.start(name, (), place).end()
-    shop.start(name, case.whole, place, kill_at=event).end()
-    return _go_on(shop, name, OVER, str(event), place)
+    killed = _killed(shop, name, case.whole, place, event)
+    return _go_on(shop, name, OVER, str(event), place, killed) if killed else None
 
 
-def in_a_row(shop: Workshop, name: str, events: Sequence[int]) -> Verdict:
+def in_a_row(shop: Workshop, name: str, events: Sequence[int]) -> Verdict | None:
     """Killed, and again while it goes on, at the given events."""
     case = CASES[name]
     place = shop.place(case)
-    shop.start(name, (), place, kill_at=events[0]).end()
-    for event in events[1:]:
-        shop.start(name, case.again[0], place, kill_at=event).end()
-    return _go_on(shop, name, ROW, ", ".join(map(str, events)), place)
+    flags = ((), *(case.again[0] for _ in events[1:]))
+    killed = sum(_killed(shop, name, each, place, event) for each, event in zip(flags, events, strict=True))
+    return _go_on(shop, name, ROW, ", ".join(map(str, events)), place, killed) if killed else None
 
 
 def drawn(shop: Workshop, name: str, kind: str, source: random.Random) -> Verdict | None:
@@ -76,8 +77,13 @@ def drawn(shop: Workshop, name: str, kind: str, source: random.Random) -> Verdic
         ended = shop.start(name, (), place).end(after=share * shop.whole(name).seconds, by=SIGNALS[kind])
         if ended.code != 0:
             told = "" if kind == DRAWN else _wrong(CASES[name], ended, kind)
-            return _go_on(shop, name, kind, f"{share:.2f}", place, told)
+            return _go_on(shop, name, kind, f"{share:.2f}", place, 1, told)
     return None
+
+
+def _killed(shop: Workshop, name: str, flags: Sequence[str], place: Path, event: int) -> int:
+    """1 where the run got as far as the event, before which it was killed; 0 where it ended by itself."""
+    return int(shop.start(name, flags, place, kill_at=event).end().code == -signal.SIGKILL)
 
 
 def _wrong(case: Case, ended: Ended, kind: str) -> str:
@@ -92,14 +98,14 @@ def _wrong(case: Case, ended: Ended, kind: str) -> str:
     return ""
 
 
-def _go_on(shop: Workshop, name: str, kind: str, when: str, place: Path, told: str = "") -> Verdict:
+def _go_on(shop: Workshop, name: str, kind: str, when: str, place: Path, kills: int, told: str = "") -> Verdict:
     last = None
     for flags in CASES[name].again:
         last = shop.start(name, flags, place).end()
         if last.code == 0:
-            return Verdict(name, kind, when, shop.against(name, place), told=told)
+            return Verdict(name, kind, when, kills, shop.against(name, place), told=told)
         if last.crashed or last.code is None:
             break
     assert last is not None
     said = "it hangs" if last.code is None else last.told.strip().rpartition("\n")[2]
-    return Verdict(name, kind, when, Against(), stuck=said, told=told)
+    return Verdict(name, kind, when, kills, Against(), stuck=said, told=told)

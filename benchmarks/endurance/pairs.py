@@ -26,7 +26,7 @@ def pair(shop: Workshop, name: str, kind: str, source: random.Random) -> Verdict
     wait = source.uniform(0.1, 0.8) * whole.seconds if kind == LATE else 0.0
     ended = _both(shop, name, flags, place, wait)
     told = _wrong(case, ended)
-    return Verdict(name, kind, f"{wait:.2f} s", shop.against(name, place), told=told)
+    return Verdict(name, kind, f"{wait:.2f} s", 0, shop.against(name, place), told=told)
 
 
 def kinds_of(case: Case) -> list[str]:
@@ -63,6 +63,10 @@ def _wrong(case: Case, ended: tuple[Ended, Ended]) -> str:
 
 
 def _apart(first: Ended, second: Ended) -> bool:
-    """Whether one touched nothing until the other had ended."""
-    spans = sorted((each.events[0][0], each.ended) for each in (first, second))
+    """Whether one gave no name until the other had given all it gave: it waited for the lock."""
+    spans = sorted((times[0], times[-1]) for times in (_named(first), _named(second)))
     return spans[1][0] >= spans[0][1]
+
+
+def _named(ended: Ended) -> list[float]:
+    return [when for when, event, _ in ended.events if event == "os.rename"]

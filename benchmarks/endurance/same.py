@@ -1,6 +1,7 @@
 """What a run left, normalised, so that a killed and resumed one can be held against one that nobody stopped.
 
-Weights, tables and every loss count to the bit. What says when, how fast and by which command does not.
+Weights, tables and every loss count to the bit. What says when, how fast, by which command and after how many attempts
+does not.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 WHEN = {
-    "started", "phases", "command", "seconds", "tokens_per_second", "peak_memory_mb", "computed", "served",
+    "started", "phases", "command", "notes", "seconds", "tokens_per_second", "peak_memory_mb", "computed", "served",
 }  # fmt: skip
 AGES = 10**18  # nanoseconds: no other number in a record is that large
 # Names under which something unfinished lies, in a run's folder or beside it.
@@ -65,10 +67,10 @@ def _where(before: str, after: str) -> str:
     first, second = before.splitlines(), after.splitlines()
     if len(first) < 2 and len(second) < 2:
         return ""
-    if len(first) != len(second):
-        return f" ({len(first)} lines, {len(second)} now)"
-    line = next(number for number, (a, b) in enumerate(zip(first, second, strict=True)) if a != b)
-    return f" ({first[line].strip()[:60]} → {second[line].strip()[:60]})"
+    lines = f"{len(first)} lines, {len(second)} now; " if len(first) != len(second) else ""
+    parted = ((a, b) for a, b in zip_longest(first, second, fillvalue="") if a != b)
+    before, after = next(parted)
+    return f" ({lines}{before.strip()[:60]} → {after.strip()[:60]})"
 
 
 def _content(path: Path) -> str:

@@ -197,6 +197,38 @@ def test_truncated(tmp_path, keep):
         gguf_folder(file)
 
 
+def told(file, key, value):
+    """A number in the file's header changed."""
+    content = bytearray(file.read_bytes())
+    start = content.find(key) + len(key) + 4
+    content[start : start + 4] = struct.pack("<I", value)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (b"llama.block_count", 10**9, "block_count is 1000000000, but it holds 20 tensors"),
+        (b"llama.block_count", 3, r"lacks the tensor model\.layers\.2"),
+        (b"llama.embedding_length", 0, "cannot convert"),
+        (b"llama.embedding_length", 2**31 - 1, "cannot convert"),
+        (b"llama.attention.head_count", 0, "cannot convert"),
+    ],
+)
+def test_a_header_that_is_not_that_of_the_tensors(tmp_path, key, value, message):
+    file = write_pico(tmp_path / "pico.gguf")
+    told(file, key, value)
+    with pytest.raises(MidblockError, match=message) as raised:
+        gguf_folder(file)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.gguf")
+    with pytest.raises(MidblockError, match="it is a pipe, no file"):
+        gguf_folder(tmp_path / "x.gguf")
+
+
 def test_garbage(tmp_path):
     file = tmp_path / "x.gguf"
     file.write_bytes(b"hello")

@@ -55,7 +55,9 @@ def test_what_real_configs_say_passes():
         "num_experts": 0, "head_dim": None, "num_key_value_heads": [1, 2], "mlp_only_layers": [], "layers": None,
         "time_step_limit": [0.0, float("inf")], "quantization_config": None, "sliding_window": -1, "pad_token_id": -1,
         "attention_dropout": 0.0, "rope_theta": 5e6, "rope_parameters": {"full": {"rope_theta": 1e4}}, "n_inner": None,
-        "vision_config": {"depth": 32, "hidden_size": 1280}, "max_position_embeddings": 10**7,
+        "vision_config": {"depth": 32, "hidden_size": 1280},
+        "vision_feature_layer": -1, "num_routed_experts": 16384, "layer_rope_theta": [10000.0, 0],
+        "max_position_embeddings": 10**7,
     }  # fmt: skip
     check_stated(said, Path("config.json"))
     old = {"quantization_config": {"load_in_4bit": True, "bnb_4bit_compute_dtype": "float16"}}

@@ -31,7 +31,9 @@ def adapter_notes(checkpoint: Checkpoint, name: str) -> list[str]:
     names, anatomy = _names(checkpoint, adapter)
     skeleton = skeleton_of(checkpoint.config, trust_remote_code=checkpoint.trust_remote_code)
     modules = set(names.modules.values())
-    factored = {module for full, module in names.modules.items() if full.endswith(FACTORS)}
+    # embedding and head may be adapted together for one of them (ensure_weight_tying)
+    held = {module for full, module in names.modules.items() if full.endswith(FACTORS)}
+    factored = {module for module in held if anatomy.projection_of(f"{module}.weight").block is not None}
     lacking = [each for each in _targeted(adapter, skeleton, factored) if each not in modules]
     if lacking and not adapter.settings.starts_as_base:
         what = f"the adapter {adapter.folder} holds nothing of {lacking[0]} ({len(lacking)} modules in all)"

@@ -13,10 +13,13 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from midblock.base import MidblockError
 from midblock.base.plain_file import check_plain_file, unreadable
 from midblock.base.quoting import printable
 from midblock.checkpoints.cache import folder_once
+from midblock.checkpoints.config import STRANGE, reason_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,7 +28,8 @@ MAGIC = b"GGUF"
 CONVERSION = 1  # raised when `convert_gguf` would write something else, so that old cache folders are not taken
 
 # whatever gguf and transformers raise on bytes or architectures they do not know
-BROKEN_GGUF = (ValueError, LookupError, TypeError, OverflowError, RuntimeError, OSError, struct.error)
+BROKEN_GGUF = (*STRANGE, StrictDataclassError, struct.error)
+BROKEN = "the file is truncated or corrupt, or transformers does not know its architecture or tokenizer"
 
 
 def gguf_folder(file: Path) -> Path:
@@ -84,16 +88,35 @@ def _load(file: Path) -> tuple[PreTrainedModel, Any]:
     # newer ones fetch a kernel for quantised products from the hub and keep the blocks, if they are not told otherwise
     known = hasattr(transformers, "GgufConfig")
     dense = {"quantization_config": transformers.GgufConfig(dequantize=True)} if known else {}
+    options: dict[str, Any] = {"gguf_file": file.name, "dtype": torch.float32, "output_loading_info": True, **dense}
     try:
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32, **dense)
+        _check_blocks(file)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(file.parent, **options)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except ImportError as error:
         raise MidblockError(f"cannot convert {file.name}: {error}", hint='pip install "midblock[demo]"') from error
     except BROKEN_GGUF as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        hint = "the file is truncated or corrupt, or transformers does not know its architecture or tokenizer"
-        raise MidblockError(f"cannot convert {file}: {lines[0]}", hint=hint) from error
+        raise MidblockError(f"cannot convert {file}: {reason_of(error)}", hint=BROKEN) from error
+    model, loading = loaded
+    if lost := sorted(loading["missing_keys"]):  # transformers fills them by chance
+        what = f"cannot convert {file}: it lacks the tensor {lost[0]} ({len(lost)} missing in all)"
+        raise MidblockError(what, hint="fetch the file again")
     return model, tokenizer
+
+
+def _check_blocks(file: Path) -> None:
+    """Do nothing if the file may hold as many blocks as it says: each has a tensor of its own.
+
+    Raises:
+        MidblockError: it cannot.
+    """
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    for name, entry in reader.fields.items():
+        if name.endswith(".block_count") and (count := int(entry.parts[entry.data[0]][0])) > len(reader.tensors):
+            what = f"{file}: {name} is {count}, but it holds {len(reader.tensors)} tensors in all"
+            raise MidblockError(what, hint="fetch the file again")
 
 
 def _rebuilt(model: PreTrainedModel) -> PreTrainedModel:

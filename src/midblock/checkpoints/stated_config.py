@@ -18,10 +18,12 @@ import torch
 from midblock.base import MidblockError
 from midblock.base.json_file import shown
 
-MOST = 10_000  # blocks, experts, heads or labels
+MOST = 100_000  # blocks, experts, heads or labels
 LARGEST = 2**40  # of any other size
 
-_COUNT = re.compile(r"(^|_)(layers?|blocks?|depth|experts?|heads?|labels?|stages?|codebooks?|modules?)$")
+_COUNT = re.compile(
+    r"(num|n)_(\w+_)?(layers?|blocks?|experts?|heads?|labels?|stages?|codebooks?|modules?)|depth|(en|de)coder_layers"
+)
 _AT_LEAST_ONE = re.compile(
     r"vocab_size|hidden_size|num_hidden_layers|n_layers?|n_embd|d_model|max_position_embeddings|n_positions"
 )
@@ -75,6 +77,12 @@ def _within(low: float, high: float) -> Callable[[Any], bool]:
     return lambda value: all(low <= number <= high for number in _numbers(value))
 
 
+def _is_theta(value: Any) -> bool:
+    """Whether positions can be turned by it; in a list 0 means a block that knows none."""
+    several = isinstance(value, list)
+    return all((number > 0 or (several and number == 0)) and number < math.inf for number in _numbers(value))
+
+
 def _is_type(value: Any) -> bool:
     if isinstance(value, str):
         return value == "auto" or isinstance(getattr(torch, value.removeprefix("torch."), None), torch.dtype)
@@ -115,8 +123,8 @@ _RULES: tuple[tuple[Callable[[str], object], Callable[[Any], bool], str], ...] =
     (_named("weight_block_size"), _are_sides, "two whole numbers from 1 on"),
     (_named("text_config"), lambda value: value is None or isinstance(value, dict), "an object"),
     (_AT_LEAST_ONE.fullmatch, _within(1, LARGEST), "a whole number from 1 on"),
-    (_COUNT.search, _within(0, MOST), f"a number from 0 to {MOST:,}"),
+    (_COUNT.fullmatch, _within(0, MOST), f"a number from 0 to {MOST:,}"),
     (_SIZE.search, _within(-LARGEST, LARGEST), f"a number up to {LARGEST:,}"),
     (_SHARE.search, _within(0, 1), "a number from 0 to 1"),
-    (_THETA.search, lambda value: all(0 < number < math.inf for number in _numbers(value)), "a number above 0"),
+    (_THETA.search, _is_theta, "a number above 0"),
 )

@@ -83,6 +83,7 @@ def mean_nll(
     batch_tokens: int = 1024,
     seed: int = 0,
     progress: Progress | None = None,
+    anatomy: Anatomy | None = None,
 ) -> TokenMean:
     """Negative log-likelihood of the tokens in a region, in nats per token; its exponential is the perplexity.
 
@@ -93,16 +94,17 @@ def mean_nll(
             never does.
         batch_tokens: most tokens a batch may hold, where batches are yet to be made.
         seed: decides the resampling.
+        anatomy: the model's own, where many such means are taken: finding it costs as much as a short forward pass.
 
     Raises:
         MidblockError: no token counts, or a likelihood is not finite.
     """
-    anatomy = _anatomy(model)
-    V = int(anatomy.config.vocab_size)
+    known = _anatomy(model) if anatomy is None else anatomy
+    V = int(known.config.vocab_size)
 
     def measure(batch: Batch) -> tuple[Tensor, Tensor]:
         targets = Targets.of(batch, region)
-        return targets.where, score(anatomy, _states(anatomy, batch, targets.where), targets.tokens, V).nll
+        return targets.where, score(known, _states(known, batch, targets.where), targets.tokens, V).nll
 
     with evaluating(model):
         return _mean(measure, _batches(prompts, batch_tokens), "negative log-likelihood", seed, progress)

@@ -293,12 +293,15 @@ def test_an_adapter_on_experts_gives_each_its_share(family, adapter, tmp_path):
 # parents that do not fit
 
 
-def test_tensors_that_do_not_fit_are_named(parents, tmp_path):
+def test_tensors_that_do_not_fit_are_named(parents, pico, tmp_path):
     base, tuned = parents()
     name = "model.layers.1.self_attn.q_proj.weight"
     rewrite(tuned, **{name: torch.zeros(16, 32)})
-    with pytest.raises(MidblockError, match=rf"{name} is \[32, 32\] in base and \[16, 32\] in tuned"):
+    with pytest.raises(MidblockError, match=rf"tuned: {name} is \[16, 32\], its config wants \[32, 32\]"):
         merge(base, tuned, 0.5, output_dir=tmp_path / "out")
+    pico("llama", intermediate_size=40).save_pretrained(tmp_path / "narrow")
+    with pytest.raises(MidblockError, match=r"mlp\.\w+\.weight is \[.*48.*\] in base and \[.*40.*\] in narrow"):
+        merge(base, tmp_path / "narrow", 0.5, output_dir=tmp_path / "out")
     rewrite(tuned, **{name: None})
     with pytest.raises(MidblockError, match=f"base has the tensor {name}, tuned has not"):
         merge(base, tuned, 0.5, output_dir=tmp_path / "out")
@@ -308,6 +311,8 @@ def test_tensors_that_do_not_fit_are_named(parents, tmp_path):
 def test_a_resized_vocabulary_is_refused(parents, tmp_path):
     base, tuned = parents()
     rewrite(tuned, **{name: torch.zeros(304, 32) for name in ("model.embed_tokens.weight", "lm_head.weight")})
+    config = json.loads((tuned / "config.json").read_text())
+    (tuned / "config.json").write_text(json.dumps({**config, "vocab_size": 304}))
     with pytest.raises(MidblockError, match=r"(embed_tokens|lm_head).*vocabulary was resized"):
         merge(base, tuned, 0.5, output_dir=tmp_path / "out")
 

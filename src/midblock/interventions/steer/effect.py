@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from jaxtyping import Float64
 from torch import Tensor, nn
@@ -61,6 +62,11 @@ class Scorer:
     seed: int
     progress: Progress
 
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """The base's parts, found once: each block and draw is another pass."""
+        return Anatomy.of(self.model)
+
     def nll(self, name: str, model: nn.Module | None = None) -> TokenMean:
         """Without steering; of the base unless another model is given."""
         target = self.model if model is None else model
@@ -107,8 +113,8 @@ class Scorer:
         amounts = amounts_to_add({block: vectors[block] for block in blocks}, self.adding)
 
         def measure() -> TokenMean:
-            with steered(Anatomy.of(self.model), amounts, alpha):
-                return mean_nll(self.model, self.batches, seed=self.seed)
+            with steered(self.anatomy, amounts, alpha):
+                return mean_nll(self.model, self.batches, seed=self.seed, anatomy=self.anatomy)
 
         return self.kept.mean(name, self.seed, measure)
 
