@@ -8,31 +8,26 @@ from hypothesis import strategies as st
 from .kind import Kind, cases_of
 from .nasty import Spoil
 
-DATA = ("--data", "sums.jsonl", "--device", "cpu", "-o", "OUT")
-ANALYZE = (
-    "analyze",
-    "start",
-    "sft",
-    "--num-samples",
-    "4",
-    "--metrics",
-    "change_increment",
-    "--no-precision-floor",
-    *DATA,
+
+def words(line: str) -> tuple[str, ...]:
+    return (*line.split(), *["--data", "sums.jsonl", "--device", "cpu", "-o", "OUT"])
+
+
+ANALYZE = words("analyze start sft --num-samples 4 --metrics change_increment --no-precision-floor")
+PROBE = words("probe start sft --num-samples 4")
+SWAP = words("swap start sft --num-samples 4")
+THIRDS = (*SWAP, "--segments", "3")
+STEER = words(
+    "steer start --from sft --num-samples 4 --num-directions-samples 4 --max-new-tokens 2 --random-draws 1 --no-scan"
 )
-PROBE = ("probe", "start", "sft", "--num-samples", "4", *DATA)
-SWAP = ("swap", "start", "sft", "--num-samples", "4", *DATA)
-STEER = ("steer", "start", "--from", "sft", "--num-samples", "4", "--num-directions-samples", "4",
-"--max-new-tokens", "2",
-         "--random-draws", "1", "--no-scan", *DATA)  # fmt: skip
-TUNE = ("tune", "start", "--max-steps", "1", "--max-length", "48", *DATA)
-FLOW = ("flow", "start", "--max-steps", "1", "--max-length", "48", *DATA)
-PLANS = {ANALYZE: "layers", SWAP: "segments", STEER: "blocks", TUNE: "layers", FLOW: "layers"}
+TUNE = words("tune start --max-steps 1 --max-length 48")
+FLOW = words("flow start --max-steps 1 --max-length 48")
+PLANS = {ANALYZE: "layers", STEER: "blocks", TUNE: "layers", FLOW: "layers"}
 NUMBERS = {
     ANALYZE: ("num-token-samples", "seeds", "max-length", "batch-tokens", "lens-positions", "token-dropout",
               "subspace-rank", "seed"),
     PROBE: ("num-samples", "max-length", "batch-tokens", "seed", "max-new-tokens"),
-    SWAP: ("num-samples", "max-length", "batch-tokens", "seed"),
+    THIRDS: ("num-samples", "max-length", "batch-tokens", "seed"),
     STEER: ("alpha", "components", "num-texts", "batch-tokens"),
     TUNE: ("lora-r", "lora-scale", "lora-alpha", "lora-dropout", "learning-rate", "num-train-epochs", "warmup-steps",
            "weight-decay", "adam-beta1", "adam-epsilon", "max-grad-norm", "per-device-train-batch-size",
@@ -72,6 +67,7 @@ def kind_of(name: str, commands: list[tuple[str, ...]], cases: int, whole: str |
 
 KINDS = [
     kind_of("plans of layers", [(*command, f"--{option}", "NAME") for command, option in PLANS.items()], 30),
+    kind_of("segments of a swap", [(*SWAP, "--segments", "NAME")], 10, "3"),
     kind_of("strengths of a merge", [("merge", "start", "sft", "-o", "OUT", "--alphas", "NAME")], 15, "0,0.5,1"),
     *(
         kind_of(f"numbers of {command[0]}", [(*command, f"--{option}", "NAME") for option in options], 10)

@@ -74,8 +74,11 @@ def _check_keys(node: yaml.MappingNode, file: Path) -> None:
 
 def _check_tag(node: yaml.Node, file: Path) -> None:
     """Whether it is of a kind that settings have, and a number written as people write it."""
-    plain = {f"{TAG}int": WHOLE.fullmatch(str(node.value)), f"{TAG}float": ":" not in node.value}
-    if node.tag not in TAGS or not plain.get(node.tag, True):
+    odd = isinstance(node, yaml.ScalarNode) and (
+        (node.tag == f"{TAG}int" and not WHOLE.fullmatch(node.value))
+        or (node.tag == f"{TAG}float" and ":" in node.value)
+    )
+    if node.tag not in TAGS or odd:
         kind = "a number of another base, or one too long" if node.tag in TAGS else node.tag.removeprefix(TAG)
         what = f"{_line(file, node)}: YAML takes {shown(_said(node))} for {kind}"
         raise MidblockError(what, hint="put text in quotes, and write numbers plainly")
