@@ -4,11 +4,14 @@
 them, and `told.json` says how its processes ended.
 """
 
+import gc
+import importlib
 import json
 import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from midblock import analyze, load_pair
@@ -16,8 +19,11 @@ from midblock import analyze, load_pair
 SMALL = {"num_samples": 4, "num_token_samples": 0, "max_length": 24, "metrics": "change_intensity", "weights": False}
 
 
-def fork(place, at_rename=lambda n: None, **flags):
-    """Start an analysis that does something before it gives a name for the n-th time; its number."""
+def fork(place, at_rename=lambda n: None, names=None, **flags):
+    """Start an analysis that does something before it gives a name for the n-th time; its number.
+
+    Into the file `names` go the names of the modules that it imported.
+    """
     place.mkdir(exist_ok=True)
     pid = os.fork()
     if pid:
@@ -35,12 +41,23 @@ def fork(place, at_rename=lambda n: None, **flags):
         here = place.parent
         pair = load_pair(str(here / "base"), str(here / "sft"), device="cpu")
         analyze(pair, str(here / "sums.jsonl"), output_dir=place / "run", **SMALL, **flags)
+        if names is not None:
+            names.write_text("\n".join(sys.modules))
         code = 0
     except Exception:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def load(names):
+    """Import what an analysis did, for all forks; without doing one here, which would leave threads."""
+    for name in names.read_text().splitlines():
+        with suppress(Exception):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
 
 
 def ended(pid):
@@ -76,6 +93,8 @@ def held_by_another(here, at, then):
 
 if __name__ == "__main__":
     here = Path(sys.argv[1])
-    told = {"whole": ended(fork(here / "whole")), "killed": killed_before_each_rename(here)}
+    told = {"whole": ended(fork(here / "whole", names=here / "modules"))}
+    load(here / "modules")
+    told |= {"killed": killed_before_each_rename(here)}
     told |= {then: held_by_another(here, at, then) for at, then in ((3, "freed"), (5, "killed-too"))}
     (here / "told.json").write_text(json.dumps(told))

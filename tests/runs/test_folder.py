@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from midblock.base import MidblockError
-from midblock.runs.folder import RunFolder, read_record, standing
+from midblock.runs.folder import RunFolder, discard, read_record, standing
 from midblock.runs.request import DATA_FILES, Draft, Request
 from midblock.runs.where import Where
 
@@ -311,3 +311,32 @@ def test_a_touched_file_of_data_is_looked_at_again_or_refused(tmp_path):
     run.finish()
     with pytest.raises(MidblockError, match=r"the files of the data changed since"):
         RunFolder.check(run.path, touched, Where(resume=True))
+
+
+def test_discarding_empties_a_run_of_ours_and_nothing_else(tmp_path):
+    run = make(tmp_path / "run")
+    (run.path / "figures").mkdir()
+    discard(run.path)
+    assert not list(run.path.iterdir())
+    discard(tmp_path / "nothing")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "mine.txt").write_text("x")
+    with pytest.raises(MidblockError, match="was not written by midblock"):
+        discard(tmp_path / "theirs")
+    assert (tmp_path / "theirs" / "mine.txt").exists()
+
+
+def test_a_run_half_discarded_is_begun_anew(tmp_path, monkeypatch):
+    run = make(tmp_path / "run")
+    (run.path / "figures").mkdir()
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("midblock.runs.folder.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        discard(run.path)
+    monkeypatch.undo()
+    assert standing(run.path, Draft(request())).empty
+    RunFolder.open(run.path, request(), Where(resume=True))
+    assert not (run.path / "figures").exists()

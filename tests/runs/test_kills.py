@@ -28,7 +28,7 @@ def here(tmp_path_factory, pico, tuned_from, tokenizer):
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, str(Path(__file__).with_name("killing.py")), str(folder)]
-    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=1500)
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (folder / "stderr").write_text(done.stderr)
     return folder

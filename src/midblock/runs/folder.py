@@ -22,7 +22,7 @@ from midblock.base.files import write_failure
 from midblock.base.json_file import read_object
 from midblock.base.yaml_file import read_settings
 from midblock.runs.lenient import as_number, mapping
-from midblock.runs.lock import LOCK, occupied
+from midblock.runs.lock import LOCK, held, occupied
 from midblock.runs.request import DATA_FILES, Draft, Request
 from midblock.runs.surroundings import peak_memory, surroundings
 from midblock.runs.verbs import VERBS
@@ -204,6 +204,21 @@ def standing(path: Path | str, draft: Draft) -> Standing:
         tuple(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in other),
         tuple(name for name, value in inputs.items() if recorded[name] != value),
     )
+
+
+def discard(path: Path) -> None:
+    """Empty a run folder; a kill on the way leaves one that is begun anew. One that is not there is left so.
+
+    Raises:
+        MidblockError: something lies there that midblock did not write, or another process is writing it.
+    """
+    if not _in_use(path):
+        return
+    _check_own(path)
+    with held(path):
+        RunFolder(path, {**read_record(path), "status": OPENING}).save()
+        _empty(path)
+        (path / RECORD).unlink()
 
 
 def _in_use(path: Path) -> bool:

@@ -10,9 +10,10 @@ from midblock.analysis import AnalysisSettings, analyze
 from midblock.analysis.analyze import analysis_draft
 from midblock.base import LayerTable, MidblockError, Progress, user_path
 from midblock.checkpoints import load_pair
-from midblock.runs.folder import Standing, standing
-from midblock.runs.lock import occupied
+from midblock.runs.folder import RunFolder, Standing, discard, standing
+from midblock.runs.lock import check_not_held, occupied
 from midblock.runs.request import Draft
+from midblock.runs.where import Where
 from midblock.tuning import TuneSettings, tune
 from midblock.tuning.loop.tune import tune_draft
 
@@ -72,8 +73,13 @@ def demo(
     partner, analysis = output / "sft", output / "analysis"
     asked = {**asdict(tuning), "device": device}
     again: dict[str, Any] = {"resume": not overwrite, "overwrite": overwrite}
-    if not overwrite:
-        _check_partner(partner, analysis, tune_draft(BASE, DATA, **asked))
+    draft = tune_draft(BASE, DATA, **asked)
+    if overwrite:
+        check_not_held(partner)
+        RunFolder.check(partner, draft, Where(output_dir=partner, overwrite=True))
+        discard(analysis)  # first: beside a new partner, or half of one, it would be another model's
+    else:
+        _check_partner(partner, analysis, draft)
     tune(BASE, DATA, **asked, output_dir=partner, progress=progress, **again)
     pair = load_pair(BASE, str(partner), device=device)
     measuring = AnalysisSettings(split="test", num_samples=num_samples, num_token_samples=min(32, num_samples))
