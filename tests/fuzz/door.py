@@ -23,7 +23,6 @@ SECONDS = 15.0  # of processor time of one command; the slowest whole one takes 
 WAITING = 60.0  # seconds in all, for one that waits for what never comes
 MEMORY = 3 * 2**30  # bytes of address space beyond what the process has
 LONGEST = 2000  # letters of the one line
-PROGRESS = (" …", "%")
 
 
 class Late(BaseException):
@@ -53,9 +52,9 @@ class Outcome:
 
     @property
     def line(self) -> str:
-        """The one line, or the traceback's last."""
+        """The one line, or the last of what was said."""
         said = [line for line in self.err.splitlines() if line.startswith("midblock: ")]
-        return said[-1] if said else (self.trace.strip().splitlines() or [""])[-1]
+        return said[-1] if said else (self.trace + self.err).strip()[-300:]
 
 
 def knock(arguments: Sequence[str]) -> Outcome:
@@ -94,16 +93,18 @@ def _crash(err: str) -> str:
 
 
 def _misbehaved(code: int | None, out: str, err: str) -> str:
-    ours = [line for line in err.splitlines() if not line.endswith(PROGRESS) and ": done in" not in line]
+    lines = err.splitlines()
+    said = [line for line in lines if line.startswith("midblock: ")]
+    ours = said[-1] if said else ""
     if code not in (0, 2):
         return f"exit {code}"
     if "Traceback (most recent" in err:
         return "a traceback in what it says"
     if any(not (char.isprintable() or char in "\n ") for char in err + out):
         return "control characters"
-    if code == 2 and (len(ours) != 1 or not ours[0].startswith("midblock: ")):
-        return f"{len(ours)} lines"
-    if code == 2 and len(ours[0]) > LONGEST:
+    if code == 2 and (not lines or lines[-1] != ours or len(said) != 1):
+        return f"{len(said)} lines"
+    if code == 2 and len(ours) > LONGEST:
         return "a line without end"
     return ""
 

@@ -15,7 +15,7 @@ NAMES = {
     "a colon": "a:b",
     "an at": "a@b", "auto": "auto:x", "builtin": "builtin:x", "a formula": "=1+1", "a formula of text": "@SUM(A1)",
     "control characters": "a\x1b[31m\x07\rb", "a new line": "a\nb", "a lone surrogate": "a\udcff", "markup": "<b>&'\"",
-    "a template": "{{ 7 }}", "a glob": "[a-z]*?", "a variable": "$HOME", "nobody's home": "~nosuchuser", "home": "~",
+    "a template": "{{ 7 }}", "a glob": "[a-z]*?", "a variable": "$HOME", "nobody's home": "~nosuchuser",
     "letters from right": "\u202eabc", "no width": "\u200b", "255 bytes": "n" * 255, "256 bytes": "n" * 256,
     "5,000 letters": "n" * 5000, "a zero byte": "a\0b", "a percent": "%s%n", "a comma": "a, b", "a hash": "#",
     "quotes": "'\"`",

@@ -10,7 +10,7 @@ from .nasty import Spoil
 
 
 def words(line: str) -> tuple[str, ...]:
-    return (*line.split(), *["--data", "sums.jsonl", "--device", "cpu", "-o", "OUT"])
+    return (*line.split(), "--data", "sums.jsonl", "--device", "cpu", "-o", "OUT")
 
 
 ANALYZE = words("analyze start sft --num-samples 4 --metrics change_increment --no-precision-floor")

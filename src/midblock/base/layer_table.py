@@ -137,8 +137,8 @@ class LayerTable:
     def write(self, folder: Path | str) -> None:
         """Write `layers.parquet` and the same rows as `layers.csv`, in which no text is a spreadsheet's formula."""
         folder = Path(folder)
-        with replace_atomically(folder / "layers.parquet") as path:
-            self.frame.to_parquet(path, index=False)
+        with replace_atomically(folder / "layers.parquet") as path, path.open("wb") as stream:
+            self.frame.to_parquet(stream, index=False)
         with replace_atomically(folder / "layers.csv") as path:
             texts = {name: self.frame[name].map(cell, na_action="ignore") for name in TEXTS}
             self.frame.assign(**texts).to_csv(path, index=False, float_format="%.17g")
@@ -148,7 +148,8 @@ def _read_parquet(file: Path) -> pd.DataFrame:
     """The columns of the contract alone; their number of rows is looked at first."""
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(file) as parquet:
+    # opened here: Arrow takes no name that holds bytes which are no text
+    with file.open("rb") as stream, pyarrow.parquet.ParquetFile(stream) as parquet:
         if parquet.metadata.num_rows > MOST_ROWS:
             raise ValueError(f"it has {parquet.metadata.num_rows:,} rows; {MOST_ROWS:,} are read")
         known = [name for name in COLUMNS if name in parquet.schema_arrow.names]

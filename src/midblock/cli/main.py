@@ -27,6 +27,8 @@ DONE, OUR_BUG, USER_CAN_FIX, INTERRUPTED = 0, 1, 2, 130
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE)
 STOPPED = (INTERRUPTED, TERMINATED, OUT_OF_TIME)
 
+FIRST, LAST = 1000, 400  # letters of a line that is too long
+
 EPILOGUE = (
     "Every verb reads options from a file with --config FILE.yaml. In the options' texts P1 is arXiv 2604.11838 and P2 "
     "arXiv 2605.10973."
@@ -168,8 +170,13 @@ def _read_config(path: Path, plans: Sequence[str]) -> dict[str, Any]:
 def _fail(message: str, code: int = USER_CAN_FIX) -> int:
     """Say what is wrong on one line; of several processes only the main one speaks of what befell all of them."""
     if code not in STOPPED or os.environ.get("RANK", "0") == "0":
-        print(printable(f"midblock: {' '.join(message.split())}"), file=sys.stderr)
+        print(printable(f"midblock: {_shortened(' '.join(message.split()))}"), file=sys.stderr)
     return code
+
+
+def _shortened(line: str) -> str:
+    """A line that quotes text without end, without its middle: what is wrong stands first, what to try last."""
+    return line if len(line) <= FIRST + LAST else f"{line[:FIRST]} … {line[-LAST:]}"
 
 
 if __name__ == "__main__":

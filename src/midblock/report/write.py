@@ -108,5 +108,6 @@ def _check_place(folder: Path) -> None:
 def _write_page(run: Run, folder: Path, still: Path | None) -> Path:
     page = folder / "report.html"
     with replace_atomically(page) as temporary:
-        temporary.write_text(page_of(run, still), encoding="utf-8")
+        # a name in the file system may hold bytes that are no text
+        temporary.write_text(page_of(run, still), encoding="utf-8", errors="backslashreplace")
     return page
