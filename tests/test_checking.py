@@ -7,15 +7,16 @@ from jaxtyping import Float, TypeCheckError
 
 from midblock.base import Estimate, LayerPlan
 from midblock.base.bootstrap import estimate_of, quantiles
-from midblock.metrics.similarity import centred_gram
+from midblock.trace.rows import Rows
 
 from .checking import is_shaped
 
 
 def test_a_wrong_shape_is_found():
-    centred_gram(torch.zeros(3, 2))
+    index = torch.zeros(3, dtype=torch.long)
+    Rows().update(index, torch.zeros(3, 2))
     with pytest.raises(TypeCheckError):
-        centred_gram(torch.zeros(3))
+        Rows().update(index, torch.zeros(2, 2))
     with pytest.raises(TypeCheckError):
         quantiles(np.zeros(3, dtype=np.float32))
 

@@ -35,7 +35,8 @@ BLOCKS = {
 def bind(path: Path, *words: str) -> dict[str, Any]:
     """What `midblock tune --config PATH WORDS…` would call `tune` with."""
     app = main.door()
-    app.config = (main._yaml(path, VERBS["tune"].plans),)
+    main._read_config(path, VERBS["tune"].plans)
+    app.config = (main.options_of(path),)
     function, bound, left = app.parse_args(["tune", *words], exit_on_error=False, print_error=False)
     assert function.__name__ == "tune"
     assert set(left) == {"progress", "command"}  # of `Where`, known to Python only

@@ -31,9 +31,9 @@ def measured():
         base = gaussian(24, 6, seed=layer + 1)
         if layer == -1:
             base[12:] = base[:12]
-        for model, amount in (("base", 0.0), ("base, rounded", 0.01), ("s|t", 0.3)):
+        for model, amount in ((0, 0.0), (-1, 0.01), (1, 0.3)):  # the base, the base rounded, the tuned one
             rows[f"pooled|{layer}|{model}"] = RowStatistic(torch.arange(24), base + amount * gaussian(24, 6, seed=9))
-    return Measured(rows)
+    return Measured(rows, ["s|t"])
 
 
 class StoppedError(Exception):
@@ -108,7 +108,7 @@ def test_layers_that_nobody_waits_for_are_not_begun():
 
 def test_matrices_of_many_prompts_are_not_made_side_by_side(monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: 64)
-    wide = Measured({"pooled|0|base": RowStatistic(torch.arange(9000), torch.empty(9000, 8192, device="meta"))})
+    wide = Measured({"pooled|0|0": RowStatistic(torch.arange(9000), torch.empty(9000, 8192, device="meta"))}, [])
     assert Estimates(wide, (), WANTED, (0,), 1, "", 0)._threads() == 1
     assert estimates()._threads() == 64
 

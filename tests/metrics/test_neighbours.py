@@ -41,7 +41,7 @@ def close(found, expected):
 )
 def test_they_are_those_of_all_distances(size, copies, seed, mean):
     X = gaussian(*size, seed=seed) + mean
-    X[len(X) - copies :] = X[:copies]
+    X[len(X) - copies :] = X[:copies].clone()
     keep = torch.randperm(len(X), generator=torch.Generator().manual_seed(seed))[: 2 * len(X) // 3 + 1]
     first, near = by_all(X, keep)
     points = Points.of(X)

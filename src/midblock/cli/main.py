@@ -126,9 +126,7 @@ class Command:
         if config is not None:
             loaded = _read_config(config, self.verb.plans if self.verb else ())
             self.overwrite |= loaded.get("overwrite") is True
-            app.config = (
-                cyclopts.config.Yaml(config, use_commands_as_keys=False, allow_unknown=False, must_exist=True),
-            )
+            app.config = (options_of(config),)
         app(words, exit_on_error=False, print_error=False, result_action="return_value")
 
     def advised(self, what: str) -> str:
@@ -152,6 +150,11 @@ def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
                 raise MidblockError("--config wants a YAML file")
             return arguments[:position] + arguments[position + 2 :], Path(arguments[position + 1])
     return arguments, None
+
+
+def options_of(config: Path) -> cyclopts.config.Yaml:
+    """A file's options, for the parser."""
+    return cyclopts.config.Yaml(config, use_commands_as_keys=False, allow_unknown=False, must_exist=True)
 
 
 def _read_config(path: Path, plans: Sequence[str]) -> dict[str, Any]:

@@ -75,14 +75,15 @@ def test_values_stay_values_in_a_script(stranger, tmp_path, monkeypatch, text):
     settings = {"data": "d.jsonl", "split": "s", "optim": "o", "lr_scheduler_type": "l", "seed": 3}
     plain = script(stranger({"task_type": "T", "exclude_modules": ["e"]}, settings), tmp_path)
     hostile = {name: text if isinstance(value, str) else value for name, value in settings.items()}
-    config = {"task_type": text, "exclude_modules": [text], "base_model_name_or_path": text}
+    base = text if text.isprintable() else "start"  # of several lines it is refused
+    config = {"task_type": text, "exclude_modules": [text], "base_model_name_or_path": base}
     made = script(stranger(config, hostile), tmp_path)
     assert shape(made) == shape(plain)
     said = {name: ast.literal_eval(value) for name, value in keywords(made, "LoraConfig").items()}
     assert said == {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "task_type": text, "exclude_modules": [text]}
     tree = ast.parse(made)
     constants = {each.targets[0].id: each.value for each in tree.body if isinstance(each, ast.Assign)}
-    assert {name: ast.literal_eval(constants[name]) for name in ("BASE", "DATA")} == {"BASE": text, "DATA": text}
+    assert {name: ast.literal_eval(constants[name]) for name in ("BASE", "DATA")} == {"BASE": base, "DATA": text}
     assert ast.literal_eval(constants["SEED"]) == 3
     lora = next(each for each in tree.body if isinstance(each, ast.Assign) and each.targets[0].id == "peft_config")
     taken = {}
@@ -144,12 +145,20 @@ def test_a_number_that_no_program_knows_is_refused(stranger, tmp_path):
 @pytest.mark.parametrize("text", BREAKOUTS, ids=ascii)
 def test_values_stay_values_in_yaml_and_json(stranger, tmp_path, text):
     settings = {"data": text, "split": text, "optim": text, "lr_scheduler_type": text}
-    run = stranger({"base_model_name_or_path": text, "task_type": text}, settings)
+    base = text if text.isprintable() else "start"  # of several lines it is refused
+    run = stranger({"base_model_name_or_path": base, "task_type": text}, settings)
     recipe = yaml.safe_load(export(run, tmp_path / "r.yaml", "axolotl", overwrite=True).read_text())
-    assert recipe["base_model"] == recipe["optimizer"] == recipe["lr_scheduler"] == text
+    assert recipe["base_model"] == base
+    assert recipe["optimizer"] == recipe["lr_scheduler"] == text
     assert recipe["datasets"][0]["path"] == text.partition("@")[0]
     again = json.loads(export(run, tmp_path / "r.json", "lora-config", overwrite=True).read_text())
-    assert (again["base_model_name_or_path"], again["task_type"]) == (text, text)
+    assert (again["base_model_name_or_path"], again["task_type"]) == (base, text)
+
+
+@pytest.mark.parametrize("text", [text for text in BREAKOUTS if not text.isprintable()], ids=ascii)
+def test_a_base_of_several_lines_is_refused(stranger, tmp_path, text):
+    with pytest.raises(MidblockError, match=r"base_model_name_or_path is .*a text of one line"):
+        script(stranger({"base_model_name_or_path": text}), tmp_path)
 
 
 def test_what_is_printed_moves_nothing(stranger, tmp_path, capsys):

@@ -206,8 +206,8 @@ def test_resuming_with_other_settings_shows_the_difference(tuned):
 
 
 def test_a_loss_that_is_no_number_stops_before_the_step(tuned):
-    with pytest.raises(MidblockError, match=r"step \d+ was not taken: its loss is nan"):
-        tuned(method="full", learning_rate=1e25, max_grad_norm=0)
+    with pytest.raises(MidblockError, match=r"step \d+ was not taken: its loss is .* norm nan"):
+        tuned(method="full", learning_rate=100.0, weight_decay=1000.0, max_grad_norm=0, max_steps=12)
 
 
 @pytest.mark.parametrize(
