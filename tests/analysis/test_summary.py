@@ -141,3 +141,10 @@ def test_some_blocks_only_have_no_thirds_of_the_model():
     summary = summarize(LayerTable.from_rows(rows))
     assert summary["models"][0]["representation_depth"] == {"center": None, "thirds": None, "peak_block": 3}
     assert "among the blocks that were measured, most of all across block 3" in summary["headline"]
+
+
+def test_a_number_that_is_none_is_left_out():
+    """States of zero weights have no direction: their similarity is no number, and JSON has no word for that."""
+    rows = [*table_of(change=[0.1] * L), *rows_of("cosine_similarity", [0.9] * (L - 1) + [float("nan")])]
+    (facts,) = summarize(LayerTable.from_rows(rows))["models"]
+    assert facts["last_block"] == {"change_intensity_relative": 0.1}

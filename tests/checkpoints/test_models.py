@@ -104,7 +104,7 @@ def test_auto_dtype_is_float32_on_the_cpu():
 def test_eager_attention_can_be_asked_for(pico, saved):
     model = load(saved(pico("llama"), "model"), LoadSettings(device="cpu", attn_implementation="eager"))
     assert model.config._attn_implementation == "eager"
-    with pytest.raises(MidblockError, match="no causal language model for CLIPConfig"):
+    with pytest.raises(MidblockError, match="cannot load model"):
         load(saved(pico("llama"), "model"), LoadSettings(device="cpu", attn_implementation="egaer"))
 
 
@@ -136,7 +136,7 @@ def test_an_adapter_of_another_shape_is_named(pico, saved, tmp_path):
     get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     save_file({name: torch.zeros(3, 5) for name in load_file(file)}, file)
-    with pytest.raises(MidblockError, match=r"factors for .*q_proj have rank 5, its config says 2") as caught:
+    with pytest.raises(MidblockError, match=r"q_proj.* is \[3, 5\]: they cannot be multiplied") as caught:
         load(tmp_path / "adapter")
     assert "\n" not in str(caught.value)
 

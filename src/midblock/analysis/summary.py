@@ -128,7 +128,7 @@ def _last_block(table: LayerTable, model: str, blocks: int) -> dict[str, float]:
     for metric in ("cka_debiased", "cosine_similarity", "change_intensity_relative", "logit_agreement"):
         curve = table.curve(metric, model)
         curve = curve[curve.layer < blocks]
-        if not curve.empty:
+        if not curve.empty and np.isfinite(curve.value.iloc[-1]):
             found[metric] = float(curve.value.iloc[-1])
     return found
 

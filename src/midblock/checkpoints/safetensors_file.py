@@ -120,7 +120,7 @@ def _parse_header(path: Path, content: mmap.mmap) -> dict[str, Entry]:
         raise MidblockError(f"{path} is corrupt: its header would be {length} bytes long", hint="fetch it again")
     if 8 + length > len(content):
         raise _truncated(path, 8 + length, len(content))
-    header = parse_object(content[8 : 8 + length], f"the header of {path}")
+    header = parse_object(content[8 : 8 + length], f"{path} is corrupt: its header")
     _check_metadata(path, header.pop("__metadata__", None))
     entries = {name: _entry(path, name, fields, 8 + length) for name, fields in header.items()}
     _check_extent(path, entries, 8 + length, len(content))

@@ -475,3 +475,12 @@ def test_a_tied_models_own_head_is_mixed(parents, tmp_path):
     merge(base, tuned, 0.5, head_alpha=0.25, output_dir=tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert torch.equal(model.lm_head.weight, expected(*heads, 0.25))
+
+
+@pytest.mark.parametrize("content", ["[" * 10**5, "[1]", '{"max_length": ' + "9" * 5000 + "}"])
+def test_a_generation_config_that_is_none_stays_behind(content, parents, tmp_path):
+    base, tuned = parents()
+    (tuned / "generation_config.json").write_text(content)
+    merge(base, tuned, 0.5, output_dir=tmp_path / "out")
+    assert any("generation_config.json is broken" in note for note in notes_of(tmp_path / "out"))
+    assert (tmp_path / "out" / "generation_config.json").read_text() != content
