@@ -110,7 +110,7 @@ KINDS = [
     kind_of(".json", "rows.json", ROWS, 6, ways=spoils, write=write_json),
     Kind(
         "chat templates", "chat.jinja", [(*PROBE, "chat.jsonl", "--template", "chat.jinja")],
-        ("start", "sft"), 9, lambda file: None, templates, write_template, make=write_chat,
+        ("start", "sft"), 6, lambda file: None, templates, write_template, make=write_chat,
         meant=lambda spoil: True,
     ),
     kind_of(".parquet", "rows.parquet", ROWS, 10, read=pd.read_parquet, ways=cells, write=write_parquet),
