@@ -20,8 +20,8 @@ def another_model(spoil: Spoil) -> bool:
 
 NEEDS = ("start", "sft", "sums.jsonl")
 KINDS = [
-    Kind("config.json of the base", "start/config.json", COMMANDS, NEEDS, 30, meant=another_model),
-    Kind("config.json of the tuned", "sft/config.json", COMMANDS, NEEDS, 20, meant=another_model),
+    Kind("config.json of the base", "start/config.json", COMMANDS, NEEDS, 20, meant=another_model),
+    Kind("config.json of the tuned", "sft/config.json", COMMANDS, NEEDS, 15, meant=another_model),
 ]
 
 test = cases_of(KINDS)

@@ -33,7 +33,7 @@ CHECKPOINT = Kind(
         ("merge", "start", "sft", "--alphas", "0,0.5,1", "-o", "OUT"),
         ("probe", "start", "sft", "--data", "sums.jsonl", "--num-samples", "4", *CPU, "-o", "OUT"),
     ),
-    ("start", "sft", "sums.jsonl"), 25, header, write=write,
+    ("start", "sft", "sums.jsonl"), 15, header, write=write,
 )  # fmt: skip
 ADAPTER = Kind(
     "safetensors header of an adapter", "adapter/adapter_model.safetensors",
@@ -43,7 +43,7 @@ ADAPTER = Kind(
         ("export", "adapter", "--to", "equal-rank", "--output", "OUT"),
         ("probe", "start", "adapter", "--data", "sums.jsonl", "--num-samples", "4", *CPU, "-o", "OUT"),
     ),
-    ("start", "adapter", "sums.jsonl"), 25, header, write=write,
+    ("start", "adapter", "sums.jsonl"), 15, header, write=write,
 )  # fmt: skip
 
 KINDS = [CHECKPOINT, ADAPTER]

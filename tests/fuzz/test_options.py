@@ -66,11 +66,11 @@ def kind_of(name: str, commands: list[tuple[str, ...]], cases: int, whole: str |
 
 
 KINDS = [
-    kind_of("plans of layers", [(*command, f"--{option}", "NAME") for command, option in PLANS.items()], 30),
-    kind_of("segments of a swap", [(*SWAP, "--segments", "NAME")], 10, "3"),
-    kind_of("strengths of a merge", [("merge", "start", "sft", "-o", "OUT", "--alphas", "NAME")], 15, "0,0.5,1"),
+    kind_of("plans of layers", [(*command, f"--{option}", "NAME") for command, option in PLANS.items()], 15),
+    kind_of("segments of a swap", [(*SWAP, "--segments", "NAME")], 6, "3"),
+    kind_of("strengths of a merge", [("merge", "start", "sft", "-o", "OUT", "--alphas", "NAME")], 8, "0,0.5,1"),
     *(
-        kind_of(f"numbers of {command[0]}", [(*command, f"--{option}", "NAME") for option in options], 10)
+        kind_of(f"numbers of {command[0]}", [(*command, f"--{option}", "NAME") for option in options], 5)
         for command, options in NUMBERS.items()
     ),
 ]

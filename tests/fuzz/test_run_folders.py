@@ -41,7 +41,7 @@ READERS = {
 
 
 def kind_of(verb: str, file: str, cases: int) -> Kind:
-    other = "merge" if verb == "analysis" else "analysis"
+    other = "flow" if verb == "merge" else "merge"
     commands = (
         ("report", verb, "--output-dir", "OUT"),
         ("report", verb, other, "--output-dir", "OUT"),
@@ -53,9 +53,9 @@ def kind_of(verb: str, file: str, cases: int) -> Kind:
 
 
 KINDS = [
-    *(kind_of(verb, file, 12) for verb in VERBS for file in ("run.json", "summary.json")),
-    kind_of("tune-lora", "plan.json", 15),
-    kind_of("analysis", "samples.json", 8),
+    *(kind_of(verb, file, 5) for verb in VERBS for file in ("run.json", "summary.json")),
+    kind_of("tune-lora", "plan.json", 8),
+    kind_of("analysis", "samples.json", 4),
 ]
 
 test = cases_of(KINDS)

@@ -94,7 +94,7 @@ def as_given(folder: Path, spoil: Spoil) -> str:
 KINDS = [Kind(
     "settings of an analysis", "settings.json",
     [("analyze", "--config", "settings.json")],
-    ("settings.json", "start", "sft", "sums.jsonl"), 40, ways=ways, write=write, also=as_given,
+    ("settings.json", "start", "sft", "sums.jsonl"), 30, ways=ways, write=write, also=as_given,
     meant=lambda spoil: True,
 )]  # fmt: skip
 

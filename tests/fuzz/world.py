@@ -39,12 +39,18 @@ class World:
     Attributes:
         whole: never spoiled; `start`, `sft`, `adapter`, `sums.jsonl` and the runs of `tests/pins`, by their names.
         case: copies of what a kind needs.
+        make: writes the models and the data.
+        made: the runs that are there already.
+        laid: what the copies looked like when they were made.
+        known: what commands leave of whole input.
     """
 
     whole: Path
     case: Path
     make: Callable[[Path], None]
     made: set[str] = field(default_factory=set)
+    laid: dict[str, Seen] = field(default_factory=dict)
+    known: dict[Any, Any] = field(default_factory=dict)
 
     @classmethod
     def at(cls, folder: Path, pico: Any, tuned_from: Any, tokenizer: Any) -> World:
@@ -67,10 +73,13 @@ class World:
             (self.whole / "settings.json").write_text(json.dumps(SETTINGS))
         self.case.mkdir(exist_ok=True)
         for left in self.case.iterdir():  # the folder itself stays: the process may be in it
-            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            if left.name not in names or seen(left) != self.laid.get(left.name):
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         for name in names:
-            copy = shutil.copytree if (self.whole / name).is_dir() else shutil.copy2
-            copy(self.whole / name, self.case / name)
+            if not os.path.lexists(self.case / name):
+                copy = shutil.copytree if (self.whole / name).is_dir() else shutil.copy2
+                copy(self.whole / name, self.case / name)
+                self.laid[name] = seen(self.case / name)
 
     @contextmanager
     def inside(self) -> Iterator[Path]:
@@ -83,13 +92,15 @@ class World:
             os.chdir(before)
 
 
-def seen(folder: Path, but: str) -> Seen:
-    """Size, time and mode of every file below a folder, but those below `but`."""
+def seen(place: Path, but: str = "") -> Seen:
+    """Size, time and mode of every file at or below a place, but those in one folder there."""
     found = {}
-    for place, folders, files in os.walk(folder):
-        if Path(place) == folder and but in folders:
+    files = [place] if place.is_symlink() or not place.is_dir() else []
+    for folder, folders, names in os.walk(place):
+        if Path(folder) == place and but in folders:
             folders.remove(but)
-        for name in files:
-            stat = os.lstat(os.path.join(place, name))
-            found[os.path.join(place, name)] = (stat.st_size, stat.st_mtime_ns, stat.st_mode)
+        files += [Path(folder, name) for name in names]
+    for file in files:
+        stat = os.lstat(file)
+        found[str(file)] = (stat.st_size, stat.st_mtime_ns, stat.st_mode)
     return found
