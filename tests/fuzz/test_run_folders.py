@@ -4,6 +4,7 @@ from pathlib import Path
 
 from .kind import Kind, cases_of
 from .nasty import Spoil
+from .world import RUNS
 
 CPU = ("--device", "cpu")
 LARGEST = 4 * 2**20  # bytes of a page about a pico run
@@ -52,10 +53,22 @@ def kind_of(verb: str, file: str, cases: int) -> Kind:
     return Kind(f"{file} of {verb}", f"{verb}/{file}", commands, needs, cases, also=harmless)
 
 
+def read_back(verb: str, file: str, cases: int) -> Kind:
+    """A finished run that is told again: the folder is both read and written."""
+    command = (*RUNS[verb], "--resume", "-o", verb)
+    return Kind(
+        f"{file} of a finished {verb}", f"{verb}/{file}", [command], (verb, "start", "sft", "sums.jsonl"), cases,
+        also=harmless, out=verb,
+    )  # fmt: skip
+
+
 KINDS = [
     *(kind_of(verb, file, 5) for verb in VERBS for file in ("run.json", "summary.json")),
     kind_of("tune-lora", "plan.json", 8),
     kind_of("analysis", "samples.json", 4),
+    *(read_back(verb, "summary.json", 4) for verb in VERBS if verb != "merge"),
+    *(read_back(verb, "run.json", 3) for verb in VERBS if verb != "merge"),
+    read_back("steer", "texts.json", 6),
 ]
 
 test = cases_of(KINDS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,7 +70,8 @@ def tell(
         return
     summary = read_summary(folder)
     page = write_report(folder)
-    notes = read_record(folder).get("notes", [])
+    notes = read_record(folder).get("notes")
+    notes = notes if isinstance(notes, list) else []
     if as_json:
         print(
             json.dumps(
@@ -78,12 +80,28 @@ def tell(
         )
         return
     console = Console(file=sys.stdout, markup=False, highlight=False)
-    if show is not None:
-        show(console)
+    with _as_written(folder):
+        if show is not None:
+            show(console)
+        found = told(summary) if told is not None else ()
     console.print(printable(summary["headline"]), style="bold", soft_wrap=True)
-    lines = [*(told(summary) if told is not None else ()), *(f"Note: {note}" for note in notes), f"Report: {page}"]
+    lines = [*found, *(f"Note: {note}" for note in notes), f"Report: {page}"]
     for line in lines:
         console.print(printable(line), soft_wrap=True)
+
+
+@contextmanager
+def _as_written(folder: Path) -> Iterator[None]:
+    """What a run left is shown as the verb wrote it; whoever changed it since may have put anything there.
+
+    Raises:
+        MidblockError: something is missing there, or is something else.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"the files in {folder} are not what this command leaves ({type(error).__name__}: {error})"
+        raise MidblockError(what, hint="--overwrite makes the run anew") from error
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -20,6 +19,7 @@ from midblock.checkpoints import LoadSettings
 from midblock.cli.life import Flat, carry_out, read_summary, tell
 from midblock.interventions.steer.settings import SteerSettings, alpha_label
 from midblock.interventions.steer.steer import steer as run_steering
+from midblock.runs.lenient import parsed, read_text
 from midblock.runs.reading import DEFAULT_DATA
 from midblock.runs.where import Where
 
@@ -61,10 +61,7 @@ def _show(folder: Path, console: Console) -> None:
 
 
 def _read_texts(file: Path) -> list[dict[str, Any]]:
-    try:
-        texts = json_format.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        texts = None
+    texts = parsed(read_text(file))
     if not isinstance(texts, list):
         raise MidblockError(f"{file} is missing or broken", hint="--overwrite makes the run anew")
     return texts

@@ -79,7 +79,7 @@ def _peak(metric: str, module: str, kind: str) -> Reader:
         depth = run.summary_of(model).get(kind)
         named = depth.get("peak_block") if isinstance(depth, dict) else None
         place = int(np.argmax(curve.value.to_numpy()))
-        if named is not None and (curve.layer == named).any():
+        if type(named) is int and (curve.layer == named).any():
             place = int(np.argmax((curve.layer == named).to_numpy()))
         return Number(f"block {curve.layer.iloc[place]}", f"{number(curve.value.iloc[place])} of base norm")
 

@@ -136,8 +136,8 @@ def _renamed(run: Run, names: Mapping[str, str]) -> Run:
     entries = [{**entry, "name": names.get(str(entry.get("name")), entry.get("name"))}
                for entry in entries_of(run.summary, "models")]  # fmt: skip
     summary: dict[str, Any] = {**run.summary, "models": entries}
-    if run.summary.get("tuned") in names:
-        summary["tuned"] = names[str(run.summary["tuned"])]
+    if (tuned := str(run.summary.get("tuned"))) in names:
+        summary["tuned"] = names[tuned]
     return replace(run, table=LayerTable(frame.astype({"model": "string"})), summary=summary)
 
 

@@ -69,11 +69,8 @@ def read_artifact(folder: Path, target: Path, table: LayerTable) -> Artifact:
     lines = LogFile(folder / "log.jsonl").read()
     if not target.is_dir():
         raise MidblockError(f"{folder} holds a finished run whose {target.name} is gone", hint=AGAIN)
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MidblockError(f"{folder / 'summary.json'} is missing or broken", hint=AGAIN) from error
-    if not isinstance(summary, dict) or not isinstance(summary.get("headline"), str):
+    summary: dict[str, Any] = read_json(folder / "summary.json", {})
+    if not isinstance(summary.get("headline"), str):
         raise MidblockError(f"{folder / 'summary.json'} is missing or broken", hint=AGAIN)
     return Artifact(folder=folder, path=target, table=table, log=lines, summary=summary)
 
