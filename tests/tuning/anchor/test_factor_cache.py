@@ -136,7 +136,7 @@ def spoil(path: Path, how: str) -> None:
     elif how == "lowest bit":  # which no product of matrices would show
         content[-9] ^= 1
     elif how == "another digest":
-        content[8 + content[8:].index(b"sha256") + 20] ^= 1
+        content[8 + content[8:].index(b"checksum") + 20] ^= 1
     elif how == "nonsense":
         content[8:20] = b"{" * 12
     path.write_bytes(bytes(content))

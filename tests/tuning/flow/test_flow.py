@@ -9,7 +9,7 @@ import transformers
 
 from midblock.base import LayerPlan, LayerRow, MidblockError
 from midblock.checkpoints import LoadSettings, open_checkpoint
-from midblock.runs.folder import read_record
+from midblock.runs.record import read_record
 from midblock.tuning import tune
 from midblock.tuning.flow.flow import flow
 from midblock.tuning.flow.rows import summarize_flow

@@ -12,7 +12,7 @@ import torch
 from midblock.base import MidblockError
 from midblock.tuning import tune
 from midblock.tuning.loop.resume import UNSEALED, Waypoint, check_whole, last_checkpoint
-from midblock.tuning.loop.seal import SEAL, Seal, seal
+from midblock.tuning.loop.seal import SEAL, read_seal, seal
 
 OPTIONS = {"max_steps": 5, "save_steps": 2, "lr_scheduler_type": "constant"}
 FILES = (
@@ -56,8 +56,7 @@ def said(act):
 def test_every_file_is_sealed_and_whole_ones_are_believed(stopped):
     folder, _ = stopped
     assert last_checkpoint(folder) == (folder / "checkpoint-4", 4)
-    sealed = Seal.read(folder / "checkpoint-4")
-    assert set(FILES) - {SEAL} <= set(sealed.files)
+    assert set(FILES) - {SEAL} <= set(read_seal(folder / "checkpoint-4")["files"])
     Waypoint.last(folder).check(5)
 
 
@@ -143,7 +142,7 @@ def test_a_strangers_pickle_is_one_line_and_does_not_run(stopped, tmp_path, file
             return os.mkdir, (str(tmp_path / "it ran"),)
 
     torch.save(Bomb(), folder / "checkpoint-4" / file, pickle_module=pickle)
-    seal(folder / "checkpoint-4", Seal.read(folder / "checkpoint-4").carried)
+    seal(folder / "checkpoint-4", read_seal(folder / "checkpoint-4")["carried"])
     check_whole(folder / "checkpoint-4")
     assert "checkpoint-4 cannot be loaded: " in said(go_on)
     assert not (tmp_path / "it ran").exists()
@@ -152,5 +151,5 @@ def test_a_strangers_pickle_is_one_line_and_does_not_run(stopped, tmp_path, file
 def test_weights_of_another_run(stopped):
     folder, go_on = stopped
     torch.save({"state": {}, "param_groups": []}, folder / "checkpoint-4" / "optimizer.pt")
-    seal(folder / "checkpoint-4", Seal.read(folder / "checkpoint-4").carried)
+    seal(folder / "checkpoint-4", read_seal(folder / "checkpoint-4")["carried"])
     assert "checkpoint-4 cannot be loaded: " in said(go_on)

@@ -11,7 +11,8 @@ from peft import PeftModel
 from midblock.analysis import analyze
 from midblock.base import MidblockError
 from midblock.checkpoints import load_pair, open_checkpoint
-from midblock.runs.folder import read_record, standing
+from midblock.runs.folder import standing
+from midblock.runs.record import read_record
 from midblock.tuning import tune
 from midblock.tuning.loop.tune import tune_draft
 from midblock.tuning.place.prepared import prepare

@@ -13,19 +13,20 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from midblock.base import MidblockError, Progress, Silent, replace_atomically
+from midblock.base import MidblockError, Progress, Silent
 from midblock.base.files import write_failure
+from midblock.base.seal import DamagedError
 from midblock.checkpoints.cache import cache_root
 from midblock.runs.processes import barrier
+from midblock.trace.sealed import read_sealed, write_sealed
 from midblock.tuning.anchor.factors import Factors, block, factorize, resolve_k
 
 METHOD = 2  # of the factors; a change of how they are made must raise it
 TOLERANCE = 1e-3  # of ‖Σ_k‖_F: far above what another device's rounding does, far below what a wrong byte does
-DIGEST = "sha256"  # of what the file holds, in its header
+OWNER = "factors"  # the file's name tells of what
+ELSEWHERE = "MIDBLOCK_CACHE names another place for the cache"
 SKEW = 0.02  # of ‖I‖_F: what rounding to bfloat16 leaves of orthonormality is ten times less
 
 
@@ -41,7 +42,7 @@ def load_factors(
 ) -> dict[str, Factors]:
     """Factors of every weight, from the cache where they are there, made (and kept there) where not.
 
-    What is read is checked against its own SHA-256 and against the weight: if U_kᵀ W V_k is not what the file says,
+    What is read is checked against its own checksum and against the weight: if U_kᵀ W V_k is not what the file says,
     the file is broken or of another weight, and is made again.
 
     Args:
@@ -88,15 +89,19 @@ def _cached(name: str, weight: Tensor, k: int, weight_hash: str | None, seed: in
             if (kept := _read(path, weight, k, dtype)) is not None:  # another process made it meanwhile
                 return kept
             made = factorize(weight, k, seed=seed, dtype=dtype, name=name)
-            with replace_atomically(path) as temporary:
-                residual = torch.tensor(made.residual, dtype=torch.float64)
-                parts = {"U": made.U, "core": made.core, "V": made.V, "residual": residual}
-                parts = {part: value.cpu().contiguous() for part, value in parts.items()}
-                save_file(parts, temporary, {"weight": name, DIGEST: _digest(parts)})
-    except (OSError, SafetensorError) as error:
-        failure = write_failure(path, error)
-        raise MidblockError(failure.what, hint="MIDBLOCK_CACHE names another place for the cache") from error
+            _keep(path, made, name)
+    except OSError as error:
+        raise MidblockError(write_failure(path, error).what, hint=ELSEWHERE) from error
     return made
+
+
+def _keep(path: Path, made: Factors, name: str) -> None:
+    residual = torch.tensor(made.residual, dtype=torch.float64)
+    parts = {"U": made.U, "core": made.core, "V": made.V, "residual": residual}
+    try:
+        write_sealed(path, parts, OWNER, {"weight": name})
+    except MidblockError as error:
+        raise MidblockError(error.what, hint=ELSEWHERE) from error
 
 
 def factor_file(weight_hash: str, name: str, k: int, seed: int, dtype: torch.dtype, weight_dtype: torch.dtype) -> Path:
@@ -109,13 +114,8 @@ def factor_file(weight_hash: str, name: str, k: int, seed: int, dtype: torch.dty
 def _read(path: Path, weight: Float[Tensor, "*experts m n"], k: int, dtype: torch.dtype) -> Factors | None:
     """Return what the file holds, or None where there is none that can be trusted."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            parts = {part: file.get_tensor(part) for part in file.keys()}  # noqa: SIM118 it is no mapping
-    except (OSError, SafetensorError):
-        return None
-    # a file of an earlier version has no digest, so it cannot be told from a broken one
-    if metadata.get(DIGEST) != _digest(parts):
+        parts, _ = read_sealed(path, OWNER)
+    except (DamagedError, MidblockError):  # a file of an earlier version has no seal: it may be broken, too
         return None
     *experts, m, n = weight.shape
     wanted = {"U": (*experts, m, k), "core": (*experts, k, k), "V": (*experts, n, k), "residual": ()}
@@ -125,14 +125,6 @@ def _read(path: Path, weight: Float[Tensor, "*experts m n"], k: int, dtype: torc
         return None
     kept = Factors(parts["U"], parts["core"], parts["V"], float(parts["residual"])).to(weight.device)
     return kept if _fits(kept, weight) else None
-
-
-def _digest(parts: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for part, value in sorted(parts.items()):
-        digest.update(repr((part, tuple(value.shape), str(value.dtype))).encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _fits(kept: Factors, weight: Tensor) -> bool:

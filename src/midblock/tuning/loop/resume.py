@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from midblock.base import MidblockError
-from midblock.tuning.loop.seal import SEAL, Seal, broken
+from midblock.tuning.loop.seal import SEAL, broken, check_files, read_seal
 
 PREFIX = "checkpoint-"
 STATE = "trainer_state.json"  # the Trainer writes this one last, and midblock its seal behind it
@@ -54,7 +54,7 @@ class Waypoint:
         path, step = found
         if not (path / SEAL).is_file():
             return cls(path, step, sealed=False)
-        return cls(path, step, Seal.read(path).carried)
+        return cls(path, step, read_seal(path)["carried"])
 
     def check(self, steps: int) -> None:
         """Look over what will be read.
@@ -69,7 +69,7 @@ class Waypoint:
             what = f"{self.path} lies beyond the plan, which has {steps} steps"
             raise MidblockError(what, hint="remove it, and --resume goes on from the one before it")
         if self.sealed:
-            Seal.read(self.path).check(self.path)
+            check_files(self.path, read_seal(self.path)["files"])
             if _step(self.path) != self.step:
                 raise broken(self.path / STATE, self.path)
 

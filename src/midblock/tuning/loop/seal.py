@@ -11,100 +11,78 @@ import hashlib
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from midblock.base import MidblockError, write_json
 from midblock.base.files import write_failure
+from midblock.base.seal import DamagedError, Seal
 
 SEAL = "seal.json"
+OWNER = "checkpoint"  # which run it is of is told by the folder that it lies in
 THREADS = 4  # hashing lets other threads run; more gain nothing on one disk
 
 
-@dataclass(frozen=True)
-class Seal:
-    """What a checkpoint consisted of when it was whole.
-
-    Attributes:
-        files: SHA-256 by path inside the checkpoint.
-        carried: what the loop keeps beside what the Trainer writes; JSON values.
-    """
-
-    files: Mapping[str, str]
-    carried: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, checkpoint: Path, carried: Mapping[str, Any]) -> Seal:
-        """Hash what is there."""
-        names = _files(checkpoint)
-        with ThreadPoolExecutor(THREADS) as threads:
-            digests = threads.map(_digest, (checkpoint / name for name in names))
-            return cls(dict(zip(names, digests, strict=True)), dict(carried))
-
-    @classmethod
-    def read(cls, checkpoint: Path) -> Seal:
-        """Read the seal of a checkpoint.
-
-        Raises:
-            MidblockError: it is missing or broken.
-        """
-        file = checkpoint / SEAL
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            seal = cls(dict(found["files"]), dict(found["carried"]))
-            whole = found["digest"] == seal._digest()
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            whole = False
-        if not whole:
-            raise broken(file, checkpoint)
-        return seal
-
-    def write(self, checkpoint: Path) -> None:
-        """Put it beside the files, last, under its name only when it is whole."""
-        write_json(checkpoint / SEAL, {"files": self.files, "carried": self.carried, "digest": self._digest()})
-
-    def check(self, checkpoint: Path) -> None:
-        """Compare it with the files.
-
-        Raises:
-            MidblockError: one of them is missing, is not what was written, or was put there later; it is named.
-        """
-        now = set(_files(checkpoint))
-        for name in sorted(self.files.keys() - now):
-            raise broken(checkpoint / name, checkpoint)
-        for name in sorted(now - self.files.keys()):
-            what = f"{checkpoint / name} was put into the checkpoint after it was written"
-            raise MidblockError(what, hint="take it out again")
-        try:
-            found = Seal.of(checkpoint, {}).files
-        except OSError as error:
-            raise MidblockError(f"cannot read {checkpoint}: {error.strerror}") from error
-        for name, digest in self.files.items():
-            if found[name] != digest:
-                raise broken(checkpoint / name, checkpoint)
-
-    def _digest(self) -> str:
-        text = json.dumps([self.files, self.carried], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
 def seal(checkpoint: Path, carried: Mapping[str, Any]) -> None:
-    """Seal a checkpoint that every process has written its part of.
+    """Seal a checkpoint that every process has written its part of; the seal appears when it is whole.
+
+    Args:
+        carried: what the loop keeps beside what the Trainer writes; JSON values.
 
     Raises:
         MidblockError: the disk is full, or the place cannot be read or written.
     """
     try:
-        Seal.of(checkpoint, carried).write(checkpoint)
+        holds = {"files": _hashed(checkpoint), "carried": dict(carried)}
+        write_json(checkpoint / SEAL, Seal.of(OWNER, holds, ()).as_record())
     except OSError as error:
         raise write_failure(checkpoint / SEAL, error) from error
+
+
+def read_seal(checkpoint: Path) -> Mapping[str, Any]:
+    """Read what `seal` kept: `files`, the SHA-256 by path inside the checkpoint, and `carried`.
+
+    Raises:
+        MidblockError: it is missing or broken, or of another format.
+    """
+    file = checkpoint / SEAL
+    try:
+        return Seal.check(json.loads(file.read_text(encoding="utf-8")), file, (), OWNER)
+    except (OSError, ValueError, RecursionError, DamagedError) as error:
+        raise broken(file, checkpoint) from error
+
+
+def check_files(checkpoint: Path, files: Mapping[str, str]) -> None:
+    """Compare a checkpoint with what it consisted of when it was sealed.
+
+    Raises:
+        MidblockError: a file is missing, is not what was written, or was put there later; it is named.
+    """
+    now = set(_files(checkpoint))
+    for name in sorted(files.keys() - now):
+        raise broken(checkpoint / name, checkpoint)
+    for name in sorted(now - files.keys()):
+        what = f"{checkpoint / name} was put into the checkpoint after it was written"
+        raise MidblockError(what, hint="take it out again")
+    try:
+        found = _hashed(checkpoint)
+    except OSError as error:
+        raise MidblockError(f"cannot read {checkpoint}: {error.strerror}") from error
+    for name, digest in files.items():
+        if found[name] != digest:
+            raise broken(checkpoint / name, checkpoint)
 
 
 def broken(file: Path, checkpoint: Path) -> MidblockError:
     """The error for a file of a checkpoint that cannot be gone on from."""
     hint = f"remove {checkpoint}, and --resume goes on from the one before it"
     return MidblockError(f"{file} is missing or broken", hint=hint)
+
+
+def _hashed(checkpoint: Path) -> dict[str, str]:
+    names = _files(checkpoint)
+    with ThreadPoolExecutor(THREADS) as threads:
+        return dict(zip(names, threads.map(_digest, (checkpoint / name for name in names)), strict=True))
 
 
 def _files(checkpoint: Path) -> list[str]:
