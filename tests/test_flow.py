@@ -1,9 +1,12 @@
 """The order of imports (design.md, section 2): noun by noun from checkpoints to the page, nothing flows back."""
 
 import ast
+import builtins
+import dis
 import subprocess
 import sys
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
@@ -196,6 +199,31 @@ def test_no_ring_between_files():
 def test_imports_inside_functions_are_the_listed_ones():
     found = {(name_of(file), package) for file in FILES for package in hidden_imports(file)}
     assert found == set(HIDDEN)
+
+
+def unknown_names(source):
+    """Names that code looks up and nobody defines. Shapes in annotations look like names, so linters are no help."""
+
+    def codes(code):
+        yield code
+        for each in code.co_consts:
+            if isinstance(each, CodeType):
+                yield from codes(each)
+
+    found = [each for code in codes(compile(source, "source", "exec")) for each in dis.get_instructions(code)]
+    known = {each.argval for each in found if each.opname in ("STORE_NAME", "STORE_GLOBAL")} | set(dir(builtins))
+    asked = {each.argval for each in found if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return asked - known - {"__annotations__", "__file__", "__name__", "__path__"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_every_name_is_defined_or_imported(file):
+    assert not unknown_names(file.read_text(encoding="utf-8"))
+
+
+def test_a_forgotten_import_is_seen():
+    assert unknown_names("def late(path):\n    return user_path(path)\n") == {"user_path"}
+    assert not unknown_names("from __future__ import annotations\ndef late(x: Float[Tensor, 'N D']): return len(x)\n")
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
