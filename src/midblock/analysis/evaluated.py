@@ -26,11 +26,6 @@ class Key:
     model: str
     metric: str
 
-    @property
-    def place(self) -> tuple[int, str, str]:
-        """What rows are ordered by."""
-        return self.layer, self.model, self.metric
-
 
 Found = tuple[Key, Estimate]
 Column = tuple[Key, Tensor]  # a value a prompt; how many prompts, depends on the metric

@@ -97,8 +97,8 @@ def unfinished(folder: Path, name: str | None = None) -> list[Path]:
     Args:
         name: only what was to become this entry.
     """
-    found = ((entry, _UNFINISHED.fullmatch(entry.name)) for entry in folder.iterdir()) if folder.is_dir() else ()
-    return sorted(entry for entry, match in found if match and name in (None, match["name"]))
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return sorted(entry for entry in entries if (aim := _aim(entry)) is not None and name in (None, aim))
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
@@ -110,15 +110,20 @@ def sweep(folder: Path, name: str | None = None) -> None:
         name: as of `unfinished`.
     """
     for entry in unfinished(folder, name):
-        match = _UNFINISHED.fullmatch(entry.name)
-        stood = folder / match["name"] if match else folder
         if entry.is_dir() and not entry.is_symlink():
+            stood = folder / str(_aim(entry))
             if (entry / "before").exists() and not stood.exists():
                 (entry / "before").rename(stood)
             shutil.rmtree(entry, ignore_errors=True)
         else:
             with suppress(OSError):
                 entry.unlink()
+
+
+def _aim(entry: Path) -> str | None:
+    """The name that something unfinished was to take; None for anything else."""
+    match = _UNFINISHED.fullmatch(entry.name)
+    return match["name"] if match else None
 
 
 def write_failure(path: Path, error: Exception) -> MidblockError:

@@ -160,6 +160,8 @@ def _read_csv(file: Path) -> pd.DataFrame:
     """Read what `write` wrote, bit for bit; a model may be called "NA", so only numbers may be missing."""
     import pandas as pd
 
+    if (size := file.stat().st_size) > LARGEST_CSV:
+        raise ValueError(f"it has {size:,} bytes; {LARGEST_CSV:,} are read")
     missing = {name: [""] for name in COLUMNS if name not in TEXTS}
     texts = dict.fromkeys(TEXTS, str)
     read = pd.read_csv(file, dtype=texts, na_values=missing, keep_default_na=False, float_precision="round_trip")
