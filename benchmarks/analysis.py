@@ -22,7 +22,7 @@ from midblock.analysis.settings import AnalysisSettings
 from midblock.checkpoints import Anatomy, Pair
 from midblock.data import Batch
 from midblock.report import write_report
-from midblock.runs.folder import peak_memory
+from midblock.runs.surroundings import peak_memory
 from midblock.trace import run_backbone
 
 

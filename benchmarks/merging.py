@@ -22,13 +22,13 @@ from midblock.interventions import merge
 from midblock.interventions.merge.parents import open_parent
 from midblock.interventions.merge.settings import MergeSettings
 from midblock.interventions.merge.weights import Weights
-from midblock.runs.folder import read_record
+from midblock.runs.record import read_record
 
 REPEATS = 7
 ALPHAS = (0.1, 0.5, 0.9, 0.5, 0.1)  # nothing to copy: every tensor is computed
 ALONE = """
 import sys
-from midblock.runs.folder import peak_memory
+from midblock.runs.surroundings import peak_memory
 from midblock.interventions import merge
 merge(sys.argv[1], sys.argv[2], sys.argv[3], output_dir=sys.argv[4])
 print(peak_memory())

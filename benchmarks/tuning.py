@@ -22,7 +22,7 @@ from midblock import tune
 from midblock.base import MidblockError
 from midblock.checkpoints import LoadSettings, load_model, open_checkpoint
 from midblock.data import ExampleSet, load_dataset
-from midblock.runs.folder import peak_memory
+from midblock.runs.surroundings import peak_memory
 
 TOKENS, BATCH, WARM_UP = 128, 4, 3
 LORA = {"match_parameters": "all:16", "target_modules": "attention", "learning_rate": 1e-4}

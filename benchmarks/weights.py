@@ -21,7 +21,7 @@ REPEATS = 7
 ALONE = """
 import sys
 from midblock import analyze, load_pair
-from midblock.runs.folder import peak_memory
+from midblock.runs.surroundings import peak_memory
 analyze(load_pair(sys.argv[1], sys.argv[2]), weights_only=True, metrics=sys.argv[3])
 print(peak_memory())
 """

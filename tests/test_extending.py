@@ -30,8 +30,8 @@ from midblock.data import load_dataset
 from midblock.metrics import METRICS, geometry
 from midblock.report.gather import read_joint, read_one
 from midblock.report.write import page_of
-from midblock.runs.folder import read_record
 from midblock.runs.lenient import read_json
+from midblock.runs.record import read_record
 from midblock.tuning import LOSSES
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"

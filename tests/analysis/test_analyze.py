@@ -22,7 +22,7 @@ from midblock.base import LayerTable, MidblockError
 from midblock.checkpoints import Anatomy, Pair, load_pair
 from midblock.data import load_dataset
 from midblock.metrics import METRICS
-from midblock.runs.folder import read_record
+from midblock.runs.record import read_record
 
 SMALL = {"num_samples": 8, "num_token_samples": 4}
 LAYERS = [-1, 0, 1, 2, 3]

@@ -7,7 +7,7 @@ import pytest
 from midblock.analysis import analyze
 from midblock.checkpoints import Pair
 from midblock.interventions import probe
-from midblock.runs.folder import read_record
+from midblock.runs.record import read_record
 
 CALL = [{"type": "function", "function": {"name": "add", "arguments": "{}"}}]
 

@@ -13,7 +13,7 @@ from midblock.base import LayerTable, MidblockError
 from midblock.checkpoints import Pair
 from midblock.data import Example, ExampleSet, TokenizedPrompt
 from midblock.data.examples import hash_examples
-from midblock.runs.folder import read_record
+from midblock.runs.record import read_record
 from midblock.trace import RowStatistic
 
 

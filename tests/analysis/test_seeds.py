@@ -20,7 +20,7 @@ from midblock.data.examples import hash_examples
 from midblock.metrics import METRICS
 from midblock.metrics.uncertainty import permutations
 from midblock.report import write_report
-from midblock.runs.folder import read_record
+from midblock.runs.record import read_record
 
 SMALL = {"num_samples": 8, "num_token_samples": 4}
 BUILTIN = "builtin:chain_sum"

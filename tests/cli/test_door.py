@@ -61,7 +61,7 @@ def fails(monkeypatch, capsys):
     def call(error, *arguments):
         def run(self):
             self.verb = VERBS[self.arguments[0]]
-            self.overwrite = "--overwrite" in self.arguments
+            self.overwrite, self.resume = "--overwrite" in self.arguments, "--resume" in self.arguments
             raise error
 
         monkeypatch.setattr(Command, "run", run)

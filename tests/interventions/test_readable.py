@@ -10,7 +10,7 @@ import yaml
 from midblock.base import LayerTable, MidblockError
 from midblock.checkpoints import Pair, load_pair
 from midblock.interventions import probe, swap
-from midblock.runs.folder import read_record
+from midblock.runs.record import read_record
 from midblock.trace import Pieces
 
 OPTIONS = {

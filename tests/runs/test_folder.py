@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from midblock.base import MidblockError
-from midblock.runs.folder import RunFolder, discard, read_record, standing
+from midblock.runs.folder import RunFolder, discard, standing
+from midblock.runs.record import read_record
 from midblock.runs.request import DATA_FILES, Draft, Request
 from midblock.runs.where import Where
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from midblock.base import LayerRow, MidblockError, Silent, folder_atomically
-from midblock.runs.folder import RunFolder, read_record
+from midblock.runs.folder import RunFolder
+from midblock.runs.record import read_record
 from midblock.runs.request import Draft, Request
 from midblock.runs.run import Bench, Outcome, Ready, carry_out
 from midblock.runs.stopping import Stopped

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from midblock.base import MidblockError
-from midblock.runs.folder import RunFolder, read_record
+from midblock.runs.folder import RunFolder
+from midblock.runs.record import read_record
 from midblock.runs.request import Request
 from midblock.runs.where import Where
 from midblock.studies import demo

@@ -18,8 +18,8 @@ from midblock.base import MidblockError, Silent, watched
 from midblock.base.json_file import read_object
 from midblock.base.quoting import printable
 from midblock.report import write_report
-from midblock.runs.folder import read_record
 from midblock.runs.processes import main_process
+from midblock.runs.record import read_record
 from midblock.runs.where import Where
 
 R = TypeVar("R")

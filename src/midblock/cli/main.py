@@ -103,11 +103,13 @@ class Command:
         arguments: its words.
         verb: None until it is known.
         overwrite: it replaces what is there.
+        resume: it goes on with what is there.
     """
 
     arguments: Sequence[str]
     verb: Verb | None = None
     overwrite: bool = False
+    resume: bool = False
 
     def run(self) -> None:
         """Parse it and call the verb.
@@ -122,10 +124,11 @@ class Command:
             if words[0] not in VERBS:
                 raise unknown("verb", words[0], VERBS)
             self.verb = VERBS[words[0]]
-        self.overwrite = "--overwrite" in words
+        self.overwrite, self.resume = "--overwrite" in words, "--resume" in words
         if config is not None:
             loaded = _read_config(config, self.verb.plans if self.verb else ())
             self.overwrite |= loaded.get("overwrite") is True
+            self.resume |= loaded.get("resume") is True
             app.config = (options_of(config),)
         app(words, exit_on_error=False, print_error=False, result_action="return_value")
 
@@ -133,7 +136,7 @@ class Command:
         """What happened, and how the run goes on where it can."""
         if self.verb is None or not (self.verb.resumable or self.verb.goes_on):
             return what
-        if "--resume" in self.arguments or self.verb.goes_on:
+        if self.resume or self.verb.goes_on:
             without = " without --overwrite" if self.overwrite else ""
             return f"{what}; the same command{without} goes on from here"
         instead = " instead of --overwrite" if self.overwrite else ""

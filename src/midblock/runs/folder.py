@@ -19,16 +19,14 @@ import yaml
 
 from midblock.base import MidblockError, replace_atomically, write_json
 from midblock.base.files import write_failure
-from midblock.base.json_file import read_object
-from midblock.base.yaml_file import read_settings
 from midblock.runs.lenient import as_number, mapping
 from midblock.runs.lock import LOCK, held, occupied
+from midblock.runs.record import CONFIG, RECORD, read_config, read_record
 from midblock.runs.request import DATA_FILES, Draft, Request
 from midblock.runs.surroundings import peak_memory, surroundings
 from midblock.runs.verbs import VERBS
 from midblock.runs.where import Where
 
-RECORD = "run.json"
 OPENING = "opening"  # what lay there is being removed and settings are not written yet: nothing to go on with
 FORMAT = 2  # of what an unfinished run keeps; raise it when an older one cannot be gone on with
 
@@ -95,7 +93,7 @@ class RunFolder:
         run = cls(path, {**began, **surroundings()})
         run.save()  # first, so that a folder left by a kill is known as ours
         _empty(path)
-        with replace_atomically(path / "config.yaml") as temporary:
+        with replace_atomically(path / CONFIG) as temporary:
             temporary.write_text(request.as_yaml(), encoding="utf-8")
         run.record["status"] = "running"
         run.save()
@@ -287,28 +285,3 @@ def _resumable(path: Path, draft: Draft) -> dict[str, Any] | None:
         what = f"{path} was begun by midblock {began}, whose unfinished runs this version cannot go on with"
         raise MidblockError(what, hint="--overwrite begins again")
     return record
-
-
-def read_record(path: Path | str) -> dict[str, Any]:
-    """Read `run.json` of a run folder.
-
-    Raises:
-        MidblockError: when it is not there or cannot be read.
-    """
-    try:
-        return read_object(Path(path) / RECORD)
-    except MidblockError as error:
-        raise MidblockError(f"{path} is no run folder: {RECORD} is missing or broken") from error
-
-
-def read_config(path: Path | str, *, hint: str) -> dict[str, Any]:
-    """Read `config.yaml` of a run folder.
-
-    Raises:
-        MidblockError: when it is not there or cannot be read; with the hint.
-    """
-    file = Path(path) / "config.yaml"
-    try:
-        return read_settings(file)
-    except MidblockError as error:
-        raise MidblockError(f"{file} is missing or broken", hint=hint) from error

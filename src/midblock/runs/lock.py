@@ -99,7 +99,7 @@ def _acquire(file: Path, target: Path, patience: float) -> BaseFileLock:
         lock = FileLock(file, timeout=patience)
         try:
             lock.acquire()
-            if file.exists() and _names(file, lock):
+            if _names(file, lock):
                 _sign(file)
                 return lock
             lock.release()
@@ -115,7 +115,11 @@ def _acquire(file: Path, target: Path, patience: float) -> BaseFileLock:
 def _names(file: Path, lock: BaseFileLock) -> bool:
     """Whether the file that is locked is still the one that has this name."""
     descriptor = lock._context.lock_file_fd  # filelock has no other way to ask
-    return descriptor is None or os.path.samestat(os.fstat(descriptor), file.stat())
+    try:
+        named = file.stat()
+    except FileNotFoundError:
+        return False
+    return descriptor is None or os.path.samestat(os.fstat(descriptor), named)
 
 
 def _sign(file: Path) -> None:

@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from midblock.base.files import stamps
+from midblock.base.yaml_text import yaml_text
 from midblock.checkpoints import Pair
 from midblock.data import ExampleSet, local_places
 
@@ -44,7 +43,7 @@ class Request:
 
     def as_yaml(self) -> str:
         """The text of config.yaml."""
-        return yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True)
+        return yaml_text(dict(self.config))
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from typing import Any
 
 from midblock.base import LayerRow, LayerTable, MidblockError, Progress, Silent, write_json
 from midblock.base.seal import AWAY, fingerprint
-from midblock.runs.folder import RunFolder, read_config, read_record
+from midblock.runs.folder import RunFolder
 from midblock.runs.lenient import mapping
 from midblock.runs.lock import check_not_held, held
 from midblock.runs.processes import barrier, main_process
+from midblock.runs.record import read_config, read_record
 from midblock.runs.request import DATA_FILES, Draft, Request
 from midblock.runs.stopping import STOPPING, Stoppable
 from midblock.runs.where import Where

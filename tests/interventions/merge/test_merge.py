@@ -15,7 +15,7 @@ from midblock.checkpoints import TensorReader
 from midblock.checkpoints.places import located
 from midblock.interventions import merge
 from midblock.interventions.merge.alphas import per_block
-from midblock.runs.folder import read_record
+from midblock.runs.record import read_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from midblock.base import LayerTable, MidblockError
 from midblock.checkpoints import open_checkpoint
 from midblock.interventions import merge
-from midblock.runs.folder import read_record
+from midblock.runs.record import read_record
 
 
 @pytest.fixture

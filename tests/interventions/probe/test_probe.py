@@ -13,7 +13,7 @@ from midblock.checkpoints import Pair, load_models
 from midblock.data import encode
 from midblock.evaluation import exact_match, wilson
 from midblock.interventions import INTERVENTIONS, probe
-from midblock.runs.folder import read_record
+from midblock.runs.record import read_record
 
 WRITTEN = {"generate": True, "max_new_tokens": 8}
 

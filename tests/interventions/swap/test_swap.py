@@ -15,7 +15,7 @@ from midblock.data import encode
 from midblock.evaluation import exact_match, wilson
 from midblock.interventions import INTERVENTIONS, swap
 from midblock.interventions.swap.exchange import exchanged
-from midblock.runs.folder import read_record
+from midblock.runs.record import read_record
 
 SMALL = {"segments": "3", "max_new_tokens": 8}
 NAMES = ("base", "sft")

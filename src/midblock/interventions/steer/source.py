@@ -10,7 +10,7 @@ from typing import Any
 from midblock.base import MidblockError, user_path
 from midblock.checkpoints import Pair
 from midblock.interventions.steer.directions import Directions
-from midblock.runs.folder import read_config, read_record
+from midblock.runs.record import read_config, read_record
 
 FILE = "directions.safetensors"
 MODELS = ("config.json", "adapter_config.json", "adapter", "model")
