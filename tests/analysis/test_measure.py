@@ -145,8 +145,8 @@ def test_a_region_is_pooled_alone(pair, region):
 
 def test_only_what_is_wanted_is_kept(pair):
     found = measure(pair, prompts_of(token_lists()), frozenset({"pooled"}), layers=(1,))
-    assert {key.split("|")[0] for key in found} == {"pooled", "view0", "view1"}
-    assert {key.split("|")[1] for key in found} == {"1"}
+    assert {key.split("|")[0] for key in found} == {"pooled", "sinks", "view0", "view1"}
+    assert {key.split("|")[1] for key in found if "sinks" not in key} == {"1"}
 
 
 def test_token_level_rows_come_from_the_deep_prompts_only(measured):

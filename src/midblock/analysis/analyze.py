@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from midblock.analysis.measure import is_dispatched
-from midblock.analysis.prompts import Prompts, prepare_prompts
+from midblock.analysis.own_blocks import own_change_notes
+from midblock.analysis.prompts import Prompts, prepare_prompts, with_general
 from midblock.analysis.samples import draw_samples
 from midblock.analysis.settings import AnalysisSettings
 from midblock.analysis.work import Analysis, kinds_of
@@ -62,6 +63,10 @@ def analyze(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -
         kinds = frozenset() if read is None else kinds_of(settings)
         samples = _read(pair, data, settings, kinds, progress) if kinds else ()
         notes = [*pair.notes(), *_notes_of_request(pair, read, plan)]
+        if "own" in kinds:
+            refused, told = own_change_notes(pair, samples[0])
+            kinds -= {"own", "reverse"} if refused else set()
+            notes += told
         if "floor" in kinds and is_dispatched(pair.base.model):
             kinds -= {"floor"}
             notes.append("No precision floor: the base is spread over several devices.")
@@ -80,7 +85,8 @@ def analyze(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -
 def analysis_draft(pair: Pair, data: str | ExampleSet | None, settings: AnalysisSettings) -> Draft:
     """The request of an analysis, before the data is read; None where none is."""
     undecided = {"split"} if isinstance(data, str) and settings.split is None else ()
-    return draft_of("analyze", pair, data, settings, pair.base.loading, undecided=undecided)
+    sources = local_places(settings.general) if settings.general and data is not None else []
+    return draft_of("analyze", pair, data, settings, pair.base.loading, undecided=undecided, sources=sources)
 
 
 def _read(
@@ -89,6 +95,7 @@ def _read(
     """Draw and tokenise the prompts, then load the models, and see that predictions can be read off them if need be."""
     drawn = draw_samples(data, settings)
     samples = tuple(prepare_prompts(pair, sample, settings, views="views" in kinds) for sample in drawn)
+    samples = (with_general(pair, samples[0], settings), *samples[1:])
     advance = progress.phase("loading models", 1 + len(pair.tuned))
     for variant in pair:
         variant.model.eval()
@@ -100,7 +107,7 @@ def _read(
 def _check_states(variant: Variant, prompts: Prompts, kinds: frozenset[str]) -> None:
     """See on a few tokens that states are the residual stream, and predictions read off them the model's own."""
     first = (*prompts.deep, *prompts.pooled)[0]
-    if "lens" in kinds:
+    if kinds & {"lens", "heads"}:
         check_lens(variant.name, variant.model, first)
     else:
         check_stream(Anatomy.of(variant.model), first.start(CHECKED).input_ids, variant.name)
@@ -111,8 +118,10 @@ def _decided(draft: Draft, data: str | ExampleSet | None, samples: Sequence[Prom
     if not samples:
         return draft.decided({})
     hashes = _content_hashes(samples)
+    general = samples[0].facts.get("general")
+    inputs = {"general": general["content_hash"]} if general else {}
     split = {"split": samples[0].facts["split"] or None} if isinstance(data, str) else {}
-    return draft.decided({DATA: hashes if len(hashes) > 1 else hashes[0]}, **split)
+    return draft.decided({DATA: hashes if len(hashes) > 1 else hashes[0], **inputs}, **split)
 
 
 def _content_hashes(samples: Sequence[Prompts]) -> list[str]:

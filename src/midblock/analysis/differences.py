@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WEIGHTS = ("delta_rel", "delta_fro", "changed_fraction")
-STATES = ("change_intensity_relative", "change_increment", "change_intensity", "mean_shift")
+STATES = ("change_intensity_relative", "change_increment", "change_own", "change_intensity", "mean_shift")
 GROUPS = frozenset({"block", "attention", "mlp"})  # sums over other rows
 
 

@@ -12,65 +12,32 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from midblock.analysis.evaluated import Column, Evaluated, Found, Key, SideBySide
+from midblock.analysis.layer_statistics import LayerStatistics, Sample
 from midblock.analysis.measure import Measured
-from midblock.analysis.repeats import Alike, fewer_states, with_one_state
+from midblock.analysis.repeats import Alike
 from midblock.analysis.undefined import Undefined
 from midblock.base import Estimate, LayerRow
 from midblock.base.names import ROUNDED
 from midblock.checkpoints import BASE
-from midblock.metrics.catalogue import METRICS, computed_from, values
-from midblock.metrics.geometry import Pooled, States
+from midblock.evaluation import TokenMean
+from midblock.metrics.catalogue import METRICS, computed_from
 from midblock.metrics.kernels import grams_pay
-from midblock.metrics.metric import NULL, PRECISION_FLOOR, SPLIT_FLOOR
-from midblock.metrics.similarity import Pairing, Pairs, Shuffled
+from midblock.metrics.metric import NULL, PRECISION_FLOOR, SPLIT_FLOOR, is_estimate
+from midblock.metrics.similarity import Pairs
 from midblock.metrics.uncertainty import Folds, bootstrap_means, halves, jackknife, permutations
-from midblock.metrics.views import VIEWS, Views
 from midblock.runs.steps import Step, run_steps
-from midblock.trace import RowStatistic, RowStore
+from midblock.trace import RowStore
 from midblock.trace.pieces import SAVE_SECONDS
 
 ROOM = 2**32  # bytes that layers side by side may take for their matrices
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """What one model's metrics at one layer are computed from.
-
-    Attributes:
-        names: the metrics.
-        N: prompts.
-        of: from index sets to the statistic.
-        shuffled: from orders of the prompts to the statistic of a null; None where there is none.
-    """
-
-    model: str
-    layer: int
-    names: tuple[str, ...]
-    N: int
-    of: Callable[[Tensor], Any]
-    shuffled: Callable[[Tensor], Any] | None = None
-
-    def by_set(self, keep: Tensor) -> dict[str, Tensor]:
-        """Of the metrics with a jackknife, a value for each index set."""
-        return values([name for name in self.names if METRICS[name].interval == "jackknife"], self.of(keep))
-
-    def by_prompt(self) -> Iterator[Column]:
-        """Of the metrics that are plain means, a value for each prompt."""
-        names = [name for name in self.names if METRICS[name].interval == "bootstrap"]
-        for name, column in values(names, self.of(torch.arange(self.N)[None])).items():
-            yield self.key(name), column
-
-    def key(self, metric: str) -> Key:
-        return Key(self.layer, self.model, metric)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +46,14 @@ class Estimates:
 
     Attributes:
         models: the tuned models' names.
+        tokens: "" for metrics over all tokens, or the suffix of those over others.
         wanted: metric names.
         layers: measured layers, ascending.
         blocks: L.
         reference: the dataset, for the table.
         references: whether nulls and split floors are computed too.
         repeats: for each prompt that repeats an earlier one, that one.
+        general: the dataset of general texts, for the table.
         undefined: what has no value; filled by `rows`.
         alike: layers at which different prompts have the same state; filled by `rows`.
         partial: folder for what unfinished layers gave, None to keep it in memory only.
@@ -102,12 +71,20 @@ class Estimates:
     seed: int
     references: bool = True
     repeats: Mapping[int, int] = field(default_factory=dict)
+    tokens: str = ""
+    general: str = ""
     undefined: Undefined = field(default_factory=Undefined)
     alike: Alike = field(default_factory=Alike)
     partial: Path | None = None
     owner: str = ""
     save_seconds: float = SAVE_SECONDS
     dropped: list[str] = field(default_factory=list)
+
+    @cached_property
+    def _statistics(self) -> LayerStatistics:
+        return LayerStatistics(
+            self.measured, self.models, self.wanted, self.blocks, tokens=self.tokens, repeats=self.repeats
+        )
 
     def notes(self) -> list[str]:
         """What a reader must know, once `rows` are through."""
@@ -126,6 +103,21 @@ class Estimates:
                 self.alike.add(model, each.layer, N, count)
             yield from self._defined(each.found)
         yield from self._defined(self._means(means))
+        yield from self._defined(self._divergences())
+
+    def _divergences(self) -> Iterator[Found]:
+        """KL both ways at the output, per token: sums over counts, whose intervals draw prompts."""
+        for source in () if self.tokens else ("heads", "general"):
+            name = "kl_answers" if source == "heads" else "kl_general"
+            for model in self.models:
+                rows = self.measured.get(model, source, self.blocks)
+                if rows is None:
+                    continue
+                forward, backward, counts = rows.values.T
+                for metric, sums in ((name, forward), (f"{name}_reverse", backward)):
+                    if metric in self.wanted and bool(counts.sum() > 0):
+                        mean = TokenMean.of(rows.index, sums, counts.long(), self.seed)
+                        yield Key(self.blocks, model, metric), mean.interval
 
     def _evaluated(self, advance: Callable[[float], None]) -> list[Evaluated]:
         """All layers; those that an earlier process got through are read."""
@@ -151,7 +143,7 @@ class Estimates:
 
     def _layer(self, layer: int) -> Evaluated:
         made = Evaluated(layer, columns=list(self._columns(layer)))
-        for sample in self._samples(layer, made.alike):
+        for sample in self._statistics.samples(layer, made.alike):
             folds = Folds.of(sample.N, self.seed)
             made.found.extend((sample.key(name), value) for name, value in jackknife(sample.by_set, folds).items())
             made.columns.extend(sample.by_prompt())
@@ -160,59 +152,15 @@ class Estimates:
         made.found.extend(self._precision_floor(layer))
         return made
 
-    def _samples(self, layer: int, alike: dict[str, tuple[int, int]]) -> Iterator[Sample]:
-        for model in (BASE, *self.models):
-            if (pooled := self._pooled(model, layer)) is not None:
-                names = computed_from("pooled", self.wanted, paired=False)
-                states = States.of(pooled.values)
-                if (count := fewer_states(states, len(self.repeats.keys() & set(pooled.index.tolist())))) is not None:
-                    alike[model] = len(states.X), count
-                yield Sample(model, layer, names, len(states.X), partial(Pooled, states))
-            views = [self.measured.get(model, f"view{view}", layer) for view in range(VIEWS)]
-            found = [view.values for view in views if view is not None]
-            if len(found) == VIEWS:
-                stack = torch.stack(found).double()
-                yield Sample(model, layer, computed_from("views", self.wanted), stack.shape[1], partial(Views, stack))
-        for model in self.models:
-            if (pairing := self._pairing(model, layer)) is not None:
-                names, N = computed_from("pooled", self.wanted, paired=True), len(pairing.base)
-                yield Sample(model, layer, names, N, partial(Pairs, pairing), partial(Shuffled, pairing))
-
-    def _pairing(self, model: str, layer: int) -> Pairing | None:
-        """The model's states beside the base's, with what reached them from below.
-
-        The final norm changes the space, so nothing is received there.
-        """
-        both = self._both(model, layer)
-        if both is None:
-            return None
-        received = None
-        if layer == -1:
-            received = torch.zeros_like(both[0])
-        elif layer < self.blocks and (below := self._both(model, layer - 1)) is not None:
-            received = below[1] - below[0]
-        return Pairing.of(*both, received)
-
-    def _both(self, model: str, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Pooled states of the base and of a model, for the prompts that the model has."""
-        base, other = (self._pooled(each, layer) for each in (BASE, model))
-        if base is None or other is None:
-            return None
-        return base.values[torch.isin(base.index, other.index)], other.values
-
-    def _pooled(self, model: str, layer: int) -> RowStatistic | None:
-        rows = self.measured.get(model, "pooled", layer)
-        return None if rows is None else with_one_state(rows, self.repeats)
-
     def _columns(self, layer: int) -> Iterator[Column]:
         """Metrics that came out of the measuring pass as a value a prompt."""
-        for source in ("tokens", "lens"):
+        for source in ("tokens",) if self.tokens else ("tokens", "lens"):
             for model in (BASE, *self.models):
                 for name, column in self._measured_columns(source, model, layer):
-                    yield Key(layer, model, name), column
+                    yield Key(layer, model, name + self.tokens), column
 
     def _measured_columns(self, source: str, model: str, layer: int) -> Iterator[tuple[str, Tensor]]:
-        rows = self.measured.get(model, source, layer)
+        rows = self.measured.get(model, source + (self.tokens if source == "tokens" else ""), layer)
         if rows is not None:
             yield from zip(computed_from(source, self.wanted), rows.values.T, strict=True)
 
@@ -238,15 +186,15 @@ class Estimates:
 
     def _precision_floor(self, layer: int) -> Iterator[Found]:
         """The paired metrics between the base and itself in the other precision."""
-        pairing = self._pairing(ROUNDED, layer)
+        pairing = self._statistics.pairing(ROUNDED, layer)
         if pairing is None:
             return
         names, N = computed_from("pooled", self.wanted, paired=True), len(pairing.base)
         sample = Sample(ROUNDED, layer, names, N, partial(Pairs, pairing))
         found = sample.by_set(torch.arange(N)[None]) | {key.metric: column for key, column in sample.by_prompt()}
-        found |= dict(self._measured_columns("lens", ROUNDED, layer))
+        found |= {} if self.tokens else dict(self._measured_columns("lens", ROUNDED, layer))
         for name, each in found.items():
-            yield Key(layer, BASE, name + PRECISION_FLOOR), Estimate(float(each.mean()), *_NONE, N)
+            yield Key(layer, BASE, name + self.tokens + PRECISION_FLOOR), Estimate(float(each.mean()), *_NONE, N)
 
     def _place(self, key: Key) -> tuple[int, int, str]:
         """What rows are ordered by, and columns drawn in: no number may hang on how a model is called, by a bit."""
@@ -272,8 +220,8 @@ class Estimates:
                 yield Key(key.layer, key.model, key.metric + SPLIT_FLOOR), floor
 
     def _row(self, key: Key, estimate: Estimate) -> LayerRow:
-        name, _, suffix = key.metric.partition(".")
-        if suffix == "":
+        name = key.metric.partition(".")[0]
+        if is_estimate(key.metric):
             estimate = estimate.within(METRICS[name].bounds)
         return LayerRow(
             model=key.model,
@@ -284,7 +232,7 @@ class Estimates:
             low=estimate.low,
             high=estimate.high,
             n=estimate.n,
-            dataset=self.reference,
+            dataset=self.general if name.startswith("kl_general") else self.reference,
         )
 
 

@@ -1,6 +1,7 @@
 """The measuring pass: batches through all models, layer by layer, to one row per prompt; it survives being killed.
 
-Cost: one forward pass a batch and model without the head, and what is kept of it, at most N×L×D numbers a model.
+Cost: one forward pass a batch and model without the head, and what is kept of it, at most N×L×D numbers a model, twice
+that where prompts have sinks. What is done with one batch is in `batch_pass`.
 """
 
 from __future__ import annotations
@@ -11,23 +12,18 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from midblock.analysis.lens import gather_positions, lens_positions, log_probabilities
+from midblock.analysis.batch_pass import BatchPass
 from midblock.analysis.prompts import Prompts
-from midblock.analysis.rounding import FATAL, rounded, types_of
 from midblock.analysis.settings import AnalysisSettings
-from midblock.base import MidblockError
 from midblock.base.names import BASE, ROUNDED
 from midblock.checkpoints import Anatomy, Pair
 from midblock.data import Batch
-from midblock.metrics.catalogue import choose, columns, computed_from
-from midblock.metrics.predictions import Predictions
-from midblock.metrics.tokens import Tokens, pooled_mean
+from midblock.metrics.metric import NO_SINKS
 from midblock.runs.steps import Step, run_steps
-from midblock.trace import RowStatistic, RowStore, reduce_batch
+from midblock.trace import RowStatistic, RowStore
 from midblock.trace.pieces import SAVE_SECONDS
-from midblock.trace.stream import Reduction
 
 ROUNDED_BASE = -1  # stands for the base in the other precision where models are numbered
 
@@ -47,7 +43,28 @@ class Measured:
     tuned: Sequence[str]
 
     def get(self, model: str, kind: str, layer: int) -> RowStatistic | None:
-        return self.rows.get(key_of(self._numbers[model], kind, layer))
+        """The rows of a kind; of one without sinks, those over all tokens where a prompt has no sink.
+
+        None where there are none, or no prompt has a sink at all.
+        """
+        rows = self.rows.get(key_of(self._numbers[model], kind, layer))
+        plain = kind.removesuffix(NO_SINKS)
+        if rows is None or plain == kind:
+            return rows
+        whole = self.rows[key_of(self._numbers[model], plain, layer)]
+        values = whole.values.clone()
+        values[torch.isin(whole.index, rows.index)] = rows.values
+        return RowStatistic(whole.index, values)
+
+    @property
+    def sinks(self) -> RowStatistic | None:
+        """For each prompt, which of its positions are sinks of the base; None where that was not asked for."""
+        return self.rows.get(key_of(0, "sinks", -1))
+
+    @property
+    def has_sinks(self) -> bool:
+        """Whether a token that counts is a sink, in any prompt."""
+        return any(kind == f"pooled{NO_SINKS}" for kind in (key.split("|", 1)[0] for key in self.rows))
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -69,7 +86,7 @@ class Measurement:
     """One pass over all prompts.
 
     Attributes:
-        kinds: what is wanted: any of "pooled", "tokens", "lens", "views", "floor".
+        kinds: what is wanted: any of "pooled", "tokens", "own", "reverse", "lens", "heads", "views", "floor".
         layers: the layers to measure.
         partial: folder for pieces of an unfinished pass, None to keep them in memory only.
         owner: fingerprint of the run; pieces of another one are refused.
@@ -89,7 +106,6 @@ class Measurement:
     store: RowStore = field(default_factory=RowStore)
     dropped: list[str] = field(default_factory=list)
     lost: str = ""
-    _types: dict[str, torch.dtype] | None = None
 
     def run(self, advance: Advance = lambda tokens: None) -> Measured:
         """Run what is left to run; `advance` hears how many tokens each batch held.
@@ -98,11 +114,12 @@ class Measurement:
             MidblockError: activations that are not finite, or a piece that another run kept.
         """
         anatomies = {variant.name: Anatomy.of(variant.model) for variant in self.pair}
+        through = BatchPass(anatomies, self.settings, self.kinds, self.layers, self.pair.vocabulary)
         keys = {kind: self._keys(kind) for kind, _ in self._batches()}
         steps = [
             Step(
                 batch.input_ids.numel(),
-                partial(self._step, kind, batch, anatomies),
+                partial(self._step, through, kind, batch),
                 keys[kind],
                 tuple(batch.index.tolist()),
             )
@@ -111,28 +128,49 @@ class Measurement:
         self.dropped += run_steps(
             steps, self.store, self.partial, advance, owner=self.owner, save_seconds=self.save_seconds
         )
+        self.lost = through.lost
         return Measured(self._whole(self.store.finish()), [variant.name for variant in self.pair.tuned])
 
     def notes(self) -> list[str]:
         """What a reader must know, once it has run."""
         return [*self.dropped, *([f"The precision floor could not be had: {self.lost}."] if self.lost else [])]
 
+    def _step(self, through: BatchPass, kind: str, batch: Batch) -> None:
+        for found in through.rows(kind, batch):
+            key = key_of(self._numbers[found.model], found.kind, found.layer)
+            self.store.update(key, found.index, found.values)
+
     def _keys(self, kind: str) -> tuple[str, ...]:
-        """Where every batch of a kind must leave rows; the rounded base may fail."""
+        """Where every batch of a kind must leave rows; the rounded base may fail, and not every prompt has sinks."""
         tuned = [variant.name for variant in self.pair.tuned]
-        names = {"pooled" if kind == "deep" else kind: [BASE, *tuned]}
-        if kind == "deep" and "tokens" in self.kinds:
-            names["tokens"] = [BASE, *tuned]
-        if kind == "deep" and "lens" in self.kinds:
-            names["lens"] = tuned
-        models = ((label, self._numbers[name]) for label, of in names.items() for name in of)
-        return tuple(key_of(model, label, layer) for label, model in models for layer in self.layers)
+        top, blocks = self.pair.blocks, [layer for layer in self.layers if 0 <= layer < self.pair.blocks]
+        both, deep = [BASE, *tuned], kind == "deep"
+        wanted: list[tuple[str, Sequence[str], Sequence[int]]] = [
+            (
+                "pooled" if deep else kind,
+                tuned if kind == "general" else both,
+                [top] if kind == "general" else self.layers,
+            )
+        ]
+        if deep:
+            places = {"tokens": self.layers, "lens": self.layers, "own": blocks, "reverse": blocks, "heads": [top]}
+            wanted += [
+                (label, both if label == "tokens" else tuned, layers)
+                for label, layers in places.items()
+                if label in self.kinds
+            ]
+        return tuple(
+            key_of(self._numbers[name], label, layer)
+            for label, names, layers in wanted
+            for name in names
+            for layer in layers
+        )
 
     def _whole(self, rows: dict[str, RowStatistic]) -> dict[str, RowStatistic]:
         """The rows, without those of a rounded base that did not get through all of its prompts."""
         deep = sum(len(batch.index) for batch in self.prompts.deep)
         own = {key for key in rows if key.endswith(f"|{ROUNDED_BASE}")}
-        short = {key for key in own if len(rows[key].index) < deep}
+        short = {key for key in own if NO_SINKS not in key and len(rows[key].index) < deep}
         if short and not self.lost:
             self.lost = "it failed on some prompts before this run was resumed"
         return {key: found for key, found in rows.items() if not (self.lost and key in own)}
@@ -146,85 +184,7 @@ class Measurement:
         yield from (("pooled", batch) for batch in self.prompts.pooled)
         for view, batches in enumerate(self.prompts.views):
             yield from ((f"view{view}", batch) for batch in batches)
-
-    def _step(self, kind: str, batch: Batch, anatomies: Mapping[str, Anatomy]) -> None:
-        mask = batch.region(self.settings.region)
-        reductions = {"pooled": pooled_mean}
-        deep = kind == "deep"
-        if deep and "tokens" in self.kinds:
-            names = self._names("tokens")
-            reductions["tokens"] = lambda states, mask: columns(names, Tokens(states, mask))
-        if deep and "lens" in self.kinds:
-            positions = lens_positions(mask, self.settings.lens_positions)
-            reductions["lens"] = lambda states, mask: gather_positions(states, positions)
-        reduced = {}
-        for name, anatomy in anatomies.items():
-            reduced[name] = reduce_batch(name, anatomy, batch, mask, self.layers, reductions).rows
-        if deep and "floor" in self.kinds and not self.lost:
-            rest = {name: reduction for name, reduction in reductions.items() if name != "tokens"}
-            if (rows := self._rounded(anatomies[BASE], batch, mask, rest)) is not None:
-                reduced[ROUNDED] = rows
-        states = {name: self._keep(name, kind, batch, rows) for name, rows in reduced.items()}
-        if "lens" in reductions:
-            self._compare_predictions(batch, states, anatomies)
-
-    def _rounded(
-        self, anatomy: Anatomy, batch: Batch, mask: Tensor, reductions: Mapping[str, Reduction]
-    ) -> Mapping[tuple[str, int], Tensor] | None:
-        """Rows of the base in the other precision; None where it cannot run in it: a side measurement ends no run."""
-        try:
-            if self._types is None:
-                self._types = types_of(anatomy)
-            with rounded(anatomy, self._types):
-                return reduce_batch(ROUNDED, anatomy, batch, mask, self.layers, reductions).rows
-        except FATAL:
-            raise
-        except (RuntimeError, TypeError, MidblockError) as error:
-            said = error.what if isinstance(error, MidblockError) else str(error) or type(error).__name__
-            self.lost = said.strip().splitlines()[0].rstrip(".")
-            return None
-
-    def _names(self, source: str) -> tuple[str, ...]:
-        """The metrics that this pass computes from one source: the columns of its rows."""
-        return computed_from(source, choose(self.settings.metrics))
-
-    def _keep(self, name: str, kind: str, batch: Batch, rows: Mapping[tuple[str, int], Tensor]) -> dict[int, Tensor]:
-        """Put rows into the store; the lens's states are only handed back, they are compared and forgotten."""
-        states = {}
-        for (reduction, layer), values in rows.items():
-            if reduction == "lens":
-                states[layer] = values
-            else:
-                label = kind if kind.startswith("view") else reduction
-                self.store.update(key_of(self._numbers[name], label, layer), batch.index, values)
-        return states
-
-    def _compare_predictions(
-        self, batch: Batch, states: Mapping[str, Mapping[int, Tensor]], anatomies: Mapping[str, Anatomy]
-    ) -> None:
-        top = self.pair.blocks
-        compared: dict[str, Tensor] = {}
-        for layer in self.layers:
-            # The final norm's output is what the last block's state becomes: the same prediction, computed once.
-            if layer < top or top - 1 not in self.layers:
-                compared = self._compare_layer(
-                    {name: by[layer] for name, by in states.items()}, anatomies, layer == top
-                )
-            for name, values in compared.items():
-                self.store.update(key_of(self._numbers[name], "lens", layer), batch.index, values)
-
-    def _compare_layer(
-        self, states: Mapping[str, Tensor], anatomies: Mapping[str, Anatomy], normed: bool
-    ) -> dict[str, Tensor]:
-        read = partial(log_probabilities, normed=normed, vocabulary=self.pair.vocabulary)
-        base = read(anatomies[BASE], states[BASE])
-        found = {}
-        for name, at in states.items():
-            if name != BASE:
-                # The rounded base is read with the base's own head: only its states are rounded.
-                tuned = read(anatomies.get(name, anatomies[BASE]), at).to(base.device)
-                found[name] = columns(self._names("lens"), Predictions(base, tuned))
-        return found
+        yield from (("general", batch) for batch in self.prompts.general)
 
 
 def is_dispatched(model: nn.Module) -> bool:
@@ -235,5 +195,5 @@ def is_dispatched(model: nn.Module) -> bool:
 
 def total_tokens(prompts: Prompts) -> int:
     """Padded tokens of all batches, for a progress bar."""
-    groups: Iterable[list[Batch]] = (prompts.deep, prompts.pooled, *prompts.views)
+    groups: Iterable[list[Batch]] = (prompts.deep, prompts.pooled, *prompts.views, prompts.general)
     return sum(batch.input_ids.numel() for batches in groups for batch in batches)

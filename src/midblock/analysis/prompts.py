@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from midblock.analysis.repeats import repeats_of
@@ -26,6 +26,8 @@ class Prompts:
         deep: batches of the prompts that also get token-level metrics and the logit lens.
         pooled: batches of the others.
         views: for each augmented view, batches of all prompts; empty unless wanted.
+        general: batches of texts that the tuning was not about; empty unless wanted.
+        general_reference: that dataset, as tables name it.
         facts: what `run.json` records about the data.
         samples: the first few texts, to be shown.
         repeats: for each prompt that repeats an earlier one in the region, that one, by index.
@@ -38,6 +40,8 @@ class Prompts:
     facts: Mapping[str, Any]
     samples: list[str]
     repeats: Mapping[int, int] = field(default_factory=dict)
+    general: list[Batch] = field(default_factory=list)
+    general_reference: str = ""
 
     def notes(self) -> list[str]:
         """What a reader must know: how many prompts were left out or cut, and why."""
@@ -81,6 +85,23 @@ def prepare_prompts(pair: Pair, data: str | ExampleSet, settings: AnalysisSettin
         samples=[example.text for example in found.examples.examples[:SHOWN]],
         repeats=repeats_of(found.tokens.prompts, settings.region),
     )
+
+
+def with_general(pair: Pair, prompts: Prompts, settings: AnalysisSettings) -> Prompts:
+    """The same prompts, and as many texts of `settings.general` as get token-level metrics.
+
+    Raises:
+        MidblockError: no text of it can be read, or whatever is wrong with the data.
+    """
+    if settings.general is None:
+        return prompts
+    asked = replace(settings, split=None, num_samples=max(settings.num_token_samples, LEAST_PROMPTS), region="all")
+    found = read(pair, settings.general, asked)
+    if not found.tokens.prompts:
+        raise MidblockError(f"no text of {found.reference} can be measured", hint="see --general and --max-length")
+    facts = {**prompts.facts, "general": dict(found.facts)}
+    batches = found.batches(settings.batch_tokens)
+    return replace(prompts, general=batches, general_reference=found.reference, facts=facts)
 
 
 def _batches(found: Reading, settings: AnalysisSettings, chosen: set[int], inside: bool) -> list[Batch]:

@@ -10,7 +10,7 @@ import numpy as np
 from midblock.analysis.settings import LEAST_PROMPTS, AnalysisSettings
 from midblock.base import LayerRow, MidblockError, generator
 from midblock.data import Example, ExampleSet
-from midblock.metrics.metric import SEED, SEEDS
+from midblock.metrics.metric import SEED, SEEDS, is_estimate
 from midblock.runs.disjoint import different, part_of, with_examples
 from midblock.runs.reading import load_samples
 
@@ -96,7 +96,7 @@ def _part(data: ExampleSet, settings: AnalysisSettings) -> tuple[ExampleSet, ...
 
 
 def _estimates(rows: Iterable[LayerRow]) -> list[LayerRow]:
-    return [row for row in rows if "." not in row.metric]
+    return [row for row in rows if is_estimate(row.metric)]
 
 
 def _key(row: LayerRow) -> tuple[str, int, str, str]:

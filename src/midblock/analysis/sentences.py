@@ -1,13 +1,16 @@
 """What an analysis found about a tuned model, in one sentence: a change is worded here alone, and that there is none.
 
-Nothing is denied that was not compared, and no block is named as what changed where its weights were read and did not
-move. What counts most stands before the first semicolon, because joint pages quote that far.
+Tuning is placed by the blocks' own change and by their weights. States only carry change: a block that reacts to
+changed input adds to it, however little of its own moved. Nothing is denied that was not compared, and no block is
+named as what changed where its weights were read and did not move. What counts most stands before the first semicolon,
+because joint pages quote that far.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,12 +25,26 @@ SMALL_ROLES = {"norm": "norms", "bias": "biases"}
 Depth = Mapping[str, Any] | None
 
 
-def reading(name: str, found: Differences, weights: Depth, states: Depth, *, blocks: int, whole: bool) -> str:
+@dataclass(frozen=True)
+class Depths:
+    """How a change is spread over the blocks, as `summary.json` has it; None where it is not, or was not measured.
+
+    Attributes:
+        own: what the blocks' own tuning does to the base's states.
+        weights: how far their weights moved.
+        states: what they add to the change that states carry.
+    """
+
+    own: Depth
+    weights: Depth
+    states: Depth
+
+
+def reading(name: str, found: Differences, depths: Depths, *, blocks: int, whole: bool) -> str:
     """The sentence about one tuned model.
 
     Args:
         found: what differs at all.
-        weights, states: how the change is spread over the blocks, as `summary.json` has it; None where it is not.
         blocks: L.
         whole: False where parts of the models were not compared.
     """
@@ -36,18 +53,20 @@ def reading(name: str, found: Differences, weights: Depth, states: Depth, *, blo
     if found.weights and not found.roles:
         return _moved_outside(name, found, blocks) if found.outside else _moved_nowhere(name, found, blocks)
     if found.roles:
-        return _moved_inside(name, found, weights, states, blocks)
-    return _unread(name, found, states, blocks)
+        return _moved_inside(name, found, depths, blocks)
+    return _unread(name, found, depths, blocks)
 
 
-def place(found: Differences, weights: Depth, states: Depth) -> str:
+def place(found: Differences, depths: Depths) -> str:
     """Where the change of one of several models gathers, in a few words."""
     if not found.anywhere:
         return "nowhere" if found.weights else "nowhere on these prompts"
     if found.weights and not found.roles and found.outside:
         return f"outside the blocks ({', '.join(part.name for part in found.outside)})"
-    if depth := states or weights:
+    if depth := depths.own or depths.weights:
         return _where(depth)
+    if depths.states:
+        return f"carried {_where(depths.states)}"
     return "somewhere" if found.layers or found.roles else "in its predictions alone"
 
 
@@ -70,36 +89,43 @@ def _moved_nowhere(name: str, found: Differences, blocks: int) -> str:
     return f"{name}'s {what}, though no weight that was compared moved."
 
 
-def _moved_inside(name: str, found: Differences, weights: Depth, states: Depth, blocks: int) -> str:
+def _moved_inside(name: str, found: Differences, depths: Depths, blocks: int) -> str:
     moved = f"weights moved{_only(found)}"
-    if weights:
-        moved += f" {_where(weights)}, most in block {weights['peak_block']}"
+    if depths.weights:
+        moved += f" {_where(depths.weights)}, most in block {depths.weights['peak_block']}"
     if found.share < FEW:
         moved += f" ({_percent(found.share)} of the values differ)"
-    if states:
-        return _ended(_represents(name, states), f"its {moved}")
+    if depths.own:
+        return _ended(_acts(name, depths.own), f"its {moved}", _carried(depths))
     if found.states and not found.layers:
         return f"{name}'s {moved}, yet {_seen(found, blocks)}."
-    return _ended(f"{name}'s {moved}")
+    return _ended(f"{name}'s {moved}", _carried(depths))
 
 
-def _unread(name: str, found: Differences, states: Depth, blocks: int) -> str:
+def _unread(name: str, found: Differences, depths: Depths, blocks: int) -> str:
     """Of weights that were not compared."""
-    if states:
-        return _ended(_represents(name, states))
+    if depths.own:
+        return _ended(_acts(name, depths.own), _carried(depths))
+    if depths.states:
+        said = f"{name}'s states carry change that is added {_where(depths.states)}, most across block"
+        return _ended(f"{said} {depths.states['peak_block']}", "which blocks were changed themselves was not measured")
     if found.layers:
         return _ended(f"{name}'s states differ{_amounts(found, blocks)}", "its weights were not compared")
     unseen = ", though no state measured on these prompts does" if found.states else ""
     return _ended(f"{name}'s predictions differ{_divergence(found)}{unseen}", "its weights were not compared")
 
 
+def _acts(name: str, own: Mapping[str, Any]) -> str:
+    return f"{name}'s tuning acts {_where(own)}, most of all in block {own['peak_block']}"
+
+
+def _carried(depths: Depths) -> str:
+    """Where change is added to the states, by acting or by reacting; "" where that was not measured."""
+    return f"its states carry most change across block {depths.states['peak_block']}" if depths.states else ""
+
+
 def _ended(*parts: str) -> str:
     return "; ".join(part for part in parts if part) + "."
-
-
-def _represents(name: str, states: Mapping[str, Any]) -> str:
-    block = states["peak_block"]
-    return f"{name} changes what the model represents {_where(states)}, most of all across block {block}"
 
 
 def _seen(found: Differences, blocks: int) -> str:

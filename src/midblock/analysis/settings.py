@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, unknown
 from midblock.metrics.catalogue import choose
+from midblock.metrics.metric import NO_SINKS
+from midblock.metrics.sinks import read_rule
 from midblock.runs.reading import ReadingSettings, check_least, check_most, check_reading
 
 LEAST_PROMPTS = 4  # debiased CKA divides by n − 3
 MOST_PROMPTS = 1_000_000  # of all samples together, where there are several
 MOST_POSITIONS = 4096  # each is a row of the whole vocabulary at every layer
+TOKEN_SETS = {"all": "", "no-sinks": NO_SINKS}
 MOST_SEEDS = 100  # each is measured on its own, and draws what those before it have drawn once more
 
 
@@ -26,7 +29,7 @@ class AnalysisSettings(ReadingSettings):
 
     FOLLOWED_BY: ClassVar[Mapping[str, Sequence[str]]] = {
         "num_samples": ("num_token_samples", "seeds"),
-        "region": ("metrics", "layers"),
+        "region": ("tokens", "sinks", "metrics", "layers"),
         "weights_only": ("seed",),
     }
 
@@ -45,11 +48,23 @@ class AnalysisSettings(ReadingSettings):
     region: str = "all"
     """Tokens that count: `all`, `prompt` or `answer` (P1: all, gold answer included)."""
 
+    tokens: str = "all,no-sinks"
+    """Tokens that metrics are over: `all` (P1), `no-sinks` (rows METRIC.no_sinks), or both, comma-separated."""
+
+    sinks: str = "10"
+    """A token is a sink where its norm is above so many times its prompt's median; `first`: the first token is one."""
+
     metrics: str = "standard"
     """`standard`, `p1`, `all`, or names, comma-separated."""
 
     layers: str = "all"
     """Blocks to measure: `01100`, `6-17`, `6,7,9-12`, `0.2-0.8` or `all`."""
+
+    general: str | None = None
+    """Dataset of texts that the tuning was not about, on which both models' predictions are compared too."""
+
+    answer_positions: int = 16
+    """Positions of each prompt at which KL(base‖tuned) is taken: of the answer, and of each general text."""
 
     lens_positions: int = 4
     """Positions of each prompt read by the logit lens."""
@@ -75,10 +90,24 @@ class AnalysisSettings(ReadingSettings):
     def __post_init__(self) -> None:
         choose(self.metrics)
         check_reading(self, fewest=LEAST_PROMPTS)
-        check_least(self, num_token_samples=0, lens_positions=1, subspace_rank=1, seeds=1)
-        check_most(self, seeds=MOST_SEEDS, lens_positions=MOST_POSITIONS)
+        check_least(self, num_token_samples=0, lens_positions=1, answer_positions=1, subspace_rank=1, seeds=1)
+        check_most(self, seeds=MOST_SEEDS, lens_positions=MOST_POSITIONS, answer_positions=MOST_POSITIONS)
+        read_rule(self.sinks)
+        self.token_sets()
         if self.seeds > 1 and self.seeds * self.num_samples > MOST_PROMPTS:
             what = f"{self.seeds} samples of {self.num_samples} prompts are more than {MOST_PROMPTS:,} prompts"
             raise MidblockError(what, hint="lower --seeds or --num-samples")
         if not 0 < self.token_dropout < 1:
             raise MidblockError(f"token_dropout is {self.token_dropout}; it must lie between 0 and 1")
+
+    def token_sets(self) -> tuple[str, ...]:
+        """Which tokens metrics are over, as suffixes of their names: "" for all, ".no_sinks".
+
+        Raises:
+            MidblockError: another word.
+        """
+        words = [word.strip() for word in self.tokens.split(",")]
+        for word in words:
+            if word not in TOKEN_SETS:
+                raise unknown("set of tokens", word, TOKEN_SETS)
+        return tuple(suffix for word, suffix in TOKEN_SETS.items() if word in words)

@@ -1,7 +1,8 @@
 """The reading of a LayerTable: where in depth the change sits, in numbers and in one sentence.
 
 With a_l ≥ 0 the amount of block l and p_l its share of all, the centre is Σ p_l (l + ½)/L; thirds are sums of p_l.
-Weights are told by `delta_rel`, representations by `change_increment`. Described in docs/run_folder.md.
+A block's own part is told by `change_own`, weights by `delta_rel`, what states carry by `change_increment`; all of
+states over the tokens that are no sinks, where there are any. Described in docs/run_folder.md.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from midblock.analysis.differences import Differences
-from midblock.analysis.sentences import place, reading
+from midblock.analysis.sentences import Depths, place, reading
 from midblock.base import LayerTable
 from midblock.metrics.catalogue import METRICS
+from midblock.metrics.headline_curve import headline_curve
 from midblock.metrics.metric import PRECISION_FLOOR, SEED, SEEDS
 
 if TYPE_CHECKING:
@@ -64,17 +66,15 @@ def summarize(table: LayerTable, *, whole: bool = True) -> dict[str, Any]:
         What `summary.json` holds: `headline`, and for each tuned model its `reading`, `weight_depth`,
         `representation_depth`, `half_depth` (depth at which half of the last block's change is reached), and
         `last_block` (similarity there). With several samples of prompts also `spread`: for each of them, the first
-        included, `center` of the change that blocks add, and `half_depth`.
+        included, `center` of the change that blocks make (that is added across them, where their own was not
+        measured), and `half_depth`.
     """
     paired = table.frame[table.frame.metric.isin([name for name, metric in METRICS.items() if metric.paired])]
     found = {str(model): Differences.of(table, str(model)) for model in dict.fromkeys(paired.model)}
     models = [_read_model(table, model, each, whole) for model, each in found.items()]
     if not models:
         return {"headline": "Nothing was compared.", "models": []}
-    places = [
-        place(each, facts["weight_depth"], facts["representation_depth"])
-        for each, facts in zip(found.values(), models, strict=True)
-    ]
+    places = [place(each, _depths(facts)) for each, facts in zip(found.values(), models, strict=True)]
     return {"headline": models[0]["reading"] if len(models) == 1 else _together(models, places), "models": models}
 
 
@@ -82,10 +82,13 @@ def _read_model(table: LayerTable, model: str, found: Differences, whole: bool) 
     blocks = table.blocks
     weights = table.curve("delta_rel", model, "block")
     weight_depth = Spread.of(weights, weights.value.to_numpy(), blocks)
-    added = table.curve("change_increment", model)
+    own = headline_curve(table, "change_own", model)
+    own_depth = Spread.of(own, own.value.to_numpy(), blocks)
+    added = headline_curve(table, "change_increment", model)
     representation_depth = Spread.of(added, added.value.to_numpy(), blocks)
     facts: dict[str, Any] = {
         "name": model,
+        "own_depth": asdict(own_depth) if own_depth else None,
         "weight_depth": asdict(weight_depth) if weight_depth else None,
         "representation_depth": asdict(representation_depth) if representation_depth else None,
         "half_depth": _half_depth(table, model, blocks),
@@ -93,9 +96,9 @@ def _read_model(table: LayerTable, model: str, found: Differences, whole: bool) 
     }
     if samples := _per_sample(table, model, blocks):
         facts["spread"] = samples
-    main = representation_depth or weight_depth
+    main = own_depth or weight_depth or representation_depth
     facts["peak_block"] = main.peak_block if main else None
-    facts["measured"] = len(weights) + len(added) > 0
+    facts["measured"] = len(weights) + len(added) + len(own) > 0
     facts["reading"] = _sentence(facts, found, blocks, whole)
     if representation_depth and _is_rounding(table, model, blocks):
         facts["reading"] += f" {ROUNDING}"
@@ -107,7 +110,9 @@ def _per_sample(table: LayerTable, model: str, blocks: int) -> list[dict[str, fl
     suffixes = {name[name.index(SEED) :] for name in table.metrics if SEED in name} - {SEEDS}
     found: list[dict[str, float | None]] = []
     for suffix in ["", *sorted(suffixes, key=lambda suffix: int(suffix.removeprefix(SEED)))] if suffixes else []:
-        added = table.curve("change_increment" + suffix, model)
+        added = headline_curve(table, "change_own", model, reference=suffix)
+        if added.empty:
+            added = headline_curve(table, "change_increment", model, reference=suffix)
         spread = Spread.of(added, added.value.to_numpy(), blocks)
         half = _half_depth(table, model, blocks, suffix)
         found.append({"center": spread.center if spread else None, "half_depth": half})
@@ -116,7 +121,7 @@ def _per_sample(table: LayerTable, model: str, blocks: int) -> list[dict[str, fl
 
 def _half_depth(table: LayerTable, model: str, blocks: int, suffix: str = "") -> float | None:
     """Depth of the first block whose relative change reaches half of the last measured block's."""
-    curve = table.curve("change_intensity_relative" + suffix, model)
+    curve = headline_curve(table, "change_intensity_relative", model, reference=suffix)
     curve = curve[(curve.layer >= 0) & (curve.layer < blocks)]
     if curve.empty or curve.value.iloc[-1] <= 0:
         return None
@@ -126,7 +131,7 @@ def _half_depth(table: LayerTable, model: str, blocks: int, suffix: str = "") ->
 def _last_block(table: LayerTable, model: str, blocks: int) -> dict[str, float]:
     found = {}
     for metric in ("cka_debiased", "cosine_similarity", "change_intensity_relative", "logit_agreement"):
-        curve = table.curve(metric, model)
+        curve = headline_curve(table, metric, model)
         curve = curve[curve.layer < blocks]
         if not curve.empty and np.isfinite(curve.value.iloc[-1]):
             found[metric] = float(curve.value.iloc[-1])
@@ -135,17 +140,21 @@ def _last_block(table: LayerTable, model: str, blocks: int) -> dict[str, float]:
 
 def _is_rounding(table: LayerTable, model: str, blocks: int) -> bool:
     """True when the change at the last block is no larger than what rounding to the other precision makes."""
-    change = table.curve("change_intensity_relative", model)
-    floor = table.curve("change_intensity_relative" + PRECISION_FLOOR, "base")
+    change = headline_curve(table, "change_intensity_relative", model)
+    floor = headline_curve(table, "change_intensity_relative", "base", reference=PRECISION_FLOOR)
     change, floor = change[change.layer < blocks], floor[floor.layer < blocks]
     return not change.empty and not floor.empty and bool(change.value.iloc[-1] <= floor.value.iloc[-1])
 
 
 def _sentence(facts: dict[str, Any], found: Differences, blocks: int, whole: bool) -> str:
-    name, weights, states = facts["name"], facts["weight_depth"], facts["representation_depth"]
+    name = facts["name"]
     if not facts["measured"]:
-        return f"{name}: where in depth it changed was not measured (that takes change_increment or delta_rel)."
-    return reading(name, found, weights, states, blocks=blocks, whole=whole)
+        return f"{name}: where in depth it changed was not measured (that takes change_own or delta_rel)."
+    return reading(name, found, _depths(facts), blocks=blocks, whole=whole)
+
+
+def _depths(facts: dict[str, Any]) -> Depths:
+    return Depths(facts["own_depth"], facts["weight_depth"], facts["representation_depth"])
 
 
 def _together(models: list[dict[str, Any]], places: list[str]) -> str:

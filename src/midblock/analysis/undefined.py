@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from midblock.analysis.layers_in_words import layers_in_words
 from midblock.base import Estimate
+from midblock.metrics.metric import is_estimate
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Undefined:
         """Whether a number has no value, which is remembered; of its references (nulls, floors) it is not."""
         if math.isfinite(estimate.value):
             return False
-        if "." not in metric:
+        if is_estimate(metric):
             self.layers[metric, model, estimate.n].append(layer)
         return True
 

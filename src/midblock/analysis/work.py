@@ -13,16 +13,20 @@ from midblock.analysis.measure import Measured, Measurement, total_tokens
 from midblock.analysis.prompts import Prompts
 from midblock.analysis.samples import sample_rows, spread_rows
 from midblock.analysis.settings import AnalysisSettings
+from midblock.analysis.sink_notes import sink_notes
 from midblock.analysis.summary import summarize
 from midblock.analysis.weight_comparison import WeightComparison, entries_of
 from midblock.base import LayerPlan, LayerRow, LayerTable, MidblockError, write_json
 from midblock.base.seal import fingerprint
 from midblock.checkpoints import Pair, quiet_transformers
 from midblock.metrics.catalogue import METRICS, choose
+from midblock.metrics.metric import NO_SINKS, is_estimate
 from midblock.runs.request import models_of
 from midblock.runs.run import Bench, Outcome
 
 Advance = Callable[[float], None]
+
+SOURCES = {"pooled", "tokens", "own", "lens", "heads", "views"}  # of metrics that a pass over prompts gives
 
 # Words of notes about weights that only one model has, or that cannot be compared: no sentence calls the models equal.
 LEFT_OUT = ("not compared", "are compared", "left out")
@@ -31,9 +35,11 @@ LEFT_OUT = ("not compared", "are compared", "left out")
 def kinds_of(settings: AnalysisSettings) -> frozenset[str]:
     """What the measuring pass must collect for the metrics asked for."""
     wanted = choose(settings.metrics)
-    kinds = {"pooled", "tokens", "lens", "views"} & {METRICS[name].source for name in wanted}
+    kinds = SOURCES & {METRICS[name].source for name in wanted}
     if settings.num_token_samples == 0:
-        kinds -= {"tokens", "lens"}
+        kinds -= {"tokens", "lens", "own", "heads"}
+    if "own" in kinds and "change_own_reverse" in wanted:
+        kinds |= {"reverse"}
     paired = any(METRICS[name].paired and METRICS[name].source in kinds for name in wanted)
     if paired and settings.precision_floor and settings.num_token_samples >= 4:
         kinds.add("floor")
@@ -107,14 +113,33 @@ class Analysis:
                 measurement = self._measurement(number, bench)
                 measured = measurement.run(measuring)
             bench.notes += measurement.notes()
-            judging = judging or bench.progress.phase("intervals and nulls", len(self.layers) * len(self.samples))
-            with bench.phase("evaluate"):
-                estimates = self._estimates(number, measured, bench)
-                rows = list(estimates.rows(judging))
+            sets = len(self.settings.token_sets())
+            total = len(self.layers) * len(self.samples) * sets
+            judging = judging or bench.progress.phase("intervals and nulls", total)
+            rows: list[LayerRow] = []
+            notes, undefined = sink_notes(measured, self.settings), list[str]()
+            for tokens, wanted in self._token_sets(measured):
+                with bench.phase("evaluate"):
+                    estimates = self._estimates(number, measured, bench, tokens, wanted)
+                    rows += estimates.rows(judging)
+                notes += estimates.notes()
+                undefined += estimates.undefined.told()
             if number == 0 and not any(METRICS[name].of_weights for name in self.wanted):
-                _check_defined(estimates, rows)
-            bench.notes += [f"Sample {number}: {note}" if number else note for note in estimates.notes()]
+                _check_defined(undefined, rows)
+            bench.notes += [f"Sample {number}: {note}" if number else note for note in notes]
             yield rows
+
+    def _token_sets(self, measured: Measured) -> Iterator[tuple[str, frozenset[str]]]:
+        """Suffixes of the metrics over each set of tokens, with those metrics; without sinks only where there are any.
+
+        What is no mean over tokens has one set.
+        """
+        asked = self.settings.token_sets()
+        several = frozenset(name for name in self.wanted if METRICS[name].over_tokens)
+        without = NO_SINKS in asked and measured.has_sinks
+        yield "", self.wanted if "" in asked or not without else self.wanted - several
+        if without:
+            yield NO_SINKS, several
 
     def _measurement(self, number: int, bench: Bench) -> Measurement:
         # Sample 0 alone has references; its pieces lie where those of a single sample would.
@@ -122,19 +147,23 @@ class Analysis:
         folder = bench.partial / f"seed{number}" if bench.partial and number else bench.partial
         return Measurement(self.pair, self.samples[number], self.settings, kinds, self.layers, folder, bench.owner)
 
-    def _estimates(self, number: int, measured: Measured, bench: Bench) -> Estimates:
+    def _estimates(
+        self, number: int, measured: Measured, bench: Bench, tokens: str, wanted: frozenset[str]
+    ) -> Estimates:
         return Estimates(
             measured,
             models=[variant.name for variant in self.pair.tuned],
-            wanted=self.wanted,
+            wanted=wanted,
             layers=self.layers,
             blocks=self.pair.blocks,
             reference=self.samples[number].reference,
             seed=self.settings.seed,
             references=number == 0,
             repeats=self.samples[number].repeats,
-            partial=bench.partial / f"evaluated{number or ''}" if bench.partial else None,
-            owner=fingerprint(bench.owner, "evaluated", number, self.layers),
+            tokens=tokens,
+            general=self.samples[number].general_reference,
+            partial=bench.partial / f"evaluated{number or ''}{tokens}" if bench.partial else None,
+            owner=fingerprint(bench.owner, "evaluated", number, tokens, self.layers),
         )
 
     def _weights(self, bench: Bench) -> list[LayerRow]:
@@ -162,8 +191,9 @@ class Analysis:
         write_json(path, [{"prompt": text} for text in self.samples[0].samples])
 
 
-def _check_defined(estimates: Estimates, rows: Sequence[LayerRow]) -> None:
+def _check_defined(undefined: Sequence[str], rows: Sequence[LayerRow]) -> None:
     """Raise MidblockError where none of the numbers that were asked for has a value."""
-    if not any("." not in row.metric and math.isfinite(row.value) for row in rows):
-        told = estimates.undefined.told()
-        raise MidblockError(*told[:1] or ["nothing to measure"], hint="use more prompts, other --metrics or --region")
+    if not any(is_estimate(row.metric) and math.isfinite(row.value) for row in rows):
+        raise MidblockError(
+            *undefined[:1] or ["nothing to measure"], hint="use more prompts, other --metrics or --region"
+        )

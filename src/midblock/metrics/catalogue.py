@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from midblock.base import unknown
-from midblock.metrics import geometry, predictions, similarity, tokens, views, weights
+from midblock.metrics import geometry, own_change, predictions, similarity, tokens, views, weights
 from midblock.metrics.metric import Metric
 
 P1 = frozenset({"p1", "standard"})
@@ -40,6 +40,11 @@ METRICS: dict[str, Metric] = {
         "Sparsity", "0–1", "tokens", False, "bootstrap",
         "Share of activations below 1 % of the prompt's largest.", (0, 1), P1,
         compute=tokens.sparsity,
+    ),
+    "sink_share": Metric(
+        "Sink share", "0–1", "tokens", False, "bootstrap",
+        "Share of a prompt's squared norm that its largest token holds.", (0, 1),
+        compute=tokens.sink_share,
     ),
     "dataset_entropy": Metric(
         "Dataset entropy", "0–1", "pooled", False, "jackknife",
@@ -121,6 +126,27 @@ METRICS: dict[str, Metric] = {
         "Mean distance between a prompt's states in the two models, over the base's mean norm.", (0, None),
         compute=similarity.change_intensity_relative,
     ),
+    "change_own": Metric(
+        "Change of its own", "of base norm", "own", True, "jackknife",
+        "What the block's own tuning does: the tuned block against the base's, both given the base's states.",
+        (0, None),
+        compute=own_change.change_own,
+    ),
+    "change_reaction": Metric(
+        "Reaction", "of base norm", "own", True, "jackknife",
+        "What the tuned block makes of the change that reached it from below.", (0, None),
+        compute=own_change.change_reaction,
+    ),
+    "own_share": Metric(
+        "Own share", "share", "own", True, "jackknife",
+        "Share of what is added across the block that points along its own part: 1 acts, 0 only reacts.",
+        compute=own_change.own_share,
+    ),
+    "change_own_reverse": Metric(
+        "Change of its own, on tuned states", "of base norm", "own", True, "jackknife",
+        "The tuned block against the base's, both given the tuned model's states.", (0, None), EXTRA,
+        compute=own_change.change_own_reverse,
+    ),
     "change_increment": Metric(
         "Change added here", "of base norm", "pooled", True, "jackknife",
         "How much the change grows or turns across this block: by its own weights, or by reacting to changed input.",
@@ -166,6 +192,23 @@ METRICS: dict[str, Metric] = {
         "Logit-lens agreement", "0–1", "lens", True, "bootstrap",
         "How often both models' likeliest next token, read off at this depth, is the same.", (0, 1),
         compute=predictions.logit_agreement,
+    ),
+    "kl_answers": Metric(
+        "KL(base‖tuned) on the answers", "nats", "heads", True, "bootstrap",
+        "How far tuning moved the predictions of the answers' tokens: the best single predictor of what is forgotten.",
+        (0, None),
+    ),
+    "kl_answers_reverse": Metric(
+        "KL(tuned‖base) on the answers", "nats", "heads", True, "bootstrap",
+        "The same from the tuned model's side: large where it now says what the base would not.", (0, None),
+    ),
+    "kl_general": Metric(
+        "KL(base‖tuned) on general text", "nats", "heads", True, "bootstrap",
+        "How far tuning moved the predictions of text that it was not about.", (0, None),
+    ),
+    "kl_general_reverse": Metric(
+        "KL(tuned‖base) on general text", "nats", "heads", True, "bootstrap",
+        "The same from the tuned model's side.", (0, None),
     ),
     "delta_fro": Metric(
         "Weight change", "weight", "weights", True, "", "Frobenius norm of the weight change.", (0, None), P1,

@@ -7,12 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 # Suffixes of the reference rows that stand beside a metric's own.
+NO_SINKS = ".no_sinks"  # the metric over the tokens that are no sinks; the suffixes below may follow it
 NULL = ".null"  # the metric between unrelated prompts (permutation); low and high bound 95 % of the permutations
 SPLIT_FLOOR = ".split_floor"  # |metric on one half of the prompts - on the other half|, base model
 PRECISION_FLOOR = ".precision_floor"  # base in float32 against base in bfloat16
 SEED = ".seed"  # with a number from 1: the metric on another sample of prompts, drawn apart from all others
 SEEDS = ".seeds"  # mean over all samples of prompts; low and high are the smallest and the largest of them
 
+
+def is_estimate(metric: str) -> bool:
+    """Whether a row's metric is a metric itself, over all tokens or without sinks, and no reference beside one."""
+    return "." not in metric.removesuffix(NO_SINKS)
+
+
+TOKEN_SOURCES = ("pooled", "tokens", "own")
 WEIGHT_SOURCES = ("weights", "spectrum", "spaces")
 
 
@@ -24,7 +32,8 @@ class Metric:
         title: heading for people.
         unit: unit or range of the value, as text ("0–1", "nats", "relative").
         source: what it is computed from: "pooled" (prompt means: `Pooled`, or `Pairs` where `paired`), "tokens" (one
-            prompt's states: `Tokens`), "lens" (logit lens: `Predictions`), "views" (augmented prompts: `Views`), or of
+            prompt's states: `Tokens`), "own" (a block run on the base's states: `OwnChanges`), "lens" (logit lens:
+            `Predictions`), "heads" (both models' predictions), "views" (augmented prompts: `Views`), or of
             a weight its norms ("weights": `Sums`), its change's singular values ("spectrum": `Spectrum`) or its top
             singular spaces ("spaces": `Spaces`).
         paired: True when it compares a tuned model with the base; False when it describes one model.
@@ -50,6 +59,11 @@ class Metric:
     compute: Callable[[Any], Any] | None = None
     null: Callable[[Any], Any] | None = None
     largest: bool = False
+
+    @property
+    def over_tokens(self) -> bool:
+        """Whether it is a mean over a prompt's tokens, or of their states: it has another value without sinks."""
+        return self.source in TOKEN_SOURCES
 
     @property
     def of_weights(self) -> bool:

@@ -25,8 +25,12 @@ class Predictions:
 
 def logit_kl(predictions: Predictions) -> PerPrompt:
     """KL(base‖tuned) in nats."""
-    base, tuned = predictions.base, predictions.tuned
-    return (base.exp() * (base - tuned)).sum(-1).clamp(min=0).mean(1)
+    return divergence(predictions.base, predictions.tuned).mean(1)
+
+
+def divergence(p: Float[Tensor, "*n V"], q: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
+    """KL(p‖q) in nats, of log-probabilities."""
+    return (p.exp() * (p - q)).sum(-1).clamp(min=0)
 
 
 def logit_agreement(predictions: Predictions) -> PerPrompt:

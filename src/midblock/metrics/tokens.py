@@ -1,4 +1,4 @@
-"""Metrics of one prompt's tokens: entropy, curvature, sparsity of H (T×D), for a batch of prompts at once.
+"""Metrics of one prompt's tokens: entropy, curvature, sparsity, sinks of H (T×D), for a batch of prompts at once.
 
 Every metric is a function of `Tokens`. Rows that do not count (padding, other regions) are taken out of every sum and
 every maximum; a prompt too short for a metric gets NaN and is left out of the mean. Cost: an eigendecomposition of
@@ -92,3 +92,10 @@ def sparsity(tokens: Tokens) -> PerPrompt:
     # Rows that do not count are zeros now, all of them below the threshold: they are taken off again.
     below = (kept.abs() < 0.01 * largest).sum((1, 2)) - (~mask).sum(1) * states.shape[-1]
     return below.clamp(min=0).double() / (mask.sum(1) * states.shape[-1])
+
+
+def sink_share(tokens: Tokens) -> PerPrompt:
+    """Share of ‖H‖² that the prompt's largest token holds."""
+    norms = torch.linalg.vector_norm(tokens.states, dim=-1, dtype=torch.float64)
+    squares = norms.square().masked_fill(~tokens.mask, 0)
+    return squares.amax(1) / squares.sum(1)

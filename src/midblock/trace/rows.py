@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from midblock.base import MidblockError
@@ -21,7 +21,7 @@ class RowStatistic:
     """Finished rows, in ascending order of the samples' identities."""
 
     index: Int[Tensor, " N"]
-    values: Float[Tensor, N * row]
+    values: Shaped[Tensor, N * row]
 
 
 class Rows:
@@ -39,7 +39,7 @@ class Rows:
     def __len__(self) -> int:
         return self._count
 
-    def update(self, index: Int[Tensor, " B"], values: Float[Tensor, "B *row"]) -> None:
+    def update(self, index: Int[Tensor, " B"], values: Shaped[Tensor, "B *row"]) -> None:
         """Add the rows of one batch; each sample may come only once."""
         stop = self._count + len(index)
         if stop > len(self._index):
@@ -54,7 +54,7 @@ class Rows:
             index[: self._count], values[: self._count] = self.since(0)
         self._index, self._values = index, values
 
-    def since(self, start: int) -> tuple[Int[Tensor, " n"], Float[Tensor, "n *row"]]:
+    def since(self, start: int) -> tuple[Int[Tensor, " n"], Shaped[Tensor, "n *row"]]:
         """Indices and rows from the `start`-th that came on, as views."""
         return self._index[start : self._count], self._values[start : self._count]
 
@@ -90,7 +90,7 @@ class RowStore:
     rows: dict[str, Rows] = field(default_factory=dict)
     saved: dict[str, int] = field(default_factory=dict)
 
-    def update(self, key: str, index: Int[Tensor, " B"], values: Float[Tensor, "B *row"]) -> None:
+    def update(self, key: str, index: Int[Tensor, " B"], values: Shaped[Tensor, "B *row"]) -> None:
         """Add the rows of one batch to the accumulator `key`."""
         self.rows.setdefault(key, Rows()).update(index, values)
 

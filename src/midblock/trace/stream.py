@@ -54,16 +54,31 @@ def reduce_batch(
     rows: dict[tuple[str, int], Tensor] = {}
 
     def on_layer(layer: int, states: Tensor) -> None:
-        if states.device.type == "mps":
-            states = states.cpu()  # reductions count in float64, which MPS has not
-        here = mask.to(states.device)
-        _check_finite(states, here, name, layer, batch)
-        for reduction, reduce in reductions.items():
-            rows[reduction, layer] = reduce(states, here).cpu()
+        rows.update(reduce_states(name, layer, states, batch, mask, reductions))
 
     with watch(anatomy, layers, on_layer), torch.inference_mode():
         run_backbone(anatomy, batch.input_ids)
     return Reduced(batch.index, rows)
+
+
+def reduce_states(
+    name: str,
+    layer: int,
+    states: Float[Tensor, "B T D"],
+    batch: Batch,
+    mask: Bool[Tensor, "B T"],
+    reductions: Mapping[str, Reduction],
+) -> dict[tuple[str, int], Tensor]:
+    """Reduce one layer's states of one batch, as `reduce_batch` does; rows by (reduction, layer), on the CPU.
+
+    Raises:
+        MidblockError: states that are not finite; the message names the model, the layer and the prompts.
+    """
+    if states.device.type == "mps":
+        states = states.cpu()  # reductions count in float64, which MPS has not
+    here = mask.to(states.device)
+    _check_finite(states, here, name, layer, batch)
+    return {(reduction, layer): reduce(states, here).cpu() for reduction, reduce in reductions.items()}
 
 
 def _check_finite(states: Tensor, mask: Tensor, name: str, layer: int, batch: Batch) -> None:

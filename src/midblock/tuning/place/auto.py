@@ -1,7 +1,8 @@
 """`auto:RUN`: a layer plan from an analysis. Provisional: the rule has not been scored against sweeps yet.
 
-The shortest run of neighbouring blocks that holds half of Σ change_increment (of Σ delta_rel, where states were not
-measured). Described in docs/tuning/layers.md.
+The shortest run of neighbouring blocks that holds half of Σ change_own (of Σ delta_rel, where that was not measured).
+What states carry is no ground for it: a block that only reacts adds to their change too. Described in
+docs/tuning/layers.md.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from midblock.base import LayerPlan, LayerTable, MidblockError
+from midblock.metrics.headline_curve import headline_curve
 
 SHARE = 0.5
-CURVES = (("change_increment", "residual"), ("delta_rel", "block"))
+CURVES = (("change_own", "residual"), ("delta_rel", "block"))
 
 
 def plan_from_run(folder: Path | str, total: int) -> LayerPlan:
@@ -35,18 +37,19 @@ def plan_from_run(folder: Path | str, total: int) -> LayerPlan:
         raise MidblockError(f"{folder} is about a model of {table.blocks} blocks; this one has {total}")
     window = window_of(table, models[0]) if models else None
     if window is None:
-        raise MidblockError(f"{folder} says nothing about change by block", hint="midblock analyze BASE TUNED")
+        what = f"{folder} does not say which blocks were changed (that takes change_own or delta_rel)"
+        raise MidblockError(what, hint="midblock analyze BASE TUNED")
     return LayerPlan(total, tuple(range(window[0], window[1] + 1)))
 
 
 def window_of(table: LayerTable, model: str) -> tuple[int, int] | None:
     """First and last block of the rule for one tuned model; None where the table tells no change by block.
 
-    What counts is `change_increment`, the change that each block adds to the residual stream; where states were not
-    measured, the block's relative weight change.
+    What counts is `change_own`, what each block's own tuning does to the base's states, over the tokens that are no
+    sinks; where that was not measured, the block's relative weight change.
     """
     for metric, module in CURVES:
-        curve = table.curve(metric, model, module)
+        curve = headline_curve(table, metric, model, module)
         curve = curve[(curve.layer >= 0) & (curve.layer < table.blocks) & np.isfinite(curve.value)]
         if not len(curve):
             continue
