@@ -156,6 +156,19 @@ def test_whoever_started_it_may_ignore_alarms(byte_level):
         own.close()
 
 
+def test_answers_that_nobody_waited_for_are_not_taken_for_others(sandbox, monkeypatch):
+    asked = [{"conversations": [[{"role": "user", "content": f"Question {place}"}]]} for place in range(3)]
+    with monkeypatch.context() as patch:
+        patch.setattr("midblock.data.sandbox._as_answer", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            sandbox.render_some(CHATML, asked)
+    assert sandbox.render_some("fine", asked) == [("fine", [])] * 3
+
+
+def interrupt(found):
+    raise KeyboardInterrupt
+
+
 def test_exchanges_are_few(sandbox, byte_level, monkeypatch):
     ask, asked = sandbox._ask, []
     monkeypatch.setattr(sandbox, "_ask", lambda request: (asked.append(len(request["conversations"])), ask(request)))

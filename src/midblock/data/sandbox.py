@@ -118,48 +118,42 @@ class Sandbox:
         self._left[source] = -EACH
 
     def _within_limits(self, source: str, packed: list[bytes], stop: bool) -> list[Answer]:
+        limits = {"seconds": self._seconds, "each": EACH, "memory": BYTES, "letters": LETTERS, "times": TIMES}
         left = self._left.get(source, self._seconds)
-        limits = {"memory": BYTES, "letters": LETTERS, "times": TIMES}
-        self._ask(
-            {"conversations": packed, "stop": stop, "seconds": self._seconds, "left": left, "each": EACH, **limits}
-        )
         answers: list[Answer] = []
-        for conversation in packed:
-            found = self._next_answer() or self._last_answer(left + EACH)
-            left = found["left"]
-            answers.append(_as_answer(found))
-            if "beyond" in found:
-                self._runaways[conversation] = found["beyond"]
-            if "beyond" in found or (stop and "reason" in found):
-                break
+        try:
+            self._ask({"conversations": packed, "stop": stop, "left": left, **limits})
+            for conversation in packed:
+                found = self._next_answer() or self._last_answer(left + EACH)
+                left = found["left"]
+                answers.append(_as_answer(found))
+                if "beyond" in found:
+                    self._runaways[conversation] = found["beyond"]
+                if found["last"]:
+                    break
+        except BaseException:  # stopped in the middle: what is left would be taken for the next answers
+            self.close()
+            raise
         self._left[source] = left
         return answers
 
     def _ask(self, request: dict[str, Any]) -> None:
         process = self._running()
-        try:
-            with suppress(BrokenPipeError):
-                process.stdin.write(pickle.dumps(request))  # type: ignore[union-attr]
-                process.stdin.flush()  # type: ignore[union-attr]
-        except BaseException:  # stopped in the middle of a request: the rest of it would be taken for the next one
-            self.close()
-            raise
+        with suppress(BrokenPipeError):
+            process.stdin.write(pickle.dumps(request))  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
 
     def _next_answer(self) -> dict[str, Any] | None:
         """None where the process ended over it."""
-        try:
-            line = self._process.stdout.readline()  # type: ignore[union-attr]
-        except BaseException:  # stopped in the middle of an answer: the next one would be taken for it
-            self.close()
-            raise
+        line = self._process.stdout.readline()  # type: ignore[union-attr]
         return json.loads(line) if line.endswith(b"\n") else None
 
     def _last_answer(self, left: float) -> dict[str, Any]:
         """What is said of the conversation that the process ended over."""
         seconds = min(left, self._seconds)
         if self.close() == OUT_OF_TIME:
-            return {"beyond": f"more than {seconds:.1f} s", "left": left - seconds}
-        return {"beyond": "more than a process can have", "left": left}
+            return {"beyond": f"more than {seconds:.1f} s", "left": left - seconds, "last": True}
+        return {"beyond": "more than a process can have", "left": left, "last": True}
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:

@@ -58,8 +58,8 @@ def _answers(
     letters: int,
     times: int,
 ) -> Iterator[dict[str, Any]]:
-    """What `_answer` says of each conversation, and the seconds left to the template; none behind a runaway."""
-    for conversation in conversations:
+    """What `_answer` says of each conversation, the seconds left to the template, and whether it is the last answer."""
+    for number, conversation in enumerate(conversations, start=1):
         left, more = left + each, times * len(conversation)
         started = time.monotonic()
         _set_alarm(min(left, seconds))
@@ -67,8 +67,9 @@ def _answers(
         answer = _answer(pickle.loads(conversation), letters + more)  # noqa: S301
         _set_alarm(0)
         left -= time.monotonic() - started
-        yield {**answer, "left": left}
-        if "beyond" in answer or (stop and "reason" in answer):
+        last = number == len(conversations) or "beyond" in answer or (stop and "reason" in answer)
+        yield {**answer, "left": left, "last": last}
+        if last:
             return
 
 
