@@ -1,7 +1,8 @@
 """The process that writes conversations by templates of strangers; `sandbox.py` starts it and asks it.
 
-It is run as a file, so that it imports as little as it can. A request is a pickle on standard input; the answer is one
-line of JSON, for nothing that a stranger's template made is unpickled by the one who asked.
+It is run as a file, so that it imports as little as it can. A request is a pickle on standard input, of many
+conversations; each is answered by one line of JSON, for nothing that a stranger's template made is unpickled by the one
+who asked. Limits are set for each conversation, and cost a few microseconds.
 """
 
 from __future__ import annotations
@@ -10,31 +11,76 @@ import faulthandler
 import json
 import os
 import pickle
+import signal
 import sys
-from typing import Any
+import time
+from collections.abc import Iterator
+from functools import cache
+from typing import IO, Any
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
 READY = "ready"
 LETTERS = 300  # of a reason
+HAS_ALARM = hasattr(signal, "setitimer")  # Windows has none
 
 
 def main() -> None:
     """Answer requests until there are no more."""
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "w", encoding="ascii")
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     sys.stdout = sys.stderr
-    print(READY, file=answers, flush=True)
+    if HAS_ALARM:  # a process can be started with it ignored or held back
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    _say(answers, READY)
     while True:
         try:
             request = pickle.load(requests)  # noqa: S301 (from the process that started this one)
         except EOFError:
             return
-        # a thread of its own that needs no lock of Python's: it ends this process in the middle of anything
-        faulthandler.dump_traceback_later(request["seconds"], exit=True)
-        _limit_memory(request["bytes"])
-        answer = _answer(pickle.loads(request["options"]), request["letters"])  # noqa: S301
+        for answer in _answers(**request):
+            _say(answers, answer)
+
+
+def _say(answers: IO[bytes], what: Any) -> None:
+    answers.write(json.dumps(what).encode("ascii") + b"\n")
+    answers.flush()  # the next conversation may end the process
+
+
+def _answers(
+    conversations: list[bytes],
+    *,
+    stop: bool,
+    seconds: float,
+    left: float,
+    each: float,
+    memory: int,
+    letters: int,
+    times: int,
+) -> Iterator[dict[str, Any]]:
+    """What `_answer` says of each conversation, the seconds left to the template, and whether it is the last answer."""
+    for number, conversation in enumerate(conversations, start=1):
+        left, more = left + each, times * len(conversation)
+        started = time.monotonic()
+        _set_alarm(min(left, seconds))
+        _limit_memory(memory + more)
+        answer = _answer(pickle.loads(conversation), letters + more)  # noqa: S301
+        _set_alarm(0)
+        left -= time.monotonic() - started
+        last = number == len(conversations) or "beyond" in answer or (stop and "reason" in answer)
+        yield {**answer, "left": left, "last": last}
+        if last:
+            return
+
+
+def _set_alarm(seconds: float) -> None:
+    """End this process in so many seconds, in the middle of anything and whatever holds Python's lock; 0: do not."""
+    if HAS_ALARM:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    elif seconds:
+        faulthandler.dump_traceback_later(seconds, exit=True)  # starts a thread, which is slow
+    else:
         faulthandler.cancel_dump_traceback_later()
-        print(json.dumps(answer), file=answers, flush=True)
 
 
 def _answer(options: dict[str, Any], letters: int) -> dict[str, Any]:
@@ -56,11 +102,22 @@ def _limit_memory(count: int) -> None:
         return
     import resource
 
-    with open("/proc/self/statm", encoding="ascii") as file:
-        taken = int(file.read().split()[0]) * resource.getpagesize()
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    sizes, page, hard = _sizes()
+    taken = int(os.pread(sizes, 64, 0).split()[0]) * page
     limit = taken + count if hard == resource.RLIM_INFINITY else min(taken + count, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+@cache
+def _sizes() -> tuple[int, int, int]:
+    """The file that says how many pages this process has, a page's bytes, and the limit that it was started with.
+
+    To open the file takes ten times as long as to read it.
+    """
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    return os.open("/proc/self/statm", os.O_RDONLY), resource.getpagesize(), hard
 
 
 if __name__ == "__main__":

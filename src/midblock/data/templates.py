@@ -8,7 +8,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from midblock.base import MidblockError, unknown, user_path
 from midblock.base.files import size_text
 from midblock.base.plain_file import check_plain_file
-from midblock.data.chat import Chat
+from midblock.data.chat import Chat, Placed
 from midblock.data.examples import Example, ExampleSet
 from midblock.data.sandbox import HINT
 from midblock.data.turns import SAID
@@ -47,23 +47,28 @@ def render(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, temp
     """
     if template == "raw":
         for index, example in enumerate(examples):
-            _check_raw(index, example)
+            if failure := _raw_failure(index, example):
+                raise failure
         texts = tuple(example.text for example in examples)
         return Rendering("raw", texts, tuple(_raw_boundary(example) for example in examples), special_tokens=True)
     chat = Chat(tokenizer, _source(tokenizer, template))
-    found = [chat.render(index, example) for index, example in enumerate(examples)]
+    found: list[Placed] = []
+    for each in chat.render(examples, stop=True):
+        if isinstance(each, MidblockError):
+            raise each
+        found.append(each)
     texts, boundaries, answers = (tuple(part) for part in zip(*found, strict=True)) if found else ((), (), ())
     return Rendering(chat.source, texts, boundaries, special_tokens=False, answers=answers)
 
 
 def renderable(examples: ExampleSet, tokenizer: PreTrainedTokenizerBase, template: str) -> ExampleSet:
     """The examples without those that the template cannot write, each of them told with its reason."""
-    reasons = {}
-    for place, example in enumerate(examples):
-        try:
-            render([example], tokenizer, template)
-        except MidblockError as error:
-            reasons[place] = error.what.replace("sample 0", f"sample {place}")
+    found: Sequence[object]
+    if template == "raw":
+        found = [_raw_failure(place, example) for place, example in enumerate(examples)]
+    else:
+        found = Chat(tokenizer, _source(tokenizer, template)).render(examples.examples, stop=False)
+    reasons = {place: each.what for place, each in enumerate(found) if isinstance(each, MidblockError)}
     return examples.without(reasons) if reasons else examples
 
 
@@ -71,12 +76,13 @@ def _raw_boundary(example: Example) -> int:
     return len(example.text) - len(example.completion)
 
 
-def _check_raw(index: int, example: Example) -> None:
-    """Raise MidblockError for turns that say more than their content."""
+def _raw_failure(index: int, example: Example) -> MidblockError | None:
+    """The error about turns that say more than their content."""
     said = next((key for turn in example.messages for key in SAID if key in turn.fields), None)
-    if said is not None:
-        what = f"sample {index} holds {said.replace('_', ' ')}, which raw text has no way to write"
-        raise MidblockError(what, hint="use --template chat")
+    if said is None:
+        return None
+    what = f"sample {index} holds {said.replace('_', ' ')}, which raw text has no way to write"
+    return MidblockError(what, hint="use --template chat")
 
 
 def _source(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
