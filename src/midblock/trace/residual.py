@@ -76,11 +76,14 @@ def _leaving(seen: OnLayer, layer: int, module: nn.Module, args: tuple[Any, ...]
     seen(layer, output if isinstance(output, Tensor) else output[0])
 
 
-def run_backbone(anatomy: Anatomy, input_ids: Int[Tensor, "B T"]) -> None:
-    """One forward pass without the head and without a graph; what it computes is seen by `watch`.
+def run_backbone(anatomy: Anatomy, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    """One forward pass without the head and without a graph; what it computes on its way is seen by `watch`.
 
     Batches are padded on the right, where causal attention never looks back from, so no mask is passed and the fast
     causal kernel serves every batch.
+
+    Returns:
+        What the head is given.
     """
     with torch.inference_mode():
-        anatomy.backbone(input_ids=input_ids.to(device_of(anatomy.embedding)), use_cache=False)
+        return anatomy.backbone(input_ids=input_ids.to(device_of(anatomy.embedding)), use_cache=False)[0]
