@@ -27,7 +27,7 @@ def gaussian(*shape, seed=0):
 
 def rows_between(models=("base", "sft"), amount=0.3):
     """Rows of one pass, drawn instead of measured: a tuned model differs from the base by `amount` a layer."""
-    rows = {}
+    rows, deep = {}, torch.arange(0, 2 * DEEP, 2)
     for layer in LAYERS:
         base = gaussian(N, D, seed=layer + 1) + 2 * gaussian(D, seed=50)
         for place in range(len(models)):
@@ -36,13 +36,20 @@ def rows_between(models=("base", "sft"), amount=0.3):
             for view in range(2):
                 noise = 0.2 * gaussian(N, D, seed=1000 + 10 * view + layer)
                 rows[f"view{view}|{layer}|{place}"] = RowStatistic(torch.arange(N), base + change + noise)
-            tokens = torch.rand(DEEP, 4, generator=torch.Generator().manual_seed(layer + 7 * place)).double()
+            tokens = torch.rand(DEEP, 5, generator=torch.Generator().manual_seed(layer + 7 * place)).double()
             rows[f"tokens|{layer}|{place}"] = RowStatistic(torch.arange(0, 2 * DEEP, 2), tokens)
             lens = torch.rand(DEEP, 2, generator=torch.Generator().manual_seed(layer + 9 * place)).double() * amount
             lens = torch.stack([lens[:, 0], 1 - lens[:, 1]], dim=1)
+            if place and 0 <= layer < L:
+                alone = base + amount * gaussian(N, D, seed=500 + 10 * place + layer)
+                both = zip(("own", "reverse"), (alone, base + 0.5 * change), strict=True)
+                rows |= {f"{kind}|{layer}|{place}": RowStatistic(deep, values[deep]) for kind, values in both}
+            if place and layer == L:
+                sums = torch.rand(DEEP, 3, generator=torch.Generator().manual_seed(place)).double()
+                sums[:, 2] = 4
+                rows |= {f"{kind}|{layer}|{place}": RowStatistic(deep, sums) for kind in ("heads", "general")}
             if place:
                 rows[f"lens|{layer}|{place}"] = RowStatistic(torch.arange(0, 2 * DEEP, 2), lens)
-        deep = torch.arange(0, 2 * DEEP, 2)
         rows[f"pooled|{layer}|{ROUNDED_BASE}"] = RowStatistic(
             deep, base[deep] + 0.01 * gaussian(DEEP, D, seed=layer + 70)
         )
