@@ -70,7 +70,8 @@ def columns_of(rows, wanted):
 
 
 def estimate(rows, models=("sft",), wanted=ALL, seed=0, measured=("sft",)):
-    made = Estimates(Measured(columns_of(rows, wanted), measured), models, wanted, LAYERS, L, "some:data", seed).rows()
+    measured = Measured(columns_of(rows, wanted), measured)
+    made = Estimates(measured, models, wanted, LAYERS, L, "some:data", seed, general="other:data").rows()
     table = {}
     for row in made:
         assert (row.model, row.layer, row.metric) not in table
@@ -96,7 +97,8 @@ def values_of(table, suffix=""):
 def test_every_metric_is_there_for_every_model_and_layer(table, name):
     models = ["sft"] if METRICS[name].paired else ["base", "sft"]
     # the final norm changes the space, so nothing can be said to be added there
-    layers = LAYERS[:-1] if name == "change_increment" else LAYERS
+    layers = {"own": LAYERS[1:-1], "heads": LAYERS[-1:]}.get(METRICS[name].source, LAYERS)
+    layers = LAYERS[:-1] if name == "change_increment" else layers
     found = {(model, layer) for model, layer, metric in table if metric == name}
     assert found == {(model, layer) for model in models for layer in layers}
 
@@ -122,8 +124,8 @@ def test_samples_are_prompts(table):
     for (_, _, metric), row in table.items():
         source = METRICS[metric.partition(".")[0]].source
         rounded = metric.endswith(PRECISION_FLOOR)
-        assert row.n == (DEEP if rounded or source in ("tokens", "lens") else N)
-        assert row.dataset == "some:data"
+        assert row.n == (DEEP if rounded or source in ("tokens", "lens", "own", "heads") else N)
+        assert row.dataset == ("other:data" if metric.startswith("kl_general") else "some:data")
         assert row.blocks == L
         assert row.module == "residual"
 
@@ -164,7 +166,7 @@ def test_change_is_added_over_what_the_layer_below_handed_on(rows, table):
 
 
 def test_the_base_against_itself(rows):
-    same = {key: rows[re.sub(r"\|1$", "|0", key)] for key in rows if not key.startswith("lens")}
+    same = {key: rows[re.sub(r"\|1$", "|0", key)] for key in rows if key.startswith(("pooled", "tokens"))}
     table = estimate(same)
     for layer in LAYERS:
         for name in ("cka", "cka_debiased"):
@@ -226,8 +228,11 @@ def test_the_precision_floor_compares_the_rounded_prompts_with_their_own_selves(
 def test_the_order_in_which_prompts_are_numbered_changes_no_value(rows, table):
     """It changes which prompts form a group, and so the intervals, a little."""
     flipped = {key: RowStatistic(stat.index, stat.values.flip(0)) for key, stat in rows.items()}
-    found = values_of(estimate({key: stat for key, stat in flipped.items() if not key.endswith(f"|{ROUNDED_BASE}")}))
-    expected = values_of(table)
+    # these are read beside all prompts' rows, of which they are other ones then
+    beside = (f"|{ROUNDED_BASE}", "own", "reverse")
+    flipped = {key: stat for key, stat in flipped.items() if not key.startswith(beside) and not key.endswith(beside)}
+    found = values_of(estimate(flipped))
+    expected = {key: value for key, value in values_of(table).items() if METRICS[key[2]].source != "own"}
     assert found == pytest.approx(expected, rel=1e-6)
 
 
