@@ -38,10 +38,13 @@ def lay(file: Path, whole: Any, spoil: Spoil) -> None:
         pass
 
 
+FAILED = ((0, Spoil("name", (), "a lone surrogate")),)
+
+
 def kind_of(what: str, commands: tuple[tuple[str, ...], ...], cases: int, read: str, whole: str) -> Kind:
     return Kind(
         f"names of {what}", "named", commands, ("start", "sft", "sums.jsonl"), cases, lambda file: read, ways, lay,
-        meant=lambda spoil: True, words=lambda spoil: whole if spoil is None else NAMES[spoil.what],
+        meant=lambda spoil: True, kept=FAILED, words=lambda spoil: whole if spoil is None else NAMES[spoil.what],
     )  # fmt: skip
 
 
