@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from .kind import Kind, cases_of
+from .kind import MANY, Kind, cases_of
 from .nasty import Spoil
 from .world import RUNS
 
@@ -59,12 +59,9 @@ FAILED_STEER = (
 
 def kind_of(verb: str, file: str, cases: int, kept: Sequence[tuple[int, Spoil]] = ()) -> Kind:
     other = "flow" if verb == "merge" else "merge"
-    commands = (
-        ("report", verb, "--output-dir", "OUT"),
-        ("report", verb, other, "--output-dir", "OUT"),
-        ("report", other, verb, "--output-dir", "OUT"),
-        *READERS.get(verb, ()),
-    )
+    alone, joint = ("report", verb, "--output-dir", "OUT"), ("report", verb, other, "--output-dir", "OUT")
+    # a joint page takes several times as long; where reading ends, all verbs go the same way
+    commands = (alone, *([joint] if MANY or verb in ("analysis", "swap") else []), *READERS.get(verb, ()))
     needs = (verb, other, "start", "sft", "adapter", "sums.jsonl")
     return Kind(f"{file} of {verb}", f"{verb}/{file}", commands, needs, cases, also=harmless, kept=kept)
 
@@ -79,15 +76,15 @@ def read_back(verb: str, file: str, cases: int, kept: Sequence[tuple[int, Spoil]
 
 
 KINDS = [
-    *(kind_of(verb, "run.json", 4, FAILED) for verb in VERBS[:3]),
-    *(kind_of(verb, "run.json", 4) for verb in VERBS[3:]),
-    *(kind_of(verb, "summary.json", 4) for verb in VERBS),
-    kind_of("tune-lora", "plan.json", 8),
-    kind_of("analysis", "samples.json", 4),
+    kind_of("swap", "run.json", 3, FAILED),
+    *(kind_of(verb, "run.json", 3) for verb in VERBS if verb != "swap"),
+    *(kind_of(verb, "summary.json", 3) for verb in VERBS),
+    kind_of("tune-lora", "plan.json", 6),
+    kind_of("analysis", "samples.json", 3),
     read_back("analysis", "summary.json", 3, FAILED_BACK),
     read_back("steer", "summary.json", 3, FAILED_STEER),
     *(read_back(verb, "summary.json", 3) for verb in ("probe", "swap", "tune-lora", "flow")),
-    *(read_back(verb, "run.json", 2) for verb in VERBS if verb != "merge"),
+    *(read_back(verb, "run.json", 2) for verb in ("analysis", "tune-lora")),
     read_back("steer", "texts.json", 5),
 ]
 
