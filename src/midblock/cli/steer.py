@@ -47,8 +47,8 @@ def steer(
     """
     options = {**asdict(settings or SteerSettings()), **asdict(loading or LoadSettings())}
     act = partial(run_steering, base, source, data, **options)
-    folder, _ = carry_out("steer", [Path(source).name or "run"], where, act)
-    tell(folder, as_json=json, show=partial(_show, folder))
+    filled, _ = carry_out("steer", [Path(source).name or "run"], where, act)
+    tell(filled, as_json=json, show=partial(_show, filled.path))
 
 
 def _show(folder: Path, console: Console) -> None:

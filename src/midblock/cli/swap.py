@@ -44,8 +44,8 @@ def swap(
     """
     pair = load_pair(base, tuned, **asdict(loading or LoadSettings()))
     act = partial(run_swap, pair, data, **asdict(settings or SwapSettings()))
-    folder, _ = carry_out("swap", [pair.tuned[0].name], where, act)
-    tell(folder, as_json=json, show=partial(_show, folder))
+    filled, _ = carry_out("swap", [pair.tuned[0].name], where, act)
+    tell(filled, as_json=json, show=partial(_show, filled.path))
 
 
 def _show(folder: Path, console: Console) -> None:
