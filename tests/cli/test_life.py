@@ -1,4 +1,4 @@
-"""What a command cannot show: the user's to mend where the files were there before, a bug of ours where it made them."""
+"""What a command cannot show: the user's to mend where the files lay there before, else a bug of ours."""
 
 import json
 import re
@@ -64,11 +64,13 @@ def test_what_the_command_wrote_and_cannot_show_is_ours(here, capfd, crashes, mo
         said = capfd.readouterr().err.splitlines()[-1]
         (file,) = crashes.iterdir()
         assert re.fullmatch(rf"midblock: a bug of ours: KeyError: 'copied' \(please report it, with {file}\)", said)
-        assert "summary[\"copied\"]" in file.read_text()
+        assert 'summary["copied"]' in file.read_text()
         file.unlink()
 
 
-@pytest.mark.parametrize("error", [AttributeError("x"), IndexError("x"), KeyError("x"), TypeError("x"), ValueError("x")])
+@pytest.mark.parametrize(
+    "error", [AttributeError("x"), IndexError("x"), KeyError("x"), TypeError("x"), ValueError("x")]
+)
 def test_only_what_was_read_back_is_excused(here, error):
     assert main(MERGE) == 0
 
