@@ -56,11 +56,11 @@ KINDS = [
             ("merge", "start", "NAME", "--alphas", "0,0.5,1", "-o", "OUT"),
             ("probe", "start", "NAME", "--data", "sums.jsonl", "--num-samples", "4", *CPU, "-o", "OUT"),
         ),
-        8, "folder", "sft",
+        6, "folder", "sft",
     ),
     kind_of("data", (("probe", "start", "sft", "--data", "NAME", "--num-samples", "4", *CPU, "-o", "OUT"),), 12,
     "file", "sums.jsonl"),
-    kind_of("output folders", (("merge", "start", "sft", "--alphas", "0,0.5,1", "-o", "NAME"),), 8, "nothing", "out"),
+    kind_of("output folders", (("merge", "start", "sft", "--alphas", "0,0.5,1", "-o", "NAME"),), 6, "nothing", "out"),
 ]  # fmt: skip
 
 test = cases_of(KINDS)

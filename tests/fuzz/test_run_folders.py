@@ -59,9 +59,12 @@ FAILED_STEER = (
 
 def kind_of(verb: str, file: str, cases: int, kept: Sequence[tuple[int, Spoil]] = ()) -> Kind:
     other = "flow" if verb == "merge" else "merge"
-    alone, joint = ("report", verb, "--output-dir", "OUT"), ("report", verb, other, "--output-dir", "OUT")
+    alone, joint, turned = (
+        ("report", *runs, "--output-dir", "OUT") for runs in ((verb,), (verb, other), (other, verb))
+    )
     # a joint page takes several times as long; where reading ends, all verbs go the same way
-    commands = (alone, *([joint] if MANY or verb in ("analysis", "swap") else []), *READERS.get(verb, ()))
+    pages = [alone, *([joint] if MANY or verb in ("analysis", "swap") else [])]
+    commands = (*pages, *READERS.get(verb, ()), *([turned] if MANY else []))
     needs = (verb, other, "start", "sft", "adapter", "sums.jsonl")
     return Kind(f"{file} of {verb}", f"{verb}/{file}", commands, needs, cases, also=harmless, kept=kept)
 
@@ -83,9 +86,9 @@ KINDS = [
     kind_of("analysis", "samples.json", 3),
     read_back("analysis", "summary.json", 3, FAILED_BACK),
     read_back("steer", "summary.json", 3, FAILED_STEER),
-    *(read_back(verb, "summary.json", 3) for verb in ("probe", "swap", "tune-lora", "flow")),
-    *(read_back(verb, "run.json", 2) for verb in ("analysis", "tune-lora")),
-    read_back("steer", "texts.json", 5),
+    *(read_back(verb, "summary.json", 2) for verb in ("probe", "swap", "merge", "tune-lora", "flow")),
+    *(read_back(verb, "run.json", 2) for verb in (VERBS if MANY else ("analysis", "tune-lora"))),
+    read_back("steer", "texts.json", 4),
 ]
 
 test = cases_of(KINDS)
