@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,12 @@ def impatient() -> Iterator[None]:
     if chat.SANDBOX is not before:
         chat.SANDBOX.close()
     chat.SANDBOX = before
+
+
+@pytest.fixture(autouse=True)
+def only_new_garbage() -> None:
+    """Every command leaves some; to look for it through all that a session has takes longer than many a command."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

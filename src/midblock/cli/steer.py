@@ -70,7 +70,7 @@ def _read_texts(file: Path) -> list[dict[str, Any]]:
 def _print_texts(console: Console, text: Mapping[str, Any]) -> None:
     answers = {"base": text["base"], **{f"α {label}": said for label, said in text["steered"].items()}}
     for title, said in {"prompt": text["prompt"], **answers, "tuned": text["tuned"]}.items():
-        console.print(f"[{title}]", style="bold")
+        console.print(f"[{printable(title)}]", style="bold")
         console.print(printable_lines(said if len(said) <= SHOWN_LETTERS else said[:SHOWN_LETTERS] + " …"))
     console.print()
 

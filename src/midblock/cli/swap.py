@@ -67,12 +67,12 @@ def _table(summary: Mapping[str, Any], host: str) -> Table:
         levels = [f"{reference[name]['value']:.3f}" for name in shown]
         out.add_row(Text(printable(f"all of {reference['body']}")), _head(reference), *levels)
     for cell in cells:
-        out.add_row(cell["blocks"], _head(cell), *(_level(cell[name]) for name in shown))
+        out.add_row(printable(cell["blocks"]), _head(cell), *(_level(cell[name]) for name in shown))
     return out
 
 
 def _head(record: Mapping[str, Any]) -> str:
-    return str(record["head"]).removesuffix("_head")
+    return printable(record["head"]).removesuffix("_head")
 
 
 def _level(found: Mapping[str, float]) -> str:
