@@ -28,8 +28,8 @@ FAILED = (
 )
 NEEDS = ("start", "sft", "sums.jsonl")
 KINDS = [
-    Kind("config.json of the base", "start/config.json", COMMANDS, NEEDS, 12, meant=another_model, kept=FAILED),
-    Kind("config.json of the tuned", "sft/config.json", COMMANDS, NEEDS, 12, meant=another_model),
+    Kind("config.json of the base", "start/config.json", COMMANDS, NEEDS, 10, meant=another_model, kept=FAILED),
+    Kind("config.json of the tuned", "sft/config.json", COMMANDS, NEEDS, 10, meant=another_model),
 ]
 
 test = cases_of(KINDS)

@@ -116,7 +116,7 @@ KINDS = [
         ("start", "sft"), 2, lambda file: None, templates, write_template, make=write_chat, kept=FAILED,
         meant=lambda spoil: True,
     ),
-    kind_of(".parquet", "rows.parquet", ROWS, 8, read=pd.read_parquet, ways=cells, write=write_parquet),
+    kind_of(".parquet", "rows.parquet", ROWS, 6, read=pd.read_parquet, ways=cells, write=write_parquet),
 ]  # fmt: skip
 
 test = cases_of(KINDS)

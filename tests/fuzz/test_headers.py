@@ -35,7 +35,7 @@ CHECKPOINT = Kind(
         ("merge", "start", "sft", "--alphas", "0,0.5,1", "-o", "OUT"),
         ("probe", "start", "sft", "--data", "sums.jsonl", "--num-samples", "4", *CPU, "-o", "OUT"),
     ),
-    ("start", "sft", "sums.jsonl"), 11, header, write=write, kept=FAILED,
+    ("start", "sft", "sums.jsonl"), 9, header, write=write, kept=FAILED,
 )  # fmt: skip
 ADAPTER = Kind(
     "safetensors header of an adapter", "adapter/adapter_model.safetensors",
@@ -45,7 +45,7 @@ ADAPTER = Kind(
         ("export", "adapter", "--to", "equal-rank", "--output", "OUT"),
         ("probe", "start", "adapter", "--data", "sums.jsonl", "--num-samples", "4", *CPU, "-o", "OUT"),
     ),
-    ("start", "adapter", "sums.jsonl"), 12, header, write=write,
+    ("start", "adapter", "sums.jsonl"), 10, header, write=write,
 )  # fmt: skip
 
 KINDS = [CHECKPOINT, ADAPTER]

@@ -60,10 +60,10 @@ KINDS = [
             ("merge", "start", "NAME", "--alphas", "0,0.5,1", "-o", "OUT"),
             ("probe", "start", "NAME", "--data", "sums.jsonl", "--num-samples", "4", *CPU, "-o", "OUT"),
         ),
-        6, "folder", "sft",
+        5, "folder", "sft",
     ),
-    kind_of("data", (PROBE,), 8, "file", "sums.jsonl"),
-    kind_of("data files", (PROBE,), 8, "jsonl", "sums.jsonl"),
+    kind_of("data", (PROBE,), 5, "file", "sums.jsonl"),
+    kind_of("data files", (PROBE,), 5, "jsonl", "sums.jsonl"),
     kind_of("output folders", (("merge", "start", "sft", "--alphas", "0,0.5,1", "-o", "NAME"),), 6, "nothing", "out"),
 ]  # fmt: skip
 

@@ -101,7 +101,7 @@ FAILED = (
 KINDS = [Kind(
     "settings of an analysis", "settings.json",
     [("analyze", "--config", "settings.json")],
-    ("settings.json", "start", "sft", "sums.jsonl"), 16, ways=ways, kept=FAILED, write=write, also=as_given,
+    ("settings.json", "start", "sft", "sums.jsonl"), 14, ways=ways, kept=FAILED, write=write, also=as_given,
     meant=lambda spoil: True,
 )]  # fmt: skip
 
