@@ -35,5 +35,5 @@ def analyze(
     """
     pair = load_pair(base, *tuned, **asdict(loading or LoadSettings()))
     act = partial(run_analysis, pair, data, **asdict(settings or AnalysisSettings()))
-    folder, table = carry_out("analyze", [variant.name for variant in pair.tuned], where, act)
-    tell(folder, as_json=json, show=partial(show_profile, table))
+    filled, table = carry_out("analyze", [variant.name for variant in pair.tuned], where, act)
+    tell(filled, as_json=json, show=partial(show_profile, table))
