@@ -48,6 +48,34 @@ def test_all_in_one_block(block):
     assert found.thirds[block // 2] == 1
 
 
+@pytest.mark.parametrize("blocks", range(1, 41))
+def test_an_even_spread_is_a_third_each_at_every_depth(blocks):
+    found = Spread.of(pd.DataFrame({"layer": range(blocks)}), np.ones(blocks), blocks)
+    assert found.thirds == pytest.approx((1 / 3,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "block", "thirds"),
+    [
+        (4, 1, (1 / 3, 2 / 3, 0)),  # 1/4 to 2/4: one of its three twelfths lies below 1/3
+        (5, 1, (2 / 3, 1 / 3, 0)),
+        (7, 4, (0, 2 / 3, 1 / 3)),
+        (2, 0, (2 / 3, 1 / 3, 0)),
+        (1, 0, (1 / 3, 1 / 3, 1 / 3)),
+        (10, 9, (0, 0, 1)),
+    ],
+)
+def test_a_block_that_lies_in_two_thirds_is_parted(blocks, block, thirds):
+    found = Spread.of(pd.DataFrame({"layer": range(blocks)}), np.eye(blocks)[block], blocks)
+    assert found.thirds == pytest.approx(thirds)
+
+
+@pytest.mark.parametrize("blocks", [4, 5, 7, 10, 30])
+def test_an_even_change_is_called_even_at_every_depth(blocks):
+    rows = [LayerRow("sft", layer, blocks, "delta_rel", 0.1, 10, module="block") for layer in range(blocks)]
+    assert "sft's weights moved evenly over depth" in summarize(LayerTable.from_rows(rows))["headline"]
+
+
 def test_only_decoder_blocks_count():
     assert spread([9, 1, 0, 0, 0, 0, 1, 9], layers=np.arange(-1, L + 1)).thirds == (0.5, 0, 0.5)
 

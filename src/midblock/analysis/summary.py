@@ -1,6 +1,7 @@
 """The reading of a LayerTable: where in depth the change sits, in numbers and in one sentence.
 
-With a_l ≥ 0 the amount of block l and p_l its share of all, the centre is Σ p_l (l + ½)/L; thirds are sums of p_l.
+With a_l ≥ 0 the amount of block l and p_l its share of all, the centre is Σ p_l (l + ½)/L; thirds are sums of p_l, a
+block that lies in two of them parted as it lies.
 A block's own part is told by `change_own`, weights by `delta_rel`, what states carry by `change_increment`; all of
 states over the tokens that are no sinks, where there are any. Described in docs/run_folder.md.
 """
@@ -50,10 +51,18 @@ class Spread:
         peak = int(layers[share.argmax()])
         if len(layers) < blocks:
             return cls(None, None, peak)
-        third = np.minimum(layers * 3 // blocks, 2)
-        shares = tuple(float(share[third == which].sum()) for which in range(3))
-        middle = (layers + 0.5) / blocks
-        return cls(float((share * middle).sum()), shares, peak)  # type: ignore[arg-type]
+        lower, middle, upper = (float(each) for each in share @ _parts_in_thirds(layers, blocks))
+        depth = (layers + 0.5) / blocks
+        return cls(float((share * depth).sum()), (lower, middle, upper), peak)
+
+
+def _parts_in_thirds(layers: np.ndarray, blocks: int) -> np.ndarray:
+    """Which part of each block lies in each third of the depth, one row a block.
+
+    Block l covers l/L to (l + 1)/L: where 3 does not divide L, some lie in two thirds, and no third holds more blocks.
+    """
+    low, edge = 3 * layers[:, None], blocks * np.arange(3)  # in units of 1/(3 L), so that whole blocks are exact
+    return np.clip(np.minimum(low + 3, edge + blocks) - np.maximum(low, edge), 0, None) / 3
 
 
 def summarize(table: LayerTable, *, whole: bool = True) -> dict[str, Any]:
