@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midblock.analysis.summary import Spread, summarize
+from midblock.analysis.spread import Spread
+from midblock.analysis.states import with_states
+from midblock.analysis.summary import summarize
 from midblock.base import LayerRow, LayerTable
 from midblock.metrics.metric import PRECISION_FLOOR
 
@@ -141,7 +143,7 @@ def test_the_final_norm_is_no_last_block():
 def test_a_change_below_the_precision_floor_is_called_rounding(floor, said):
     rows = table_of(added=[1] * L, change=[0.4] * L)
     rows += rows_of("change_intensity_relative" + PRECISION_FLOOR, [floor] * L, model="base")
-    assert ("no more than rounding" in summarize(LayerTable.from_rows(rows))["headline"]) == said
+    assert ("no more than rounding" in summarize(LayerTable.from_rows(with_states(rows)))["headline"]) == said
 
 
 def test_several_models_share_a_headline():

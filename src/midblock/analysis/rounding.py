@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -118,6 +118,20 @@ def _skeleton(backbone: nn.Module, dtype: torch.dtype) -> Any:
             return build(copy.deepcopy(backbone.config), dtype=dtype)
     except (ValueError, TypeError, RuntimeError, NotImplementedError):  # what a config's own checks and __init__ raise
         return None
+
+
+def share_of_floor(models: Iterable[nn.Module]) -> float:
+    """How much of what the two precisions differ by these models' own precision makes, as rounding is by its steps.
+
+    1 in bfloat16 and float16, 2⁻¹⁶ in float32: there a change far below the precision floor is no rounding. Of models
+    in several precisions the coarsest counts.
+    """
+    own = [next(each.dtype for each in model.parameters() if each.is_floating_point()) for model in models]
+    return max(_step(dtype) / max(_step(dtype), _step(other_precision(dtype))) for dtype in own)
+
+
+def _step(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
 
 
 def other_precision(dtype: torch.dtype) -> torch.dtype:

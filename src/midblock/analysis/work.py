@@ -11,9 +11,11 @@ from pathlib import Path
 from midblock.analysis.estimates import Estimates
 from midblock.analysis.measure import Measured, Measurement, total_tokens
 from midblock.analysis.prompts import Prompts
+from midblock.analysis.rounding import share_of_floor
 from midblock.analysis.samples import sample_rows, spread_rows
 from midblock.analysis.settings import AnalysisSettings
 from midblock.analysis.sink_notes import sink_notes
+from midblock.analysis.states import with_states
 from midblock.analysis.summary import summarize
 from midblock.analysis.weight_comparison import WeightComparison, entries_of
 from midblock.base import LayerPlan, LayerRow, LayerTable, MidblockError, write_json
@@ -84,9 +86,11 @@ class Analysis:
             rows += self._weights(bench)
         if not rows:
             raise MidblockError("nothing to measure", hint="the metrics asked for need what was switched off")
+        rounding = share_of_floor(variant.model for variant in self.pair) if self.samples else 1.0
+        rows = with_states(rows, rounding)
         return Outcome(
             rows,
-            summarize(LayerTable.from_rows(rows), whole=self._whole(bench.notes)),
+            summarize(LayerTable.from_rows(rows), whole=self._whole(bench.notes), rounding=rounding),
             {"models": models_of(self.pair)} if bench.run else {},  # hashes whole files
             {"samples.json": self._write_samples} if self.samples else {},
         )
