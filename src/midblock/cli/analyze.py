@@ -10,7 +10,7 @@ from midblock.analysis import AnalysisSettings
 from midblock.analysis import analyze as run_analysis
 from midblock.checkpoints import LoadSettings, load_pair
 from midblock.cli.life import Flat, carry_out, tell
-from midblock.cli.table import show_profile
+from midblock.cli.table import detectable_lines, show_profile
 from midblock.runs.reading import DEFAULT_DATA
 from midblock.runs.where import Where
 
@@ -36,4 +36,4 @@ def analyze(
     pair = load_pair(base, *tuned, **asdict(loading or LoadSettings()))
     act = partial(run_analysis, pair, data, **asdict(settings or AnalysisSettings()))
     filled, table = carry_out("analyze", [variant.name for variant in pair.tuned], where, act)
-    tell(filled, as_json=json, show=partial(show_profile, table))
+    tell(filled, as_json=json, show=partial(show_profile, table), told=detectable_lines)
