@@ -276,7 +276,7 @@ def test_progress_covers_all_samples(pair):
     watch = Watch()
     analyze(pair, BUILTIN, progress=watch, seeds=2, precision_floor=False, metrics="cka,curvature", **SMALL)
     assert watch.done == watch.totals
-    assert watch.totals["intervals and nulls"] == 2 * 5
+    assert watch.totals["intervals and nulls"] == 2 * 2 * 5
 
 
 def test_what_is_recorded_and_drawn(pico, tuned_from, saved, tmp_path):

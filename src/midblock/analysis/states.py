@@ -3,7 +3,7 @@
 A change is judged by how far a value lies from that of a model compared with itself (`Metric.same`), so that what falls
 and what rises with a change are judged alike. The first that applies counts: no value; no more than rounding makes; no
 interval, though the metric has one, because its rule finds the prompts too few; no more alike than unrelated prompts;
-reached by what a random change of the same size does. Pure; cost: one look at each row. Rules: docs/metrics.md, "What a
+within what random changes of the same size do. Pure; cost: one look at each row. Rules: docs/metrics.md, "What a
 number says".
 """
 
@@ -103,12 +103,9 @@ def _as_null(row: LayerRow, metric: Metric, beside: Mapping[Place, LayerRow]) ->
 
 
 def _as_random(row: LayerRow, beside: Mapping[Place, LayerRow]) -> bool:
-    """Whether the value or its interval reaches what random changes of the same size do."""
+    """Whether the value lies where another random change of the same size would."""
     random = _beside(row, beside, row.metric + RANDOM)
-    if random is None:
-        return False
-    (low, high), (least, most) = _ends(row), _ends(random)
-    return low <= most and high >= least
+    return random is not None and random.low <= row.value <= random.high
 
 
 def _ends(row: LayerRow) -> Iterable[float]:
