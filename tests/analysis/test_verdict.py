@@ -61,8 +61,20 @@ def test_nothing_above_the_floor_is_not_placed():
 def test_what_random_changes_do_too_is_not_placed():
     found = verdict(own(CLEAR), own(CLEAR, half=0.5, metric="change_own" + RANDOM))
     assert found.why_not == "what blocks change of their own is no other than a random change of the same size"
-    elsewhere = own(CLEAR[::-1], half=0.5, metric="change_own" + RANDOM)
-    assert not verdict(own(CLEAR), [*elsewhere[:2], *own([20.0] * L, metric="change_own" + RANDOM)[2:]]).why_not
+    other = own([20.0] * L, metric="change_own" + RANDOM)
+    assert not verdict(own(CLEAR), other).why_not
+
+
+def test_a_leading_third_must_be_told_apart_itself():
+    """Blocks 0 and 1 change less than a random change of the same size does; the leading third is no other than it."""
+    random = [*own([9, 9], metric="change_own" + RANDOM), *own(CLEAR, half=0.5, metric="change_own" + RANDOM)[2:]]
+    found = verdict(own(CLEAR), random)
+    assert found.why_not == (
+        "what blocks of the leading third change of their own is no other than a random change of the same size"
+    )
+    one = [row for row in random if row.layer != 2]
+    assert verdict(own(CLEAR), one) == Verdict("", peak=False)  # block 3 leads, and is as random
+    assert verdict(own(CLEAR), [row for row in random if row.layer != 3]) == Verdict("", peak=True)
 
 
 def test_a_model_that_did_not_change_needs_no_verdict():

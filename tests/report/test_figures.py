@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from midblock.base import LayerRow
+from midblock.base import LayerRow, LayerTable
 from midblock.report.figures.analysis import FIGURES
 from midblock.report.figures.paper import write_figures
 from midblock.report.figures.tune import TUNE_FIGURES
@@ -46,6 +46,18 @@ def test_facts_quote_the_table(make_run):
     assert facts["Weights moved most in"]["sft"] == Number("block 6", "0.0015 of base norm")
     assert facts["Weight change by third"]["sft"] == Thirds((0.2, 0.5, 0.3), 0.5)
     assert len(facts["Similarity after the last block"]) == 2
+
+
+def test_facts_say_what_a_number_does_not(make_run):
+    folder = make_run()
+    frame = LayerTable.read(folder).to_pandas()
+    before = {fact.label: dict(fact.answers) for fact in facts_of(Run.read(folder))}["Similarity after the last block"]
+    frame.loc[(frame.metric == "cka_debiased") & (frame.model == "sft"), "state"] = "as_null"
+    LayerTable(frame).write(folder)
+    after = {fact.label: dict(fact.answers) for fact in facts_of(Run.read(folder))}["Similarity after the last block"]
+    said = "; no more alike than unrelated prompts"
+    assert after["sft"] == Number(before["sft"].text, before["sft"].aside + said)
+    assert {**after, "sft": before["sft"]} == before
 
 
 @pytest.mark.parametrize(

@@ -52,20 +52,21 @@ class Verdict:
         curve = curve[curve.dataset == curve.dataset.iloc[0]] if len(curve) else curve
         if not (curve.value > 0).any():
             return cls()
-        if why_not := _nowhere(curve) or _no_third(curve, table.blocks):
+        if why_not := _as_nothing(curve) or _no_third(curve, table.blocks):
             return cls(why_not, peak=False)
         amount, half = curve.value.to_numpy(float), _halves(curve)
         first = int(amount.argmax())
         lead, reach = np.delete(amount[first] - amount, first), np.delete(np.hypot(half[first], half), first)
-        return cls(peak=bool((lead > reach).all()), bare=bool(curve.state.isin([TOO_FEW]).any()))
+        told = not _as_nothing(curve.iloc[[first]])
+        return cls(peak=told and bool((lead > reach).all()), bare=bool((curve.state == TOO_FEW).any()))
 
 
-def _nowhere(curve: pd.DataFrame) -> str:
-    """That no block's own change is told apart from nothing; "" where one is."""
+def _as_nothing(curve: pd.DataFrame, where: str = "") -> str:
+    """That no block's own change is told apart from none, or from any other; "" where one is."""
     if curve.state.isin([MEASURED, TOO_FEW]).any():
         return ""
     changed = curve[curve.value > 0]  # a block that did not change at all is no reason
-    return f"what blocks change of their own is {' or '.join(STATES[state] for state in changed.state.unique())}"
+    return f"what blocks {where}change of their own is {' or '.join(STATES[state] for state in changed.state.unique())}"
 
 
 def _no_third(curve: pd.DataFrame, blocks: int) -> str:
@@ -77,8 +78,9 @@ def _no_third(curve: pd.DataFrame, blocks: int) -> str:
     second, first = np.argsort(amount)[1:]
     if round(100 * amount[first] / amount.sum()) < EVEN:
         return ""
-    leads = amount[first] - amount[second] > np.hypot(half[first], half[second])
-    return "" if leads else "the leading third of the depth leads by less than the intervals"
+    if amount[first] - amount[second] <= np.hypot(half[first], half[second]):
+        return "the leading third of the depth leads by less than the intervals"
+    return _as_nothing(curve[parts[:, first] > 0], "of the leading third ")
 
 
 def _halves(curve: pd.DataFrame) -> Amounts:

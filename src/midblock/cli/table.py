@@ -30,7 +30,7 @@ SHOWN = (
 )
 MARKS = {BELOW_FLOOR: "↓", AS_RANDOM: "≈", AS_NULL: "∅", TOO_FEW: "?", NOT_DEFINED: "–"}  # of a number that says less
 WITH_INTERVAL = {"cka_debiased", "change_own", "logit_agreement"}
-WIDTH_WITH_INTERVALS = 104
+WIDTH_WITH_INTERVALS = 124
 
 
 def show_profile(table: LayerTable, console: Console) -> None:
@@ -83,6 +83,6 @@ def _layer_name(layer: int, blocks: int) -> str:
 
 def _cell(row: Any, interval: bool) -> str:
     text = f"{row.value:.4f}" if abs(row.value) >= 0.001 or row.value == 0 else f"{row.value:.1e}"
+    text += MARKS.get(row.state, "")
     half = (row.high - row.low) / 2
-    text = f"{text} ±{half:.1g}" if interval and not math.isnan(half) else text
-    return text + MARKS.get(row.state, "")
+    return f"{text} ±{half:.1g}" if interval and not math.isnan(half) else text
