@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from midblock.analysis.estimates import Estimates
 from midblock.analysis.measure import Measured, Measurement, total_tokens
@@ -20,7 +21,7 @@ from midblock.base import LayerPlan, LayerRow, LayerTable, MidblockError, write_
 from midblock.base.seal import fingerprint
 from midblock.checkpoints import Pair, quiet_transformers
 from midblock.metrics.catalogue import METRICS, choose
-from midblock.metrics.metric import NO_SINKS, is_estimate
+from midblock.metrics.metric import NO_SINKS, SEED, is_estimate
 from midblock.runs.request import models_of
 from midblock.runs.run import Bench, Outcome
 
@@ -108,6 +109,7 @@ class Analysis:
             return
         measuring = bench.progress.phase("measuring", sum(total_tokens(prompts) for prompts in self.samples))
         judging: Advance | None = None
+        lost: list[dict[str, Any]] = []
         for number in range(len(self.samples)):
             with bench.phase("measure"), quiet_transformers():
                 measurement = self._measurement(number, bench)
@@ -124,10 +126,13 @@ class Analysis:
                     rows += estimates.rows(judging)
                 notes += estimates.notes()
                 undefined += estimates.undefined.told()
+                lost += estimates.undefined.records(f"{SEED}{number}" if number else "")
             if number == 0 and not any(METRICS[name].of_weights for name in self.wanted):
                 _check_defined(undefined, rows)
             bench.notes += [f"Sample {number}: {note}" if number else note for note in notes]
             yield rows
+        if lost:
+            bench.record["undefined"] = lost
 
     def _token_sets(self, measured: Measured) -> Iterator[tuple[str, frozenset[str]]]:
         """Suffixes of the metrics over each set of tokens, with those metrics; without sinks only where there are any.
