@@ -26,8 +26,9 @@ from midblock.runs.record import read_record
 
 SMALL = {"num_samples": 8, "num_token_samples": 4}
 LAYERS = [-1, 0, 1, 2, 3]
-RESIDUAL = {name for name, metric in METRICS.items() if not metric.of_weights}
-WEIGHTS = set(METRICS) - RESIDUAL
+GENERAL = {"kl_general", "kl_general_reverse"}  # of texts that only --general names
+RESIDUAL = {name for name, metric in METRICS.items() if not metric.of_weights} - GENERAL
+WEIGHTS = set(METRICS) - RESIDUAL - GENERAL
 RELATIVE = {name for name, metric in METRICS.items() if metric.paired}
 
 
@@ -61,7 +62,8 @@ def test_every_metric_at_every_layer(family, pico, tuned_from, tokenizer, data):
     for name in RESIDUAL:
         models = ["sft"] if METRICS[name].paired else ["base", "sft"]
         # The final norm changes the space, so no block's own addition is defined there.
-        layers = LAYERS[:-1] if name == "change_increment" else LAYERS
+        layers = {"own": LAYERS[1:-1], "heads": LAYERS[-1:]}.get(METRICS[name].source, LAYERS)
+        layers = LAYERS[:-1] if name == "change_increment" else layers
         for model in models:
             curve = table.curve(name, model)
             assert curve.layer.tolist() == layers, (name, model)
@@ -78,7 +80,7 @@ def test_intervals_nulls_and_floors_stand_beside_the_values(pico, tuned_from, to
     table = analyze(Pair.of_models(base, {"sft": tuned_from(base)}, tokenizer), data, metrics="all", **SMALL)
     for row in table.select(metric=sorted(RESIDUAL)):
         assert row.low <= row.high, row
-        assert row.n == (4 if METRICS[row.metric].source in ("tokens", "lens") else 8), row
+        assert row.n == (4 if METRICS[row.metric].source in ("tokens", "lens", "own", "heads") else 8), row
         assert row.dataset == "builtin:chain_sum"
     metrics = set(table.metrics)
     assert {"cka.null", "cka_debiased.null", "cosine_similarity.null"} <= metrics

@@ -27,7 +27,7 @@ def gaussian(*shape, seed=0):
 
 def rows_between(models=("base", "sft"), amount=0.3):
     """Rows of one pass, drawn instead of measured: a tuned model differs from the base by `amount` a layer."""
-    rows = {}
+    rows, deep = {}, torch.arange(0, 2 * DEEP, 2)
     for layer in LAYERS:
         base = gaussian(N, D, seed=layer + 1) + 2 * gaussian(D, seed=50)
         for place in range(len(models)):
@@ -36,13 +36,20 @@ def rows_between(models=("base", "sft"), amount=0.3):
             for view in range(2):
                 noise = 0.2 * gaussian(N, D, seed=1000 + 10 * view + layer)
                 rows[f"view{view}|{layer}|{place}"] = RowStatistic(torch.arange(N), base + change + noise)
-            tokens = torch.rand(DEEP, 4, generator=torch.Generator().manual_seed(layer + 7 * place)).double()
+            tokens = torch.rand(DEEP, 5, generator=torch.Generator().manual_seed(layer + 7 * place)).double()
             rows[f"tokens|{layer}|{place}"] = RowStatistic(torch.arange(0, 2 * DEEP, 2), tokens)
             lens = torch.rand(DEEP, 2, generator=torch.Generator().manual_seed(layer + 9 * place)).double() * amount
             lens = torch.stack([lens[:, 0], 1 - lens[:, 1]], dim=1)
+            if place and 0 <= layer < L:
+                alone = base + amount * gaussian(N, D, seed=500 + 10 * place + layer)
+                both = zip(("own", "reverse"), (alone, base + 0.5 * change), strict=True)
+                rows |= {f"{kind}|{layer}|{place}": RowStatistic(deep, values[deep]) for kind, values in both}
+            if place and layer == L:
+                sums = torch.rand(DEEP, 3, generator=torch.Generator().manual_seed(place)).double()
+                sums[:, 2] = 4
+                rows |= {f"{kind}|{layer}|{place}": RowStatistic(deep, sums) for kind in ("heads", "general")}
             if place:
                 rows[f"lens|{layer}|{place}"] = RowStatistic(torch.arange(0, 2 * DEEP, 2), lens)
-        deep = torch.arange(0, 2 * DEEP, 2)
         rows[f"pooled|{layer}|{ROUNDED_BASE}"] = RowStatistic(
             deep, base[deep] + 0.01 * gaussian(DEEP, D, seed=layer + 70)
         )
@@ -63,7 +70,8 @@ def columns_of(rows, wanted):
 
 
 def estimate(rows, models=("sft",), wanted=ALL, seed=0, measured=("sft",)):
-    made = Estimates(Measured(columns_of(rows, wanted), measured), models, wanted, LAYERS, L, "some:data", seed).rows()
+    measured = Measured(columns_of(rows, wanted), measured)
+    made = Estimates(measured, models, wanted, LAYERS, L, "some:data", seed, general="other:data").rows()
     table = {}
     for row in made:
         assert (row.model, row.layer, row.metric) not in table
@@ -89,7 +97,8 @@ def values_of(table, suffix=""):
 def test_every_metric_is_there_for_every_model_and_layer(table, name):
     models = ["sft"] if METRICS[name].paired else ["base", "sft"]
     # the final norm changes the space, so nothing can be said to be added there
-    layers = LAYERS[:-1] if name == "change_increment" else LAYERS
+    layers = {"own": LAYERS[1:-1], "heads": LAYERS[-1:]}.get(METRICS[name].source, LAYERS)
+    layers = LAYERS[:-1] if name == "change_increment" else layers
     found = {(model, layer) for model, layer, metric in table if metric == name}
     assert found == {(model, layer) for model in models for layer in layers}
 
@@ -115,8 +124,8 @@ def test_samples_are_prompts(table):
     for (_, _, metric), row in table.items():
         source = METRICS[metric.partition(".")[0]].source
         rounded = metric.endswith(PRECISION_FLOOR)
-        assert row.n == (DEEP if rounded or source in ("tokens", "lens") else N)
-        assert row.dataset == "some:data"
+        assert row.n == (DEEP if rounded or source in ("tokens", "lens", "own", "heads") else N)
+        assert row.dataset == ("other:data" if metric.startswith("kl_general") else "some:data")
         assert row.blocks == L
         assert row.module == "residual"
 
@@ -157,7 +166,7 @@ def test_change_is_added_over_what_the_layer_below_handed_on(rows, table):
 
 
 def test_the_base_against_itself(rows):
-    same = {key: rows[re.sub(r"\|1$", "|0", key)] for key in rows if not key.startswith("lens")}
+    same = {key: rows[re.sub(r"\|1$", "|0", key)] for key in rows if key.startswith(("pooled", "tokens"))}
     table = estimate(same)
     for layer in LAYERS:
         for name in ("cka", "cka_debiased"):
@@ -219,8 +228,11 @@ def test_the_precision_floor_compares_the_rounded_prompts_with_their_own_selves(
 def test_the_order_in_which_prompts_are_numbered_changes_no_value(rows, table):
     """It changes which prompts form a group, and so the intervals, a little."""
     flipped = {key: RowStatistic(stat.index, stat.values.flip(0)) for key, stat in rows.items()}
-    found = values_of(estimate({key: stat for key, stat in flipped.items() if not key.endswith(f"|{ROUNDED_BASE}")}))
-    expected = values_of(table)
+    # these are read beside all prompts' rows, of which they are other ones then
+    beside = (f"|{ROUNDED_BASE}", "own", "reverse")
+    flipped = {key: stat for key, stat in flipped.items() if not key.startswith(beside) and not key.endswith(beside)}
+    found = values_of(estimate(flipped))
+    expected = {key: value for key, value in values_of(table).items() if METRICS[key[2]].source != "own"}
     assert found == pytest.approx(expected, rel=1e-6)
 
 

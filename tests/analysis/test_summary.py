@@ -19,7 +19,7 @@ def rows_of(metric, values, model="sft", module="residual", start=0):
 def table_of(added=None, weights=None, change=None, model="sft"):
     rows = []
     if added is not None:
-        rows += rows_of("change_increment", added, model)
+        rows += rows_of("change_increment", added, model) + rows_of("change_own", added, model)
     if weights is not None:
         rows += rows_of("delta_rel", weights, model, "block")
     if change is not None:
@@ -107,9 +107,10 @@ def test_the_reading_names_the_third_its_share_and_the_block():
     summary = summarize(LayerTable.from_rows(table_of(added=[1, 1, 1, 1, 2, 4], weights=[1, 6, 1, 1, 1, 0])))
     facts = summary["models"][0]
     assert facts["representation_depth"]["thirds"] == pytest.approx((0.2, 0.2, 0.6))
+    assert facts["own_depth"] == facts["representation_depth"]
     assert facts["peak_block"] == 5
-    assert "most in the upper third (60 %)" in facts["reading"]
-    assert "most of all across block 5" in facts["reading"]
+    assert "tuning acts most in the upper third (60 %), most of all in block 5;" in facts["reading"]
+    assert facts["reading"].endswith("its states carry most change across block 5.")
     assert "most in the lower third (70 %), most in block 1" in facts["reading"]
     assert summary["headline"] == facts["reading"]
 
@@ -168,7 +169,8 @@ def test_some_blocks_only_have_no_thirds_of_the_model():
     rows = [LayerRow("sft", layer, L, "change_increment", 0.1 * layer, 10) for layer in (2, 3)]
     summary = summarize(LayerTable.from_rows(rows))
     assert summary["models"][0]["representation_depth"] == {"center": None, "thirds": None, "peak_block": 3}
-    assert "among the blocks that were measured, most of all across block 3" in summary["headline"]
+    assert "added among the blocks that were measured, most across block 3" in summary["headline"]
+    assert "which blocks were changed themselves was not measured" in summary["headline"]
 
 
 def test_a_number_that_is_none_is_left_out():
@@ -176,3 +178,18 @@ def test_a_number_that_is_none_is_left_out():
     rows = [*table_of(change=[0.1] * L), *rows_of("cosine_similarity", [0.9] * (L - 1) + [float("nan")])]
     (facts,) = summarize(LayerTable.from_rows(rows))["models"]
     assert facts["last_block"] == {"change_intensity_relative": 0.1}
+
+
+def test_a_block_that_only_reacts_is_not_told_as_changed():
+    """Blocks 2 and 3 were tuned; what lies above makes more of it than they did."""
+    rows = [*rows_of("change_own", [0, 0, 2, 1, 0, 0]), *rows_of("change_increment", [0, 0, 2, 2, 3, 9])]
+    rows += rows_of("delta_rel", [0, 0, 1, 1, 0, 0], module="block")
+    facts = summarize(LayerTable.from_rows(rows))["models"][0]
+    assert facts["peak_block"] == 2
+    assert facts["own_depth"]["thirds"] == pytest.approx((0, 1, 0))
+    assert facts["reading"].startswith("sft's tuning acts most in the middle third (100 %), most of all in block 2;")
+
+
+def test_the_headline_is_about_the_tokens_without_sinks():
+    rows = [*rows_of("change_own", [9, 0, 0, 0, 0, 0]), *rows_of("change_own.no_sinks", [0, 0, 0, 0, 0, 1])]
+    assert summarize(LayerTable.from_rows(rows))["models"][0]["peak_block"] == 5

@@ -118,3 +118,11 @@ def test_a_broken_file_is_named(tmp_path, name):
 def test_no_block_no_depth():
     with pytest.raises(MidblockError, match="no decoder block"):
         LayerTable.from_rows([LayerRow("base", -1, 4, "gini", 0.0, 1)]).blocks  # noqa: B018
+
+
+def test_a_dataset_whose_path_is_no_text_has_a_printable_name(tmp_path):
+    names = {"a\udcff\x1b[31m.jsonl": "a\\udcff\\x1b[31m.jsonl", "données.jsonl": "données.jsonl", "": ""}
+    rows = [LayerRow("sft", 0, 3, "cka", 0.5, 4, dataset=name) for name in names]
+    LayerTable.from_rows(rows).write(tmp_path)
+    for file in (tmp_path, tmp_path / "layers.csv"):
+        assert LayerTable.read(file).frame.dataset.tolist() == list(names.values())

@@ -88,3 +88,13 @@ def test_an_unknown_region():
     batch = make_batches([TokenizedPrompt(0, (1, 2, 3), 1)])[0]
     with pytest.raises(MidblockError, match=r"unknown region 'answers' .*'answer'"):
         batch.region("answers")
+
+
+def test_a_batch_over_and_over():
+    prompts = [TokenizedPrompt(index, tuple(range(3, 6 + index)), 2) for index in range(2)]
+    (batch,) = make_batches(prompts)
+    thrice = batch.repeated(3)
+    assert thrice.index.tolist() == [1, 0, 1, 0, 1, 0]
+    for name in ("index", "input_ids", "attention_mask", "answer_mask"):
+        for copy in getattr(thrice, name).split(2):
+            assert torch.equal(copy, getattr(batch, name))

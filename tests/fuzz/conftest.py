@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import transformers
+
+from midblock.data import chat
+from midblock.data.sandbox import Sandbox
 
 from .kind import MANY, SEED, TALLY
 from .world import World
@@ -15,6 +19,24 @@ from .world import World
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory, pico: Any, tuned_from: Any, tokenizer: Any) -> World:
     return World.at(tmp_path_factory.mktemp("fuzz"), pico, tuned_from, tokenizer)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def impatient() -> Iterator[None]:
+    """A template without end is refused when its time is over, which need not be ten seconds in every change."""
+    before = chat.SANDBOX
+    if not MANY:
+        chat.SANDBOX = Sandbox(seconds=2.0)
+    yield
+    if chat.SANDBOX is not before:
+        chat.SANDBOX.close()
+    chat.SANDBOX = before
+
+
+@pytest.fixture(autouse=True)
+def only_new_garbage() -> None:
+    """Every command leaves some; to look for it through all that a session has takes longer than many a command."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

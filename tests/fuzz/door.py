@@ -21,7 +21,7 @@ from midblock.cli.main import main
 
 SECONDS = 15.0  # of processor time of one command; the slowest whole one takes two
 WAITING = 60.0  # seconds in all, for one that waits for what never comes
-MEMORY = 3 * 2**30  # bytes of address space beyond what the process has
+MEMORY = 2**30  # bytes of address space beyond what the process has
 LONGEST = 2000  # letters of the one line
 
 

@@ -1,9 +1,8 @@
 """A kind of bad input, and what must hold of every case of it.
 
-To add one: a file `test_NAME.py` with `KINDS`, a list of `Kind`,
-and `test = cases_of(KINDS)`. A case that failed once is kept in
-`kept`, as its `Spoil` is printed. `MIDBLOCK_FUZZ=2000 pytest tests/fuzz` tries that many cases a kind, other ones each
-time, and prints what became of them; MIDBLOCK_FUZZ_SEED repeats a time.
+To add one: a file `test_NAME.py` with `KINDS`, a list of `Kind`, and `test = cases_of(KINDS)`. A case that failed once
+is kept in `kept`, as its `Spoil` is printed. `MIDBLOCK_FUZZ=2000 pytest tests/fuzz` tries that many cases a kind, other
+ones each time and without shape checking, and prints what became of them; MIDBLOCK_FUZZ_SEED repeats a time.
 """
 
 from __future__ import annotations
@@ -58,9 +57,8 @@ class Kind:
         also: what else must hold of what was left in the output folder; says what does not, "" where all is well.
         out: the folder that the commands may write to.
         make: lays a file of its own that is then spoiled.
-        words: what stands for "NAME" in the commands; of no spoil (None) for the whole input,
-        None to leave out that word
-            and the option before it. Such a command may write beside `out`.
+        words: what stands for "NAME" in the commands; of no spoil (None) for the whole input, None to leave out that
+            word and the option before it. Such a command may write beside `out`.
         kept: cases that failed once: the number of the command, and the spoil.
     """
 
@@ -135,10 +133,10 @@ class Bench:
 
     def null(self) -> None:
         """Where all was refused, the whole input must not be, or it was refused for something else."""
-        self.lay()
         with self.world.inside():
-            if (outcome := self.knock(0, None)).code != 0:
-                self.failed.append(f"whole: {outcome.line}")
+            outcome, _ = self.whole(0)
+        if outcome.code != 0:
+            self.failed.append(f"whole: {outcome.line}")
 
     def lay(self) -> None:
         """Whole files, fresh."""
@@ -161,13 +159,17 @@ class Bench:
             where = f"[{command}] {place_of(outcome)}"
             self.failed.append(f"({number}, {spoil!r}): {verdict}: {outcome.line[:300]} {where}")
 
-    def knock(self, number: int, spoil: Spoil | None) -> Outcome:
+    def words(self, number: int, spoil: Spoil | None) -> tuple[str, ...]:
+        """The command line of a spoil; of none, that of the whole input."""
         words = [self.kind.out if word == "OUT" else word for word in self.kind.commands[number]]
         if self.kind.words is not None and "NAME" in words:
             place, name = words.index("NAME"), self.kind.words(spoil)
             words[place - (name is None) : place + 1] = [] if name is None else [name]
+        return tuple(words)
+
+    def knock(self, number: int, spoil: Spoil | None) -> Outcome:
         with sketched():  # drawing takes longer than all else
-            return knock(words)
+            return knock(self.words(number, spoil))
 
     def strayed(self, before: Seen, after: Seen) -> bool:
         """What was there is as it was; what is new lies in the output folder, unless a name decided where."""
@@ -175,14 +177,11 @@ class Bench:
         return not before.items() <= after.items() or bool(new and self.kind.words is None)
 
     def whole(self, number: int) -> tuple[Outcome, Any]:
-        """What a command does with whole input; kinds share what they spoil different files of."""
-        command = self.kind.commands[number]
-        key = (command, self.kind.file if self.kind.make else "")
+        """What a command does with whole input; the same words find the same, whatever a kind spoils of it."""
+        key = (self.words(number, None), self.kind.file if self.kind.make else "")
         if key not in self.world.known:
             self.lay()
-            outcome = self.knock(number, None)
-            assert outcome.code == 0, f"{command}: {outcome.line}"
-            self.world.known[key] = outcome, gist(self.world.case / self.kind.out)
+            self.world.known[key] = self.knock(number, None), gist(self.world.case / self.kind.out)
         return self.world.known[key]
 
     def judge(self, number: int, outcome: Outcome, spoil: Spoil) -> str:
@@ -193,6 +192,7 @@ class Bench:
             return wrong
         found = gist(left)
         whole, expected = self.whole(number)
+        assert whole.code == 0, f"{self.kind.commands[number]}: {whole.line}"
         if alike(found, expected):
             return "the same"
         if outcome.notes - whole.notes:

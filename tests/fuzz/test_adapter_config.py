@@ -23,7 +23,7 @@ def another_adapter(spoil: Spoil) -> bool:
 
 
 KINDS = [Kind(
-    "adapter_config.json", "adapter/adapter_config.json", COMMANDS, ("start", "adapter", "sums.jsonl"), 30,
+    "adapter_config.json", "adapter/adapter_config.json", COMMANDS, ("start", "adapter", "sums.jsonl"), 15,
     meant=another_adapter,
 )]  # fmt: skip
 

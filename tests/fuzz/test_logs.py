@@ -27,7 +27,7 @@ def write(file: Path, whole: Any, spoil: Spoil) -> None:
 def kind_of(verb: str) -> Kind:
     commands = (("report", verb, "--output-dir", "OUT"), ("report", verb, "merge", "--output-dir", "OUT"))
     needs = (verb, "merge")
-    return Kind(f"log.jsonl of {verb}", f"{verb}/log.jsonl", commands, needs, 6, lines, write=write, also=harmless)
+    return Kind(f"log.jsonl of {verb}", f"{verb}/log.jsonl", commands, needs, 2, lines, write=write, also=harmless)
 
 
 KINDS = [kind_of("tune-lora"), kind_of("flow")]

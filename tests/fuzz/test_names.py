@@ -10,6 +10,7 @@ from .kind import Kind, cases_of
 from .nasty import Spoil
 
 CPU = ("--device", "cpu")
+PROBE = ("probe", "start", "sft", "--data", "NAME", "--num-samples", "4", *CPU, "-o", "OUT")
 NAMES = {
     "base": "base", "the rounded base": "base, rounded", "a dash": "-rf", "dots": "...", "a space": " ",
     "a colon": "a:b",
@@ -30,18 +31,24 @@ def ways(document: Any) -> st.SearchStrategy[Spoil]:
 def lay(file: Path, whole: Any, spoil: Spoil) -> None:
     """Move what is named to its name, where a file system takes it; an empty folder's name is only asked for."""
     try:
-        target = file.parent / NAMES[spoil.what]
-        if whole != "nothing" and not target.exists():
+        source, suffix = SOURCES[whole]
+        target = file.parent / (NAMES[spoil.what] + suffix)
+        if source and not target.exists():
             copy = shutil.copytree if whole == "folder" else shutil.copy2
-            copy(file.parent / ("sft" if whole == "folder" else "sums.jsonl"), target)
+            copy(file.parent / source, target)
     except (OSError, ValueError):
         pass
+
+
+SOURCES = {"folder": ("sft", ""), "file": ("sums.jsonl", ""), "jsonl": ("sums.jsonl", ".jsonl"), "nothing": ("", "")}
+FAILED = ((0, Spoil("name", (), "a lone surrogate")),)
 
 
 def kind_of(what: str, commands: tuple[tuple[str, ...], ...], cases: int, read: str, whole: str) -> Kind:
     return Kind(
         f"names of {what}", "named", commands, ("start", "sft", "sums.jsonl"), cases, lambda file: read, ways, lay,
-        meant=lambda spoil: True, words=lambda spoil: whole if spoil is None else NAMES[spoil.what],
+        meant=lambda spoil: True, kept=FAILED,
+        words=lambda spoil: whole if spoil is None else NAMES[spoil.what] + SOURCES[read][1],
     )  # fmt: skip
 
 
@@ -53,11 +60,11 @@ KINDS = [
             ("merge", "start", "NAME", "--alphas", "0,0.5,1", "-o", "OUT"),
             ("probe", "start", "NAME", "--data", "sums.jsonl", "--num-samples", "4", *CPU, "-o", "OUT"),
         ),
-        12, "folder", "sft",
+        5, "folder", "sft",
     ),
-    kind_of("data", (("probe", "start", "sft", "--data", "NAME", "--num-samples", "4", *CPU, "-o", "OUT"),), 12,
-    "file", "sums.jsonl"),
-    kind_of("output folders", (("merge", "start", "sft", "--alphas", "0,0.5,1", "-o", "NAME"),), 10, "nothing", "out"),
+    kind_of("data", (PROBE,), 5, "file", "sums.jsonl"),
+    kind_of("data files", (PROBE,), 5, "jsonl", "sums.jsonl"),
+    kind_of("output folders", (("merge", "start", "sft", "--alphas", "0,0.5,1", "-o", "NAME"),), 6, "nothing", "out"),
 ]  # fmt: skip
 
 test = cases_of(KINDS)

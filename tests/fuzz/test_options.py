@@ -58,10 +58,13 @@ def nothing(file: Path, whole: Any, spoil: Spoil) -> None:
     """The command line alone is bad."""
 
 
+FAILED = tuple((0, Spoil("text", (), what)) for what in ("9" * 5000, "0-999999999999"))
+
+
 def kind_of(name: str, commands: list[tuple[str, ...]], cases: int, whole: str | None = None) -> Kind:
     return Kind(
         name, "sums.jsonl", commands, ("start", "sft", "sums.jsonl"), cases, lambda file: None, ways, nothing,
-        meant=lambda spoil: True, words=lambda spoil: whole if spoil is None else spoil.what,
+        meant=lambda spoil: True, kept=FAILED, words=lambda spoil: whole if spoil is None else spoil.what,
     )  # fmt: skip
 
 
@@ -70,7 +73,7 @@ KINDS = [
     kind_of("segments of a swap", [(*SWAP, "--segments", "NAME")], 6, "3"),
     kind_of("strengths of a merge", [("merge", "start", "sft", "-o", "OUT", "--alphas", "NAME")], 8, "0,0.5,1"),
     *(
-        kind_of(f"numbers of {command[0]}", [(*command, f"--{option}", "NAME") for option in options], 5)
+        kind_of(f"numbers of {command[0]}", [(*command, f"--{option}", "NAME") for option in options], 4)
         for command, options in NUMBERS.items()
     ),
 ]

@@ -55,11 +55,12 @@ def write_analysis_run(folder: Path, tuned: str = "sft", seeds: int = 0, factor:
     for layer in range(-1, L + 1):
         change = factor * (0.01 + (0.03 if 20 <= layer < L else 0))
         for metric, value, width in (
+            ("change_own", 0.5 * change, 0.001),
             ("change_increment", change, 0.002),
             ("change_intensity_relative", 0.01 + 0.003 * layer, 0.002),
             ("cka_debiased", 1 - 0.0003 * (layer + 2), 0.0004),
         ):
-            if metric == "change_increment" and layer == L:
+            if (metric == "change_increment" and layer == L) or (metric == "change_own" and not 0 <= layer < L):
                 continue  # the final norm is no block that adds
             rows.append(row(tuned, layer, metric, value, width, dataset=DATA))
             if seeds:
@@ -72,6 +73,7 @@ def write_analysis_run(folder: Path, tuned: str = "sft", seeds: int = 0, factor:
     entry = {
         "name": tuned, "reading": headline,
         "weight_depth": {"center": 0.5, "thirds": [0.33, 0.34, 0.33], "peak_block": 6},
+        "own_depth": {"center": 0.7, "thirds": [0.15, 0.15, 0.7], "peak_block": 20},
         "representation_depth": {"center": 0.7, "thirds": [0.15, 0.15, 0.7], "peak_block": 20},
     }  # fmt: skip
     return write_run(folder, "analyze", rows, {"headline": headline, "models": [entry]}, tuned, **more)

@@ -24,7 +24,7 @@ def analysis() -> Finished:
     """Blocks 4 to 7 hold all of the change; of `other` nearly all is in block 1."""
     change, other = np.zeros(L), np.full(L, 0.01)
     change[4:8] = other[1] = 1.0
-    return run("analyze", {}, curve("change_increment", change) + curve("change_increment", other, "other"))
+    return run("analyze", {}, curve("change_own", change) + curve("change_own", other, "other"))
 
 
 def cell(first: int, last: int, change: float, head: str = "base_head", host: str = "base") -> dict:

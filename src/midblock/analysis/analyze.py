@@ -19,7 +19,7 @@ from midblock.analysis.settings import AnalysisSettings
 from midblock.analysis.work import Analysis, kinds_of
 from midblock.base import LayerPlan, LayerTable, MidblockError, Progress, divide
 from midblock.checkpoints import Anatomy, Pair, Variant
-from midblock.data import ExampleSet
+from midblock.data import ExampleSet, local_places
 from midblock.evaluation import CHECKED, check_lens
 from midblock.runs.lending import lent
 from midblock.runs.reading import DEFAULT_DATA

@@ -120,13 +120,16 @@ class Analysis:
             judging = judging or bench.progress.phase("intervals and nulls", total)
             rows: list[LayerRow] = []
             notes, undefined = sink_notes(measured, self.settings), list[str]()
+            done = 0
             for tokens, wanted in self._token_sets(measured):
+                done += 1
                 with bench.phase("evaluate"):
                     estimates = self._estimates(number, measured, bench, tokens, wanted)
                     rows += estimates.rows(judging)
                 notes += estimates.notes()
                 undefined += estimates.undefined.told()
                 lost += estimates.undefined.records(f"{SEED}{number}" if number else "")
+            judging(float((sets - done) * len(self.layers)))
             if number == 0 and not any(METRICS[name].of_weights for name in self.wanted):
                 _check_defined(undefined, rows)
             bench.notes += [f"Sample {number}: {note}" if number else note for note in notes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from midblock.base.errors import MidblockError, unknown
 from midblock.base.files import replace_atomically
 from midblock.base.names import BASE
 from midblock.base.plain_file import check_plain_file
-from midblock.base.quoting import cell, cell_text
+from midblock.base.quoting import cell, cell_text, printable
 from midblock.base.table_rules import COLUMNS, MOST_ROWS, TEXTS, checked_frame
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class LayerRow:
         metric: a name of `midblock.metrics.METRICS`, or one of them with a suffix (".null", ".precision_floor", …).
         value: the estimate; `low` and `high` bound its 95 % interval where one is defined.
         n: number of samples it rests on (prompts, not tokens; tensors' entries for weights).
-        dataset: dataset reference, empty for weight metrics.
+        dataset: dataset reference, empty for weight metrics; in a table it is printable, as models' names are.
         module: "residual", or the weight's role in its block.
     """
 
@@ -48,7 +49,13 @@ class LayerRow:
 
     def as_record(self) -> dict[str, Any]:
         record = {name: getattr(self, name) for name in COLUMNS if name != "depth"}
-        return record | {"depth": (self.layer + 1) / self.blocks}
+        return record | {"dataset": _shown(self.dataset), "depth": (self.layer + 1) / self.blocks}
+
+
+@lru_cache
+def _shown(reference: str) -> str:
+    """A dataset's reference as a table can hold it: it may be a path, whose bytes need not be text."""
+    return printable(reference)
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ def analyze(
     pair, asked = load_pair(base, *tuned, **asdict(loading or LoadSettings())), settings or AnalysisSettings()
     check_askable(conditions, asked, pair)
     act = partial(run_analysis, pair, data, **asdict(asked))
-    folder, table = carry_out("analyze", [variant.name for variant in pair.tuned], where, act)
-    gate = checked(folder, conditions)
+    filled, table = carry_out("analyze", [variant.name for variant in pair.tuned], where, act)
+    gate = checked(filled, conditions)
     more = {"gate": gate.as_record()} if gate else {}
-    tell(folder, as_json=json, show=partial(show_profile, table), more=more)
+    tell(filled, as_json=json, show=partial(show_profile, table), more=more)
     stop_unless_passed(gate)

@@ -7,10 +7,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from midblock.base import watched
-from midblock.cli.life import tell
+from midblock.base import user_path, watched
+from midblock.cli.life import Filled, tell, whole
 from midblock.cli.table import show_profile
 from midblock.studies import demo as run_demo
+from midblock.studies.demo import ANALYSIS
 
 
 def demo(
@@ -30,6 +31,7 @@ def demo(
         json: print the summary as JSON on standard output, for programs.
         device: `cpu`, `cuda`, …; `auto` takes the accelerator if there is one.
     """
+    read_back = not overwrite and whole(user_path(output_dir) / ANALYSIS)
     with watched() as progress:
         table, folder = run_demo(
             output_dir,
@@ -39,4 +41,4 @@ def demo(
             command=shlex.join(["midblock", *sys.argv[1:]]),
             device=device,
         )
-    tell(folder, as_json=json, show=partial(show_profile, table))
+    tell(Filled(folder, read_back), as_json=json, show=partial(show_profile, table))

@@ -31,5 +31,5 @@ def flow(
     """
     options = {**asdict(settings or FlowSettings()), **asdict(loading or LoadSettings())}
     act = partial(run_flow, base, data, **options)
-    folder, _ = carry_out("flow", [ModelReference.parse(base).label], where, act)
-    tell(folder, as_json=json)
+    filled, _ = carry_out("flow", [ModelReference.parse(base).label], where, act)
+    tell(filled, as_json=json)

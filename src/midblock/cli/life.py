@@ -6,8 +6,8 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,15 +18,36 @@ from midblock.base import MidblockError, Silent, watched
 from midblock.base.json_file import read_object
 from midblock.base.quoting import printable
 from midblock.report import write_report
+from midblock.runs.folder import RunFolder
+from midblock.runs.lenient import read_json
 from midblock.runs.processes import main_process
-from midblock.runs.record import read_record
+from midblock.runs.record import RECORD, read_record
 from midblock.runs.where import Where
 
 R = TypeVar("R")
 Flat = Parameter(name="*")
 
 
-def carry_out(verb: str, names: Sequence[str], where: Where | None, act: Callable[..., R]) -> tuple[Path, R]:
+@dataclass(frozen=True)
+class Filled:
+    """A run folder after the command that was to fill it.
+
+    Attributes:
+        path: the folder.
+        read_back: it was whole before and is only told again, so anybody may have changed its files. What the command
+            wrote itself and cannot show is a bug of ours.
+    """
+
+    path: Path
+    read_back: bool
+
+
+def whole(folder: Path) -> bool:
+    """Whether a finished run lies there: a command that goes on with what is there reads it back."""
+    return RunFolder(folder, read_json(folder / RECORD, {})).done
+
+
+def carry_out(verb: str, names: Sequence[str], where: Where | None, act: Callable[..., R]) -> tuple[Filled, R]:
     """Call a verb so that it fills a folder, tells how far it got, and records the command line.
 
     Args:
@@ -38,18 +59,20 @@ def carry_out(verb: str, names: Sequence[str], where: Where | None, act: Callabl
     """
     where = where or Where()
     folder = where.folder or Path("runs") / "-".join([verb, *map(_safe, names)])
+    read_back = where.resume and whole(folder)
     with watched() as progress:
-        filled = replace(
+        asked = replace(
             where,
             output_dir=folder,
             progress=progress if main_process() else Silent(),
             command=shlex.join(["midblock", *sys.argv[1:]]),
         )
-        return folder, act(**{field.name: getattr(filled, field.name) for field in fields(filled)})
+        found = act(**{field.name: getattr(asked, field.name) for field in fields(asked)})
+    return Filled(folder, read_back), found
 
 
 def tell(
-    folder: Path,
+    filled: Filled,
     *,
     as_json: bool,
     show: Callable[[Console], None] | None = None,
@@ -64,10 +87,11 @@ def tell(
         more: what else the JSON says.
 
     Raises:
-        MidblockError: the summary is missing or broken.
+        MidblockError: the summary is missing or broken, or what was read back is not what the command leaves.
     """
     if not main_process():
         return
+    folder = filled.path
     summary = read_summary(folder)
     page = write_report(folder)
     notes = read_record(folder).get("notes")
@@ -80,7 +104,7 @@ def tell(
         )
         return
     console = Console(file=sys.stdout, markup=False, highlight=False)
-    with _as_written(folder):
+    with _as_written(folder) if filled.read_back else nullcontext():
         if show is not None:
             show(console)
         found = told(summary) if told is not None else ()
@@ -92,7 +116,7 @@ def tell(
 
 @contextmanager
 def _as_written(folder: Path) -> Iterator[None]:
-    """What a run left is shown as the verb wrote it; whoever changed it since may have put anything there.
+    """What is read back is shown as the verb wrote it; whoever changed it since may have put anything there.
 
     Raises:
         MidblockError: something is missing there, or is something else.

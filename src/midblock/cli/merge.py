@@ -36,10 +36,10 @@ def merge(
         json: print the summary as JSON on standard output, for programs.
     """
     act = partial(run_merge, base, tuned, alphas, **asdict(settings or MergeSettings()))
-    folder, _ = carry_out("merge", [ModelReference.parse(tuned).label], where, act)
+    filled, _ = carry_out("merge", [ModelReference.parse(tuned).label], where, act)
 
     def told(summary: Mapping[str, Any]) -> list[str]:
         copied, size = summary["copied"], summary["bytes"] / 1e6
-        return [f"{summary['tensors']} tensors, {copied} copied bit for bit, {size:.1f} MB.", f"Written: {folder}"]
+        return [f"{summary['tensors']} tensors, {copied} copied bit for bit, {size:.1f} MB.", f"Written: {filled.path}"]
 
-    tell(folder, as_json=json, told=told)
+    tell(filled, as_json=json, told=told)

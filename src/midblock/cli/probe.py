@@ -43,8 +43,8 @@ def probe(
     """
     pair = load_models(base, *tuned, **asdict(loading or LoadSettings()))
     act = partial(run_probe, pair, data, **asdict(settings or ProbeSettings()))
-    folder, table = carry_out("probe", [variant.name for variant in pair.tuned or (pair.base,)], where, act)
-    tell(folder, as_json=json, show=partial(_show, table))
+    filled, table = carry_out("probe", [variant.name for variant in pair.tuned or (pair.base,)], where, act)
+    tell(filled, as_json=json, show=partial(_show, table))
 
 
 def _show(table: LayerTable, console: Console) -> None:

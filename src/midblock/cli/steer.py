@@ -47,8 +47,8 @@ def steer(
     """
     options = {**asdict(settings or SteerSettings()), **asdict(loading or LoadSettings())}
     act = partial(run_steering, base, source, data, **options)
-    folder, _ = carry_out("steer", [Path(source).name or "run"], where, act)
-    tell(folder, as_json=json, show=partial(_show, folder))
+    filled, _ = carry_out("steer", [Path(source).name or "run"], where, act)
+    tell(filled, as_json=json, show=partial(_show, filled.path))
 
 
 def _show(folder: Path, console: Console) -> None:
@@ -70,7 +70,7 @@ def _read_texts(file: Path) -> list[dict[str, Any]]:
 def _print_texts(console: Console, text: Mapping[str, Any]) -> None:
     answers = {"base": text["base"], **{f"α {label}": said for label, said in text["steered"].items()}}
     for title, said in {"prompt": text["prompt"], **answers, "tuned": text["tuned"]}.items():
-        console.print(f"[{title}]", style="bold")
+        console.print(f"[{printable(title)}]", style="bold")
         console.print(printable_lines(said if len(said) <= SHOWN_LETTERS else said[:SHOWN_LETTERS] + " …"))
     console.print()
 

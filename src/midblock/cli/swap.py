@@ -44,8 +44,8 @@ def swap(
     """
     pair = load_pair(base, tuned, **asdict(loading or LoadSettings()))
     act = partial(run_swap, pair, data, **asdict(settings or SwapSettings()))
-    folder, _ = carry_out("swap", [pair.tuned[0].name], where, act)
-    tell(folder, as_json=json, show=partial(_show, folder))
+    filled, _ = carry_out("swap", [pair.tuned[0].name], where, act)
+    tell(filled, as_json=json, show=partial(_show, filled.path))
 
 
 def _show(folder: Path, console: Console) -> None:
@@ -67,12 +67,12 @@ def _table(summary: Mapping[str, Any], host: str) -> Table:
         levels = [f"{reference[name]['value']:.3f}" for name in shown]
         out.add_row(Text(printable(f"all of {reference['body']}")), _head(reference), *levels)
     for cell in cells:
-        out.add_row(cell["blocks"], _head(cell), *(_level(cell[name]) for name in shown))
+        out.add_row(printable(cell["blocks"]), _head(cell), *(_level(cell[name]) for name in shown))
     return out
 
 
 def _head(record: Mapping[str, Any]) -> str:
-    return str(record["head"]).removesuffix("_head")
+    return printable(record["head"]).removesuffix("_head")
 
 
 def _level(found: Mapping[str, float]) -> str:

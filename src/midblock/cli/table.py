@@ -12,18 +12,20 @@ from rich.text import Text
 
 from midblock.base import LayerTable
 from midblock.base.quoting import printable
+from midblock.metrics.headline_curve import headline_curve
 from midblock.runs.finished import BASE
 
 SHOWN = (
     ("CKA", "cka_debiased", "residual"),
     ("cosine", "cosine_similarity", "residual"),
     ("change", "change_intensity_relative", "residual"),
+    ("own change", "change_own", "residual"),
     ("added here", "change_increment", "residual"),
     ("same token", "logit_agreement", "residual"),
     ("ΔW attn", "delta_rel", "attention"),
     ("ΔW mlp", "delta_rel", "mlp"),
 )
-WITH_INTERVAL = {"cka_debiased", "change_increment", "logit_agreement"}
+WITH_INTERVAL = {"cka_debiased", "change_own", "logit_agreement"}
 WIDTH_WITH_INTERVALS = 104
 
 
@@ -34,7 +36,10 @@ def show_profile(table: LayerTable, console: Console) -> None:
     for model in table.models:
         if model != BASE:
             console.print(_profile(table, model, intervals=console.width >= WIDTH_WITH_INTERVALS))
-    legend = "CKA debiased; change, added here and ΔW relative to the base's norm; ± half of the 95 % interval."
+    legend = (
+        "CKA debiased; changes and ΔW relative to the base's norm; own change: by the block's own tuning; "
+        "± half of the 95 % interval."
+    )
     console.print(legend, style="dim")
     console.print()
 
@@ -44,7 +49,7 @@ def _profile(table: LayerTable, model: str, *, intervals: bool) -> Table:
     out.add_column("layer", justify="right", no_wrap=True, min_width=10)
     columns = []
     for title, metric, module in SHOWN:
-        curve = table.curve(metric, model, module)
+        curve = headline_curve(table, metric, model, module)
         if len(curve):
             out.add_column(title, justify="right", no_wrap=True)
             columns.append((curve.set_index("layer"), intervals and metric in WITH_INTERVAL))

@@ -43,12 +43,12 @@ def tune(
     """
     options = {**asdict(settings or TuneSettings()), **asdict(loading or LoadSettings())}
     act = partial(run_tuning, base, data, announce=None if json else print_plan, **options)
-    folder, artifact = carry_out("tune", [ModelReference.parse(base).label], where, act)
+    filled, artifact = carry_out("tune", [ModelReference.parse(base).label], where, act)
 
     def told(summary: Mapping[str, Any]) -> list[str]:
         return [f"{summary['untouched']['checked']} frozen tensors checked: none changed.", f"Result: {artifact.path}"]
 
-    tell(folder, as_json=json, told=told, more={"path": str(artifact.path)})
+    tell(filled, as_json=json, told=told, more={"path": str(artifact.path)})
 
 
 def print_plan(plan: Mapping[str, Any]) -> None:

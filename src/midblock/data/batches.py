@@ -52,6 +52,11 @@ class Batch:
         cut = (tensor[:1, :tokens] for tensor in (self.input_ids, self.attention_mask, self.answer_mask))
         return Batch(self.index[:1], *cut)
 
+    def repeated(self, times: int) -> "Batch":
+        """All prompts so many times over, one whole copy behind the other."""
+        each = (tensor.repeat(times, 1) for tensor in (self.input_ids, self.attention_mask, self.answer_mask))
+        return Batch(self.index.repeat(times), *each)
+
     def to(self, device: torch.device | str) -> "Batch":
         moved = (tensor.to(device) for tensor in (self.index, self.input_ids, self.attention_mask, self.answer_mask))
         return Batch(*moved)

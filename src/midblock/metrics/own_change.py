@@ -86,11 +86,11 @@ def change_own_reverse(changes: OwnChanges) -> PerSet | None:
 def own_share(changes: OwnChanges) -> PerSet | None:
     """Σ ⟨own, increment⟩ over Σ ‖increment‖²: the share of what is added that points along the block's own part.
 
-    1 where the block only acts, 0 where it only reacts; outside 0…1 where both pull against each other. NaN where
-    nothing is added.
+    1 where the block only acts, 0 where it only reacts; outside 0…1 where both pull against each other. None where
+    nothing is added to any prompt.
     """
     increment = changes.change.increment
-    if increment is None:
+    if increment is None or not bool(increment.any()):
         return None
     along = (changes.change.own * increment).sum(1)[changes.keep].sum(1)
     return along / increment.square().sum(1)[changes.keep].sum(1)

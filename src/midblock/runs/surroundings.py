@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,20 @@ RECORDED_PACKAGES = ("midblock", "torch", "transformers", "peft", "trl", "accele
 
 def surroundings() -> dict[str, Any]:
     """When this process looked at the clock, versions of what decides numbers, and the platform."""
-    versions: dict[str, str | None] = {}
-    for package in RECORDED_PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": versions,
+        "versions": {package: _version(package) for package in RECORDED_PACKAGES},
         "platform": {"python": platform.python_version(), "system": platform.platform()},
     }
+
+
+@cache
+def _version(package: str) -> str | None:
+    """The version this process works with, None where there is none; looking through what is installed is slow."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def peak_memory() -> int:

@@ -19,6 +19,7 @@ from midblock.tuning.loop.tune import tune_draft
 
 BASE = "builtin:smollm2-135m-instruct"
 DATA = "builtin:gsm_symbolic"
+ANALYSIS = "analysis"  # the folder of the comparison
 ANEW = "--overwrite makes the demo anew, or choose another --output-dir"
 # All weights, at a rate and for a time that a laptop has patience for.
 TUNING = TuneSettings(
@@ -70,7 +71,7 @@ def demo(
         ['base', 'sft']
     """
     output = user_path(output_dir)
-    partner, analysis = output / "sft", output / "analysis"
+    partner, analysis = output / "sft", output / ANALYSIS
     asked = {**asdict(tuning), "device": device}
     again: dict[str, Any] = {"resume": not overwrite, "overwrite": overwrite}
     draft = tune_draft(BASE, DATA, **asked)

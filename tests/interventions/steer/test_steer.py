@@ -19,6 +19,7 @@ from midblock.interventions.steer.kept import Kept
 from midblock.interventions.steer.samples import Samples
 from midblock.interventions.steer.settings import SteerSettings
 from midblock.interventions.steer.source import DirectionSource
+from midblock.runs.stopping import STOPPING, Stopped
 
 DATA = "builtin:chain_sum"
 SMALL = {"num_samples": 6, "num_directions_samples": 8, "max_new_tokens": 8, "num_texts": 2, "device": "cpu"}
@@ -211,6 +212,30 @@ def test_a_killed_run_ends_with_the_same_numbers(done, here, title):
     for name in ("summary.json", "texts.json", "directions.safetensors", "config.yaml"):
         assert (here / "killed" / name).read_bytes() == (done / name).read_bytes()
     assert steer(*arguments, resume=True, progress=StopAt("steering"), **options).frame.equals(table.frame)
+
+
+class AskToStop:
+    """Progress that asks the run to stop, as SIGTERM does, at the first step of a phase."""
+
+    def __init__(self, title):
+        self.title = title
+
+    def phase(self, title, total):
+        return lambda amount: setattr(STOPPING, "asked", title == self.title)
+
+
+def test_a_run_that_is_stopped_amid_its_scan_goes_on_there(done, here, monkeypatch):
+    monkeypatch.setattr(STOPPING, "asked", False)
+    options = {"output_dir": "stopped", "blocks": "0-1", "alpha": (0.5, 1.0), "random_draws": 2, **SMALL}
+    arguments = (str(here / "base"), str(here / "sft"), DATA)
+    with pytest.raises(Stopped):
+        steer(*arguments, progress=AskToStop("steering block by block"), **options)
+    monkeypatch.setattr(STOPPING, "asked", False)
+    (piece,) = (here / "stopped" / "partial").glob("0*.safetensors")
+    assert piece.stem == "000002"  # of three blocks, two are behind it
+    assert sorted(load_file(piece)) == ["index/block|0", "index/block|1", "values/block|0", "values/block|1"]
+    table = steer(*arguments, resume=True, **options)
+    assert table.frame.equals(LayerTable.read(done).frame)
 
 
 def test_directions_of_an_earlier_run_are_used_again(done, here):

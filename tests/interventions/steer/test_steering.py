@@ -102,6 +102,17 @@ def test_the_vector_is_cast_once_to_the_models_dtype(pico):
     assert torch.equal(found, plain + (0.3 * vector()).to(torch.bfloat16))
 
 
+def test_each_row_may_have_a_vector_of_its_own(family, pico):
+    model = pico(family)
+    each = torch.stack([vector(0), vector(1)])[:, None]
+    with steered(Anatomy.of(model), {1: each}, 0.5):
+        found = logits(model)
+    for row in range(2):
+        with steered(Anatomy.of(model), {1: vector(row)}, 0.5):
+            torch.testing.assert_close(found[row], logits(model)[row], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found[0], logits(model)[0], atol=1e-2)
+
+
 def test_an_exception_leaves_nothing_behind(pico):
     model = pico("gpt2")
     before, expected = hooks(model), logits(model)
@@ -117,6 +128,7 @@ def test_an_exception_leaves_nothing_behind(pico):
         ({3: vector()}, "block 3 cannot be steered; the model has blocks 0 to 2"),
         ({0: vector(), -1: vector()}, "block -1 cannot be steered"),
         ({1: torch.ones(16)}, "the direction of block 1 has 16 channels, the model 32"),
+        ({1: torch.ones(32, 1, 16)}, "the direction of block 1 has 16 channels, the model 32"),
         ({1: torch.full((32,), torch.nan)}, "the direction of block 1 is not finite"),
         ({}, "no block was given"),
     ],

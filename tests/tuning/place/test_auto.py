@@ -22,8 +22,8 @@ def write(folder, *curves, blocks=6, model="tuned", extra=()):
     return folder
 
 
-def increments(*values, first=0):
-    return ("change_increment", "residual", dict(enumerate(values, start=first)))
+def own(*values, first=0):
+    return ("change_own", "residual", dict(enumerate(values, start=first)))
 
 
 def moved(*values):
@@ -77,29 +77,29 @@ def test_the_unit_does_not_matter(values, factor):
 
 
 def test_the_plan_is_the_window(tmp_path):
-    plan = plan_from_run(write(tmp_path, increments(1, 1, 5, 4, 1, 1)), 6)
+    plan = plan_from_run(write(tmp_path, own(1, 1, 5, 4, 1, 1)), 6)
     assert (plan.total, plan.blocks, plan.ranks) == (6, (2, 3), None)
     assert plan_from_run(str(tmp_path), 6) == plan
-    assert plan_from_run(write(tmp_path / "half", increments(0, 0, 5, 5, 0, 0)), 6).blocks == (2,)
+    assert plan_from_run(write(tmp_path / "half", own(0, 0, 5, 5, 0, 0)), 6).blocks == (2,)
 
 
 def test_what_the_embedding_added_does_not_count(tmp_path):
-    curve = increments(100, 1, 1, 5, 4, 1, float("nan"), first=-1)
+    curve = own(100, 1, 1, 5, 4, 1, float("nan"), first=-1)
     assert plan_from_run(write(tmp_path, curve), 6).blocks == (2, 3)
 
 
 def test_states_go_before_weights_and_weights_serve_without_states(tmp_path):
-    both = write(tmp_path / "both", moved(9, 0, 0, 0, 0, 0), increments(0, 0, 0, 0, 9, 0))
+    both = write(tmp_path / "both", moved(9, 0, 0, 0, 0, 0), own(0, 0, 0, 0, 9, 0))
     assert plan_from_run(both, 6).blocks == (4,)
     alone = write(tmp_path / "alone", moved(9, 0, 0, 0, 0, 0))
     assert plan_from_run(alone, 6).blocks == (0,)
-    silent = write(tmp_path / "silent", moved(0, 0, 9, 0, 0, 0), increments(0, 0, 0, 0, 0, 0))
+    silent = write(tmp_path / "silent", moved(0, 0, 9, 0, 0, 0), own(0, 0, 0, 0, 0, 0))
     assert plan_from_run(silent, 6).blocks == (2,)
 
 
 def test_what_is_no_number_counts_nothing(tmp_path):
     values = (1, float("nan"), 1, 5, float("nan"), 1)
-    assert plan_from_run(write(tmp_path, increments(*values)), 6).blocks == (3,)
+    assert plan_from_run(write(tmp_path, own(*values)), 6).blocks == (3,)
 
 
 def test_the_first_tuned_model_counts_and_the_base_does_not(tmp_path):
@@ -107,32 +107,32 @@ def test_the_first_tuned_model_counts_and_the_base_does_not(tmp_path):
         LayerRow("base", 0, 6, "change_increment", 100.0, n=1),
         LayerRow("second", 5, 6, "change_increment", 100.0, n=1),
     ]
-    assert plan_from_run(write(tmp_path, increments(0, 0, 3, 0, 0, 0), extra=others), 6).blocks == (2,)
+    assert plan_from_run(write(tmp_path, own(0, 0, 3, 0, 0, 0), extra=others), 6).blocks == (2,)
 
 
 @pytest.mark.parametrize("total", [3, 5, 7, 12])
 def test_another_depth_is_refused(tmp_path, total):
     with pytest.raises(MidblockError, match="is about a model of"):
-        plan_from_run(write(tmp_path, increments(1, 1, 5, 4, 1, 1)), total)
+        plan_from_run(write(tmp_path, own(1, 1, 5, 4, 1, 1)), total)
 
 
 @pytest.mark.parametrize(
     "curves",
     [
         [("cka", "residual", {0: 0.5, 1: 0.4})],
-        [increments(0, 0, 0, 0, 0, 0)],
+        [own(0, 0, 0, 0, 0, 0)],
         [("delta_rel", "q_proj", {0: 1.0})],
-        [("change_increment.null", "residual", {0: 1.0})],
+        [("change_increment", "residual", {0: 1.0})],
     ],
 )
 def test_a_table_without_curves_says_so(tmp_path, curves):
-    with pytest.raises(MidblockError, match=r"says nothing about change by block \(midblock analyze BASE TUNED"):
+    with pytest.raises(MidblockError, match=r"does not say which blocks were changed .*\(midblock analyze BASE TUNED"):
         plan_from_run(write(tmp_path, *curves), 6)
 
 
 def test_a_table_of_the_base_alone_says_so(tmp_path):
-    with pytest.raises(MidblockError, match="says nothing about change"):
-        plan_from_run(write(tmp_path, increments(1, 1, 5, 4, 1, 1), model="base"), 6)
+    with pytest.raises(MidblockError, match="does not say which blocks were changed"):
+        plan_from_run(write(tmp_path, own(1, 1, 5, 4, 1, 1), model="base"), 6)
 
 
 def test_no_folder_and_no_table(tmp_path):

@@ -1,4 +1,4 @@
-"""The effect of steering on how likely the tuned model's own answers are: by α, by block, against random directions."""
+"""The effect of steering on how likely the tuned model's own answers are: by α, against random directions."""
 
 from __future__ import annotations
 
@@ -86,27 +86,6 @@ class Scorer:
                 changes.append(theirs.value - base.value)
                 advance(1)
             found.append(Effect(alpha, ours, difference(base, ours, seed=self.seed), tuple(changes)))
-        return found
-
-    def scan(self, base: TokenMean, alpha: float, draws: int) -> list[tuple[Estimate, Estimate]]:
-        """Steer each block alone: the change of NLL by its direction, and by random ones of the same norm.
-
-        Every block has random directions of its own, so that their luck is not shared over depth; theirs is the mean
-        over the draws, between the smallest and the largest.
-        """
-        advance = self.progress.phase("steering block by block", (1 + draws) * len(self.vectors))
-        found = []
-        for block in sorted(self.vectors):
-            ours = self._steered(f"nll-block-{block}", self.vectors, [block], alpha)
-            advance(1)
-            drawn = []
-            for draw in range(draws):
-                control = turn_at_random({block: self.vectors[block]}, self.seed, "control", block, draw)
-                theirs = self._steered(f"nll-block-{block}-random-{draw}", control, [block], alpha)
-                drawn.append(theirs.value - base.value)
-                advance(1)
-            control_change = Estimate(sum(drawn) / draws, min(drawn), max(drawn), base.n)
-            found.append((difference(base, ours, seed=self.seed), control_change))
         return found
 
     def _steered(self, name: str, vectors: Vectors, blocks: Sequence[int], alpha: float) -> TokenMean:

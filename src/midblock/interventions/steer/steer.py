@@ -1,9 +1,9 @@
 """`steer`: push the base towards a tuned model by adding a direction to its residual stream, and see how far it gets.
 
 Gap closed: (NLL base − NLL steered) / (NLL base − NLL tuned), of the tuned model's own answers. Cost: a pass of both
-models to estimate; over the held-out answers 1 + random draws passes an α, and two a block with the scan. Source:
-mean-shift and PCA directions at chosen blocks while generating. Ours: held-out prompts, random directions as a control,
-and the share of the NLL's gap that is closed. Described in docs/causes/steer.md.
+models to estimate; over the held-out answers 1 + random draws passes an α, and half as many a block with the scan.
+Source: mean-shift and PCA directions at chosen blocks while generating. Ours: held-out prompts, random directions as a
+control, and the share of the NLL's gap that is closed. Described in docs/causes/steer.md.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Touched:
 
 
 @contextmanager
-def steered(anatomy: Anatomy, vectors: Mapping[int, Float[Tensor, "D"]], alpha: float = 1.0) -> Iterator[Touched]:
+def steered(anatomy: Anatomy, vectors: Mapping[int, Float[Tensor, "*rows D"]], alpha: float = 1.0) -> Iterator[Touched]:
     """Add alpha·vector to the output of each given block, at every token, in every forward pass inside the `with`.
 
     Padded positions get the vector too. That is harmless: causal attention never looks at padding on the right, and
@@ -42,7 +42,8 @@ def steered(anatomy: Anatomy, vectors: Mapping[int, Float[Tensor, "D"]], alpha: 
 
     Args:
         anatomy: of the model to steer.
-        vectors: what to add, by block; cast to the states' dtype once, after the product with alpha in their own.
+        vectors: what to add, by block: one vector for all rows of a batch, or one for each (B×1×D); cast to the states'
+            dtype once, after the product with alpha in their own.
         alpha: 0 adds nothing: the states stay as they are, bit for bit. A vector of zeros does neither.
 
     Raises:
@@ -70,8 +71,8 @@ def _check(anatomy: Anatomy, vectors: Mapping[int, Tensor]) -> None:
     for block, vector in sorted(vectors.items()):
         if not 0 <= block < len(anatomy):
             raise MidblockError(f"block {block} cannot be steered; the model has blocks 0 to {len(anatomy) - 1}")
-        if len(vector) != anatomy.width:
-            raise MidblockError(f"the direction of block {block} has {len(vector)} channels, the model {anatomy.width}")
+        if (width := vector.shape[-1]) != anatomy.width:
+            raise MidblockError(f"the direction of block {block} has {width} channels, the model {anatomy.width}")
         if not bool(torch.isfinite(vector).all()):
             raise MidblockError(f"the direction of block {block} is not finite")
 

@@ -14,6 +14,7 @@ from midblock.interventions.steer.directions import Directions, estimate_directi
 from midblock.interventions.steer.effect import Scorer
 from midblock.interventions.steer.kept import Kept
 from midblock.interventions.steer.rows import rows_of
+from midblock.interventions.steer.scan import Scan
 from midblock.interventions.steer.settings import SteerSettings
 from midblock.interventions.steer.source import FILE
 from midblock.interventions.steer.summary import summarize_steering
@@ -55,7 +56,7 @@ class Steering:
         scorer = Scorer(base, batches, vectors, settings.adding, kept, settings.seed, bench.progress)
         plain, target = scorer.nll("nll-base"), scorer.nll("nll-tuned", tuned.model)
         effects = scorer.effects(plain, blocks, settings.alpha, settings.random_draws)
-        scan = scorer.scan(plain, settings.scan_alpha, settings.random_draws) if settings.scan else []
+        scan = Scan(scorer.anatomy, batches, vectors, settings).run(plain, bench) if settings.scan else []
         texts = writing.texts(vectors, blocks)
         bench.notes += kept.notes
         return Outcome(

@@ -62,6 +62,7 @@ function legendOf(reads, domains, mode, bandName) {
   if (bands) note("band", { kind: "band", look: "m0", name: bandName });
   if (reads.some((read, i) => nullShown(read, domains[i], mode))) note("null", { kind: "band", look: "null", name: "null, 95 %" });
   if (some("floor")) note("floor", { kind: "line", look: "floor", name: "precision floor" });
+  if (some("beside")) note("beside", { kind: "line", look: "m0 beside", name: "over all tokens, sinks too" });
   if (some("split")) note("split", { kind: "band", look: "split", name: "± split floor" });
   if (some("random")) note("random", { kind: "line", look: "random", name: "random directions of the same norm" });
   const samples = reads.flatMap((read) => (read.bars ? [] : read.seeds)).flatMap((line) => line.points.map((p) => p.n));
@@ -168,6 +169,7 @@ function rowsAt(reads, layer) {
     for (const line of read.lines) push(line, null, line.name);
     for (const line of read.null) push(line, "swatch null", "null");
     for (const line of read.floor) push(line, "swatch floor", "precision floor");
+    for (const line of read.beside) push(line, "swatch beside", read.beside.length > 1 ? `all tokens, ${line.model}` : "all tokens");
     for (const line of read.split) push(line, "swatch split", "split floor");
     for (const line of read.random) push(line, "swatch random", read.random.length > 1 ? `random, ${line.model}` : "random");
     for (const line of read.bars ? [] : read.seeds) push(line, "swatch seeds", read.seeds.length > 1 ? `samples, ${line.model}` : "samples");

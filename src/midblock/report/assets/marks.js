@@ -83,6 +83,7 @@ function drawMarks(svg, read, x, y, mode) {
     for (const line of read.seeds) drawBand(group, line.points, x, y, `m${line.hue} seeds`);
     for (const line of read.lines) drawBand(group, line.points, x, y, "m" + line.hue);
     for (const line of read.floor) drawCurve(group, line.points, x, y, "floor");
+    for (const line of read.beside) drawCurve(group, line.points, x, y, `m${line.hue} beside`);
     for (const line of read.lines) drawCurve(group, line.points, x, y, `m${line.hue}${repeats(line.model) ? " again" : ""}`);
   }
   drawPointed(group, read, x, y);

@@ -19,8 +19,8 @@ function readPanel(panel, mode, spec) {
       .filter((s) => s.metric === metric && s.module === panel.module && !hidden.has(s.model) && drawnIn(spec, s.model))
       .sort((a, b) => DATA.models.indexOf(a.model) - DATA.models.indexOf(b.model))
       .map((s) => ({ model: s.model, hue: hue(s.model), dataset: s.dataset, points: pointsOf(s, distance) }));
-  const about = DATA.metrics[panel.metric];
-  const read = { panel, distance, about, lines: find(panel.metric) };
+  const about = DATA.metrics[panel.metric.split(".")[0]];
+  const read = { panel, distance, about, lines: find(panel.metric), beside: panel.beside ? find(panel.beside) : [] };
   const datasets = new Set(read.lines.map((line) => line.dataset)).size;
   for (const line of read.lines) line.name = datasets > 1 ? `${line.model} · ${line.dataset}` : line.model;
   for (const [kind, suffix] of Object.entries(SUFFIX)) read[kind] = find(panel.metric + suffix);
@@ -50,6 +50,7 @@ function domainOf(read, mode) {
   const take = (lines, keys) => lines.forEach((l) => l.points.forEach((p) => keys.forEach((k) => p[k] !== null && all.push(p[k]))));
   take(read.lines, ["v", "lo", "hi"]);
   take(read.floor, ["v"]);
+  take(read.beside, ["v"]);
   take(read.random, ["v", "lo", "hi"]);
   take(read.seeds, ["lo", "hi"]);
   if (panel.zero) all.push(0);

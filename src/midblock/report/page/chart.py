@@ -30,7 +30,8 @@ class Panel:
     Attributes:
         mark: "line" or "bars".
         distance: draw 1 − value (for similarities).
-        depth: which of the summary's depth entries annotates it: "weight", "representation" or "".
+        beside: another metric, drawn thin beside it.
+        depth: which of the summary's depth entries annotates it: "own", "weight", "representation" or "".
         zero: the axis includes zero, with a rule there.
         log: a logarithmic axis, where all values are above zero.
         marks: depths to point out.
@@ -38,6 +39,7 @@ class Panel:
 
     metric: str
     module: str = "residual"
+    beside: str = ""
     mark: str = "line"
     distance: bool = False
     title: str = ""

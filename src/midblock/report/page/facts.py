@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from midblock.metrics.headline_curve import headline_curve
 from midblock.report.page.island import depth_number, thirds_of
 from midblock.report.read.reading import Run
 
@@ -65,7 +66,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def _blocks(run: Run, metric: str, model: str, module: str = "residual") -> pd.DataFrame:
-    curve = run.table.curve(metric, model, module)
+    curve = headline_curve(run.table, metric, model, module)
     return curve[np.isfinite(curve.value) & (curve.layer >= 0) & (curve.layer < run.blocks)]
 
 
@@ -111,15 +112,34 @@ def _thirds(kind: str) -> Reader:
     return read
 
 
+def _divergence(metric: str) -> Reader:
+    def read(run: Run, model: str) -> Number | None:
+        both = [run.table.curve(name, model) for name in (metric, f"{metric}_reverse")]
+        if both[0].empty:
+            return None
+        found = _with_interval(both[0].iloc[-1])
+        back = f"; KL(tuned‖base) {number(both[1].value.iloc[-1])}" if len(both[1]) else ""
+        return Number(f"{found.text} nats", found.aside + back)
+
+    return read
+
+
 READERS: tuple[tuple[str, str, Reader], ...] = (
+    ("Own change by third", "lower · middle · upper, of what blocks' own tuning does", _thirds("own_depth")),
     ("Weight change by third", "lower · middle · upper, of the blocks' relative change", _thirds("weight_depth")),
-    ("State change by third", "lower · middle · upper, of the change across blocks", _thirds("representation_depth")),
+    ("Tuning acts most in", "largest change by a block's own tuning", _peak("change_own", "residual", "own_depth")),
     ("Weights moved most in", "largest change of a whole block", _peak("delta_rel", "block", "weight_depth")),
     (
-        "Most change across",
-        "largest growth or turn of the change across a block",
+        "Most change carried across",
+        "largest growth or turn of the states' change, by acting or reacting",
         _peak("change_increment", "residual", "representation_depth"),
     ),
     ("Similarity after the last block", "debiased CKA, 95 % interval", _last_similarity),
+    (
+        "KL on the answers",
+        "KL(base‖tuned) per token: predicts forgetting better than distances",
+        _divergence("kl_answers"),
+    ),
+    ("KL on general text", "KL(base‖tuned) per token, on texts tuning was not about", _divergence("kl_general")),
     ("Same next token at the output", "share of positions, 95 % interval", _agreement),
 )

@@ -46,7 +46,7 @@ def _metric(name: str) -> dict[str, Any]:
 def _depths(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         kind: {"center": depth_number(entry, f"{kind}_depth"), "thirds": thirds_of(entry, f"{kind}_depth")}
-        for kind in ("weight", "representation")
+        for kind in ("own", "weight", "representation")
     }
 
 

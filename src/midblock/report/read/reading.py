@@ -13,6 +13,7 @@ import numpy as np
 from midblock.base import LayerTable, MidblockError
 from midblock.interventions import INTERVENTIONS
 from midblock.metrics import METRICS, Correlations, Metric, correlate
+from midblock.metrics.metric import NO_SINKS
 from midblock.runs.finished import Finished
 from midblock.runs.lenient import left_out, read_json, read_text
 from midblock.tuning.training_metrics import TRAINING
@@ -99,6 +100,10 @@ class Run(Finished):
     def has(self, metric: str, module: str = "residual") -> bool:
         return module in self.present.get(metric, ())
 
+    def told(self, metric: str) -> str:
+        """The name under which a metric of states is told first: without sinks, where it was measured so."""
+        return metric + NO_SINKS if self.has(metric + NO_SINKS) else metric
+
 
 def bounded(table: LayerTable) -> tuple[LayerTable, list[str]]:
     """As much of a table as a page shows, and a note on the rest; a real run has a tenth of it."""
@@ -133,6 +138,7 @@ def beside_the_table(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def describe(metric: str) -> Metric:
-    """The catalogue's entry; a metric that none of them knows is shown under its own name."""
+    """The catalogue's entry, of a metric without sinks too; one that none knows is shown under its own name."""
+    metric = metric.removesuffix(NO_SINKS)
     known = (catalogue[metric] for catalogue in CATALOGUES if metric in catalogue)
     return next(known, Metric(metric.replace("_", " ").capitalize(), "", "pooled", True, "", ""))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from midblock.analysis.layers_in_words import layers_in_words
 from midblock.metrics.catalogue import METRICS
+from midblock.metrics.metric import NO_SINKS
 from midblock.report.page.chart import Chart, Panel, Section
 from midblock.report.page.modules import heat_rows
 from midblock.report.read.reading import Run, describe
+from midblock.runs.finished import BASE
 
 INFORMATION = (
     "prompt_entropy", "dataset_entropy", "effective_rank", "effective_rank_centered", "curvature", "sparsity",
@@ -17,6 +20,8 @@ MOVED = (
     "change_intensity", "change_intensity_relative", "change_increment", "mean_shift", "mean_shift_relative",
     "procrustes",
 )  # fmt: skip
+WHOSE = ("change_own", "change_reaction", "own_share", "change_own_reverse")
+HALF = 0.5  # of a prompt's squared norm
 HEAT_METRICS = (
     "delta_rel", "delta_fro", "delta_spectral", "delta_stable_rank", "delta_effective_rank", "block_drift",
     "subspace_rotation_mean", "subspace_rotation_max", "changed_fraction",
@@ -24,20 +29,28 @@ HEAT_METRICS = (
 
 
 def hero_of(run: Run) -> Chart | None:
-    """The first figure: at which depth the change sits, in weights, block by block, and carried along."""
-    panels = [panel for panel in (_weights_panel(run), _added_panel(run), _carried_panel(run)) if panel]
+    """The first figure: at which depth the change sits: by the blocks' own part, by weights, and as states carry it."""
+    found = (_own_panel(run), _weights_panel(run), _added_panel(run), _carried_panel(run))
+    panels = [panel for panel in found if panel]
     if not panels:
         return None
     caption = "Depth runs from the embedding (left) to the output (right); thirds are shaded."
     if any(panel.module == "residual" for panel in panels):
         caption += " Bands and whiskers are 95 % intervals over prompts."
+    if any(panel.metric.endswith(NO_SINKS) for panel in panels):
+        caption += " States without sink tokens."
     if any(panel.depth for panel in panels) and run.summary:
         caption += " Triangles mark the centre of the change"
         caption += ", percentages each third's share of it." if len(run.tuned) == 1 else "."
-    panels = [replace(panel, height=height) for panel, height in zip(panels, (150, 100, 130), strict=False)]
+    panels = [replace(panel, height=height) for panel, height in zip(panels, (150, 100, 100, 130), strict=False)]
     return Chart(
         "change_by_depth", "Where in depth the change sits", caption, panels=tuple(panels), wide=True, thirds=True
     )
+
+
+def _own_panel(run: Run) -> Panel | None:
+    panel = Panel(run.told("change_own"), mark="bars", title="Change by the block's own tuning", depth="own")
+    return panel if run.has(panel.metric) else None
 
 
 def _weights_panel(run: Run) -> Panel | None:
@@ -51,7 +64,8 @@ def _weights_panel(run: Run) -> Panel | None:
 
 
 def _added_panel(run: Run) -> Panel | None:
-    panel = Panel("change_increment", mark="bars", title="Change across each block", depth="representation")
+    title = "Change across each block, by acting or reacting"
+    panel = Panel(run.told("change_increment"), mark="bars", title=title, depth="representation")
     return panel if run.has(panel.metric) else None
 
 
@@ -59,14 +73,40 @@ def _carried_panel(run: Run) -> Panel | None:
     title = "Change carried in the residual stream"
     for metric in ("change_intensity_relative", "cka_debiased", "change_intensity"):
         if run.has(metric):
-            return Panel(metric, distance=metric == "cka_debiased", title=title)
+            return Panel(run.told(metric), distance=metric == "cka_debiased", title=title)
     return None
 
 
 def sections_of(run: Run) -> list[Section]:
     """Every section with something to show, in reading order."""
-    everything = [_similarity(run), _information(run), _weights(run), _predictions(run), _others(run)]
+    everything = [
+        _whose(run), _sinks(run), _similarity(run), _information(run), _weights(run), _predictions(run), _others(run)
+    ]  # fmt: skip
     return [section for section in everything if section.charts]
+
+
+def _whose(run: Run) -> Section:
+    intro = (
+        "What a block's own tuning does, both blocks given the base's states, apart from what it makes of change that "
+        "reached it from below: a block that only reacts was not changed."
+    )
+    return Section("whose", "Own and inherited", intro, tuple(_plain(run, WHOSE)))
+
+
+def _sinks(run: Run) -> Section:
+    """Which layers are one token's, and what that does to the curves."""
+    if not any(metric.endswith(NO_SINKS) for metric in run.present):
+        return Section("sinks", "Sink tokens", "", ())
+    curve = run.table.curve("sink_share", BASE)
+    most = curve[(curve.value > HALF) & (curve.layer < run.blocks)]
+    intro = "A mean over tokens can be one token's: the one whose norm is many times the others'."
+    if len(most):
+        where = layers_in_words(most.layer)
+        intro += (
+            f" At {where} the largest token holds more than half of a prompt's squared norm: there, read the curves "
+            "without sinks. Headline and tiles do."
+        )
+    return Section("sinks", "Sink tokens", intro, tuple(_plain(run, ("sink_share",))))
 
 
 def _similarity(run: Run) -> Section:
@@ -78,7 +118,8 @@ def _similarity(run: Run) -> Section:
         if run.has(metric):
             headline = metric == "cka_debiased"
             caption = describe(metric).meaning + (_reference_note(run, metric) if headline else "")
-            panels = (Panel(metric, height=240 if headline else 170),)
+            told = run.told(metric) if headline else metric
+            panels = (Panel(told, height=240 if headline else 170, beside=_beside(run, told)),)
             modes = ("zoom", "full", "distance") if headline else ("full",)
             charts.append(Chart(metric, title, caption, panels=panels, modes=modes, wide=headline))
     charts += _plain(run, ("cosine_similarity", "cosine_centered"))
@@ -123,7 +164,17 @@ def _predictions(run: Run) -> Section:
 
 
 def _others(run: Run) -> Section:
-    shown = {*INFORMATION, "cka", "cka_debiased", "cosine_similarity", "cosine_centered", "logit_agreement", "logit_kl"}
+    shown = {
+        *INFORMATION,
+        *WHOSE,
+        "sink_share",
+        "cka",
+        "cka_debiased",
+        "cosine_similarity",
+        "cosine_centered",
+        "logit_agreement",
+        "logit_kl",
+    }
     known = [*(metric for metric in METRICS if metric not in {*shown, *MOVED}), *MOVED]
     extra = [metric for metric in run.present if metric not in METRICS and "." not in metric]
     return Section(
@@ -133,6 +184,12 @@ def _others(run: Run) -> Section:
 
 def _plain(run: Run, metrics: Sequence[str]) -> Iterator[Chart]:
     for metric in metrics:
-        if run.has(metric):
-            entry = describe(metric)
-            yield Chart(metric, entry.title, entry.meaning, panels=(Panel(metric),))
+        if run.has(metric) or run.has(metric + NO_SINKS):
+            entry, told = describe(metric), run.told(metric)
+            yield Chart(metric, entry.title, entry.meaning, panels=(Panel(told, beside=_beside(run, told)),))
+
+
+def _beside(run: Run, told: str) -> str:
+    """The curve over all tokens, beside one without sinks."""
+    plain = told.removesuffix(NO_SINKS)
+    return plain if plain != told and run.has(plain) else ""
