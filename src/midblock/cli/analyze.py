@@ -45,7 +45,7 @@ def analyze(
     check_askable(conditions, asked, pair)
     act = partial(run_analysis, pair, data, **asdict(asked))
     filled, table = carry_out("analyze", [variant.name for variant in pair.tuned], where, act)
-    gate = checked(filled, conditions)
+    gate = checked(filled.path, conditions)
     more = {"gate": gate.as_record()} if gate else {}
     tell(filled, as_json=json, show=partial(show_profile, table), more=more)
     stop_unless_passed(gate)
