@@ -194,7 +194,7 @@ class Estimates:
         found = sample.by_set(torch.arange(N)[None]) | {key.metric: column for key, column in sample.by_prompt()}
         found |= {} if self.tokens else dict(self._measured_columns("lens", ROUNDED, layer))
         for name, each in found.items():
-            yield Key(layer, BASE, name + self.tokens + PRECISION_FLOOR), Estimate(float(each.mean()), *_NONE, N)
+            yield Key(layer, BASE, name + self.tokens + PRECISION_FLOOR), Estimate(float(each.nanmean()), *_NONE, N)
 
     def _place(self, key: Key) -> tuple[int, int, str]:
         """What rows are ordered by, and columns drawn in: no number may hang on how a model is called, by a bit."""
