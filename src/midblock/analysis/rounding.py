@@ -80,7 +80,7 @@ def _restore(kept: Kept) -> None:
 
 def types_of(anatomy: Anatomy) -> dict[str, torch.dtype]:
     """The type of every tensor of the backbone in the other precision."""
-    other = other_precision(next(anatomy.backbone.parameters()).dtype)
+    other = other_precision(own_precision(anatomy))
     return types_in(anatomy.backbone, other, anatomy.names["backbone"])
 
 
@@ -118,6 +118,11 @@ def _skeleton(backbone: nn.Module, dtype: torch.dtype) -> Any:
             return build(copy.deepcopy(backbone.config), dtype=dtype)
     except (ValueError, TypeError, RuntimeError, NotImplementedError):  # what a config's own checks and __init__ raise
         return None
+
+
+def own_precision(anatomy: Anatomy) -> torch.dtype:
+    """What the model computes in."""
+    return next(anatomy.backbone.parameters()).dtype
 
 
 def other_precision(dtype: torch.dtype) -> torch.dtype:

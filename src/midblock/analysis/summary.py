@@ -12,18 +12,18 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from midblock.analysis.differences import Differences
+from midblock.analysis.precision import rounding_in_words
 from midblock.analysis.sentences import Depths, place, reading
 from midblock.base import LayerTable
 from midblock.metrics.catalogue import METRICS
 from midblock.metrics.headline_curve import headline_curve
-from midblock.metrics.metric import PRECISION_FLOOR, SEED, SEEDS
+from midblock.metrics.metric import SEED, SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ROUNDING = "This is no more than rounding to bfloat16 changes."
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,12 @@ def _parts_in_thirds(layers: np.ndarray, blocks: int) -> np.ndarray:
     return np.clip(np.minimum(low + 3, edge + blocks) - np.maximum(low, edge), 0, None) / 3
 
 
-def summarize(table: LayerTable, *, whole: bool = True) -> dict[str, Any]:
+def summarize(table: LayerTable, *, whole: bool = True, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
     """Read a table: the spread of weight change and of representation change by depth, and the headline.
 
     Args:
         whole: False where parts of the models were not compared, so that no sentence says they are the same.
+        dtype: what the states were computed in, whose rounding a change is held against.
 
     Returns:
         What `summary.json` holds: `headline`, and for each tuned model its `reading`, `weight_depth`,
@@ -80,14 +81,14 @@ def summarize(table: LayerTable, *, whole: bool = True) -> dict[str, Any]:
     """
     paired = table.frame[table.frame.metric.isin([name for name, metric in METRICS.items() if metric.paired])]
     found = {str(model): Differences.of(table, str(model)) for model in dict.fromkeys(paired.model)}
-    models = [_read_model(table, model, each, whole) for model, each in found.items()]
+    models = [_read_model(table, model, each, whole, dtype) for model, each in found.items()]
     if not models:
         return {"headline": "Nothing was compared.", "models": []}
     places = [place(each, _depths(facts)) for each, facts in zip(found.values(), models, strict=True)]
     return {"headline": models[0]["reading"] if len(models) == 1 else _together(models, places), "models": models}
 
 
-def _read_model(table: LayerTable, model: str, found: Differences, whole: bool) -> dict[str, Any]:
+def _read_model(table: LayerTable, model: str, found: Differences, whole: bool, dtype: torch.dtype) -> dict[str, Any]:
     blocks = table.blocks
     weights = table.curve("delta_rel", model, "block")
     weight_depth = Spread.of(weights, weights.value.to_numpy(), blocks)
@@ -109,8 +110,8 @@ def _read_model(table: LayerTable, model: str, found: Differences, whole: bool) 
     facts["peak_block"] = main.peak_block if main else None
     facts["measured"] = len(weights) + len(added) + len(own) > 0
     facts["reading"] = _sentence(facts, found, blocks, whole)
-    if representation_depth and _is_rounding(table, model, blocks):
-        facts["reading"] += f" {ROUNDING}"
+    if representation_depth and (said := rounding_in_words(table, model, dtype)):
+        facts["reading"] += f" {said}"
     return facts
 
 
@@ -145,14 +146,6 @@ def _last_block(table: LayerTable, model: str, blocks: int) -> dict[str, float]:
         if not curve.empty and np.isfinite(curve.value.iloc[-1]):
             found[metric] = float(curve.value.iloc[-1])
     return found
-
-
-def _is_rounding(table: LayerTable, model: str, blocks: int) -> bool:
-    """True when the change at the last block is no larger than what rounding to the other precision makes."""
-    change = headline_curve(table, "change_intensity_relative", model)
-    floor = headline_curve(table, "change_intensity_relative", "base", reference=PRECISION_FLOOR)
-    change, floor = change[change.layer < blocks], floor[floor.layer < blocks]
-    return not change.empty and not floor.empty and bool(change.value.iloc[-1] <= floor.value.iloc[-1])
 
 
 def _sentence(facts: dict[str, Any], found: Differences, blocks: int, whole: bool) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from midblock.analysis.estimates import Estimates
 from midblock.analysis.measure import Measured, Measurement, total_tokens
 from midblock.analysis.prompts import Prompts
+from midblock.analysis.rounding import own_precision
 from midblock.analysis.samples import sample_rows, spread_rows
 from midblock.analysis.settings import AnalysisSettings
 from midblock.analysis.sink_notes import sink_notes
@@ -19,7 +20,7 @@ from midblock.analysis.summary import summarize
 from midblock.analysis.weight_comparison import WeightComparison, entries_of
 from midblock.base import LayerPlan, LayerRow, LayerTable, MidblockError, write_json
 from midblock.base.seal import fingerprint
-from midblock.checkpoints import Pair, quiet_transformers
+from midblock.checkpoints import Anatomy, Pair, quiet_transformers
 from midblock.metrics.catalogue import METRICS, choose
 from midblock.metrics.metric import NO_SINKS, SEED, is_estimate
 from midblock.runs.request import models_of
@@ -85,9 +86,11 @@ class Analysis:
             rows += self._weights(bench)
         if not rows:
             raise MidblockError("nothing to measure", hint="the metrics asked for need what was switched off")
+        floor = "floor" in self.kinds and self.samples
+        own = {"dtype": own_precision(Anatomy.of(self.pair.base.model))} if floor else {}
         return Outcome(
             rows,
-            summarize(LayerTable.from_rows(rows), whole=self._whole(bench.notes)),
+            summarize(LayerTable.from_rows(rows), whole=self._whole(bench.notes), **own),
             {"models": models_of(self.pair)} if bench.run else {},  # hashes whole files
             {"samples.json": self._write_samples} if self.samples else {},
         )
