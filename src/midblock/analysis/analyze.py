@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from midblock.analysis.controls import check_controllable
 from midblock.analysis.measure import is_dispatched
 from midblock.analysis.own_blocks import own_change_notes
 from midblock.analysis.prompts import Prompts, prepare_prompts, with_general
@@ -63,6 +64,8 @@ def analyze(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -
         kinds = frozenset() if read is None else kinds_of(settings)
         samples = _read(pair, data, settings, kinds, progress) if kinds else ()
         notes = [*pair.notes(), *_notes_of_request(pair, read, plan)]
+        if settings.controls and kinds:
+            check_controllable(pair)
         if "own" in kinds:
             refused, told = own_change_notes(pair, samples[0])
             kinds -= {"own", "reverse"} if refused else set()

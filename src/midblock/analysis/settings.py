@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from midblock.analysis.control_words import read_controls
 from midblock.base import MidblockError, unknown
 from midblock.metrics.catalogue import choose
 from midblock.metrics.metric import NO_SINKS
@@ -60,6 +61,12 @@ class AnalysisSettings(ReadingSettings):
     layers: str = "all"
     """Blocks to measure: `01100`, `6-17`, `6,7,9-12`, `0.2-0.8` or `all`."""
 
+    controls: str = ""
+    """`random`, `equal-step` or both: what another change of the same size does; each draw is one more pass."""
+
+    control_draws: int = 3
+    """Random changes drawn."""
+
     general: str | None = None
     """Dataset of texts that the tuning was not about, on which both models' predictions are compared too."""
 
@@ -92,6 +99,9 @@ class AnalysisSettings(ReadingSettings):
         check_reading(self, fewest=LEAST_PROMPTS)
         check_least(self, num_token_samples=0, lens_positions=1, answer_positions=1, subspace_rank=1, seeds=1)
         check_most(self, seeds=MOST_SEEDS, lens_positions=MOST_POSITIONS, answer_positions=MOST_POSITIONS)
+        check_least(self, control_draws=2)
+        check_most(self, control_draws=MOST_SEEDS)
+        read_controls(self.controls, self.control_draws)
         read_rule(self.sinks)
         self.token_sets()
         if self.seeds > 1 and self.seeds * self.num_samples > MOST_PROMPTS:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from midblock.analysis.control_rows import controls_of
 from midblock.analysis.differences import Differences
 from midblock.analysis.precision import rounding_in_words
 from midblock.analysis.sentences import Depths, place, reading
 from midblock.base import LayerTable
 from midblock.metrics.catalogue import METRICS
 from midblock.metrics.headline_curve import headline_curve
-from midblock.metrics.metric import SEED, SEEDS
+from midblock.metrics.metric import EQUAL_STEP, SEED, SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,6 +105,11 @@ def _read_model(table: LayerTable, model: str, found: Differences, whole: bool, 
         "half_depth": _half_depth(table, model, blocks),
         "last_block": _last_block(table, model, blocks),
     }
+    equal = headline_curve(table, "change_own", model, reference=EQUAL_STEP)
+    equal_depth = Spread.of(equal, equal.value.to_numpy(), blocks)
+    centers = (own_depth.center if own_depth else None, equal_depth.center if equal_depth else None)
+    if controls := controls_of(table, model, centers):
+        facts["controls"] = controls
     if samples := _per_sample(table, model, blocks):
         facts["spread"] = samples
     main = own_depth or weight_depth or representation_depth

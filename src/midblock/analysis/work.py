@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from midblock.analysis.control_rows import equal_step_rows, random_rows
+from midblock.analysis.control_words import Control, read_controls
+from midblock.analysis.controls import changed
 from midblock.analysis.estimates import Estimates
 from midblock.analysis.measure import Measured, Measurement, total_tokens
 from midblock.analysis.prompts import Prompts
@@ -28,6 +31,7 @@ from midblock.runs.run import Bench, Outcome
 
 Advance = Callable[[float], None]
 
+LOOSE = 1e-6  # of a control change's norm
 SOURCES = {"pooled", "tokens", "own", "lens", "heads", "views"}  # of metrics that a pass over prompts gives
 
 # Words of notes about weights that only one model has, or that cannot be compared: no sentence calls the models equal.
@@ -135,10 +139,44 @@ class Analysis:
             judging(float((sets - done) * len(self.layers)))
             if number == 0 and not any(METRICS[name].of_weights for name in self.wanted):
                 _check_defined(undefined, rows)
+            if number == 0:
+                rows += self._controls(bench)
             bench.notes += [f"Sample {number}: {note}" if number else note for note in notes]
             yield rows
         if lost:
             bench.record["undefined"] = lost
+
+    def _controls(self, bench: Bench) -> list[LayerRow]:
+        """The paired metrics under other changes of the same size, on the first sample."""
+        controls = read_controls(self.settings.controls, self.settings.control_draws)
+        if not controls:
+            return []
+        advance = bench.progress.phase("controls", total_tokens(self.samples[0]) * len(controls))
+        by_kind: dict[str, list[list[LayerRow]]] = {}
+        worst = 0.0
+        for control in controls:
+            with bench.phase("controls"), quiet_transformers(), changed(self.pair, control, self.settings.seed) as off:
+                worst = max(worst, off)
+                measured = self._control_measurement(control, bench).run(advance)
+                rows: list[LayerRow] = []
+                for tokens, wanted in self._token_sets(measured):
+                    rows += replace(
+                        self._estimates(0, measured, bench, tokens, wanted), partial=None, references=False
+                    ).rows()
+                by_kind.setdefault(control.kind, []).append(rows)
+        if worst > LOOSE:
+            bench.notes.append(
+                f"Rounding to the weights' type left the norms of control changes up to {worst:.1e} off."
+            )
+        random, equal = by_kind.get("random", []), by_kind.get("equal-step", [])
+        return [*(random_rows(random) if random else []), *(equal_step_rows(equal[0]) if equal else [])]
+
+    def _control_measurement(self, control: Control, bench: Bench) -> Measurement:
+        kinds = self.kinds & {"pooled", "own", "heads"}
+        folder = bench.partial / f"control-{control.label}" if bench.partial else None
+        owner = fingerprint(bench.owner, "control", control.label)
+        prompts = replace(self.samples[0], views=())
+        return Measurement(self.pair, prompts, self.settings, kinds, self.layers, folder, owner)
 
     def _token_sets(self, measured: Measured) -> Iterator[tuple[str, frozenset[str]]]:
         """Suffixes of the metrics over each set of tokens, with those metrics; without sinks only where there are any.

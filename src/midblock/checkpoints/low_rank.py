@@ -101,6 +101,11 @@ class StackedDelta:
         """(experts, m, n)."""
         return len(self.experts), *self.experts[0].shape
 
+    @property
+    def rank(self) -> int:
+        """r of each expert's change."""
+        return self.experts[0].rank
+
     def dense(self) -> Float64[Tensor, "e m n"]:
         """The changes themselves, float64."""
         return torch.stack([delta.dense() for delta in self.experts])

@@ -11,10 +11,19 @@ NO_SINKS = ".no_sinks"  # the metric over the tokens that are no sinks; the suff
 NULL = ".null"  # the metric between unrelated prompts (permutation); low and high bound 95 % of the permutations
 SPLIT_FLOOR = ".split_floor"  # |metric on one half of the prompts - on the other half|, base model
 PRECISION_FLOOR = ".precision_floor"  # base in float32 against base in bfloat16
+RANDOM = ".random"  # under random changes of the tuned model's norms: their mean, and where another draw would lie
+EQUAL_STEP = ".equal_step"  # under the tuned model's change, scaled so that every block that moved takes an equal step
 SEED = ".seed"  # with a number from 1: the metric on another sample of prompts, drawn apart from all others
 SEEDS = ".seeds"  # mean over all samples of prompts; low and high are the smallest and the largest of them
 
-REFERENCES = (NULL, SPLIT_FLOOR, PRECISION_FLOOR, SEEDS)  # with SEED and a number, all that may follow a metric
+REFERENCES = (
+    NULL,
+    SPLIT_FLOOR,
+    PRECISION_FLOOR,
+    RANDOM,
+    EQUAL_STEP,
+    SEEDS,
+)  # with SEED and a number, all that may follow a metric
 
 
 def suffixes(metric: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from midblock.analysis.control_words import KINDS, read_controls
 from midblock.analysis.gate.conditions import Condition
 from midblock.analysis.layers_in_words import layers_in_words
 from midblock.analysis.settings import AnalysisSettings
@@ -110,6 +111,10 @@ def _unreferenced(reference: str, metric: Metric, settings: AnalysisSettings) ->
         return "unrelated prompts say nothing of it"
     if reference == PRECISION_FLOOR and not (metric.paired and "floor" in kinds_of(settings)):
         return "it takes a metric that compares two models, --precision-floor and 4 token-level prompts"
+    for word, suffix in KINDS.items():
+        controls = read_controls(settings.controls, settings.control_draws)
+        if reference == suffix and not (metric.paired and word in {control.kind for control in controls}):
+            return f"it takes a metric that compares two models, and --controls {word}"
     if reference == SEEDS and settings.seeds < 2:
         return "--seeds 2"
     sample = SAMPLE.fullmatch(reference)
