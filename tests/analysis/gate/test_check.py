@@ -148,7 +148,8 @@ def test_names_that_are_none_are_refused():
 
 
 def test_the_table_of_another_verb_has_its_own_metrics():
-    assert states(table_of(rows_of("swap_nll_change", [0.3], module="base_head")), "swap_nll_change>0.2") == ["failed"]
+    table = table_of(rows_of("swap_nll_change", [0.3], module="base_head"), rows_of("steer_norm", [0.3], "base + 1"))
+    assert states(table, "swap_nll_change>0.2,swap_nll_change>0.4,steer_norm>0.4") == ["failed", "passed", "passed"]
 
 
 def junit(folder):

@@ -137,11 +137,14 @@ def _judge(condition: Condition, found: Results) -> Verdict:
 def _models_of(condition: Condition, having: Sequence[str], found: Results) -> tuple[str, ...]:
     """The models that a condition is about: all tuned ones, or the base where a metric stands for it alone.
 
+    Of another verb's metrics those that have it: what stands under a model there is not asked of all of them.
+
     Raises:
         MidblockError: no model of that name.
     """
     if not condition.model:
-        return (BASE,) if set(having) == {BASE} else found.models
+        tuned = tuple(dict.fromkeys(name for name in having if name != BASE))
+        return (found.models if condition.metric.partition(".")[0] in METRICS else tuned) if tuned else (BASE,)
     if condition.model not in (names := (BASE, *found.models)):
         raise unknown("model", condition.model, names)
     return (condition.model,)
