@@ -161,8 +161,9 @@ class Estimates:
 
     def _measured_columns(self, source: str, model: str, layer: int) -> Iterator[tuple[str, Tensor]]:
         rows = self.measured.get(model, source + (self.tokens if source == "tokens" else ""), layer)
-        if rows is not None:
-            yield from zip(computed_from(source, self.wanted), rows.values.T, strict=True)
+        names = computed_from(source, self.wanted)
+        if rows is not None and names:
+            yield from zip(names, rows.values.T, strict=True)
 
     def _split_floor(self, sample: Sample) -> Iterator[Found]:
         """Mean absolute difference between the metrics of two random halves of the prompts."""

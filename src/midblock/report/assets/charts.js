@@ -64,7 +64,7 @@ function legendOf(reads, domains, mode, bandName) {
   if (some("floor")) note("floor", { kind: "line", look: "floor", name: "precision floor" });
   if (some("beside")) note("beside", { kind: "line", look: "m0 beside", name: "over all tokens, sinks too" });
   if (some("split")) note("split", { kind: "band", look: "split", name: "± split floor" });
-  if (some("random")) note("random", { kind: "line", look: "random", name: "random directions of the same norm" });
+  if (some("random")) note("random", { kind: "line", look: "random", name: reads.some((read) => read.panel.metric.startsWith("steer")) ? "random directions of the same norm" : "random changes of the same size" });
   const samples = reads.flatMap((read) => (read.bars ? [] : read.seeds)).flatMap((line) => line.points.map((p) => p.n));
   if (samples.length) note("seeds", { kind: "band", look: "m0 seeds", name: `range over ${Math.max(...samples)} samples` });
   const marked = reads.flatMap((read) => read.marks)[0];

@@ -11,6 +11,7 @@ from midblock.metrics.metric import NO_SINKS
 from midblock.report.page.chart import Chart, Panel, Section
 from midblock.report.page.modules import heat_rows
 from midblock.report.read.reading import Run, describe
+from midblock.report.sections.controls import controls_section
 from midblock.runs.finished import BASE
 
 INFORMATION = (
@@ -80,9 +81,10 @@ def _carried_panel(run: Run) -> Panel | None:
 def sections_of(run: Run) -> list[Section]:
     """Every section with something to show, in reading order."""
     everything = [
-        _whose(run), _sinks(run), _similarity(run), _information(run), _weights(run), _predictions(run), _others(run)
+        _whose(run), controls_section(run), _sinks(run), _similarity(run), _information(run), _weights(run),
+        _predictions(run), _others(run),
     ]  # fmt: skip
-    return [section for section in everything if section.charts]
+    return [section for section in everything if section.charts or section.body]
 
 
 def _whose(run: Run) -> Section:
