@@ -31,7 +31,7 @@ def ask(pair, text, **options):
         ("cka.seed1>0.5,cka.no_sinks.seed2>1,cka.seeds>>1", {"seeds": 3}),
         ("cka.random>1,change_own.equal_step>>1", {"controls": "random,equal-step"}),
         ("delta_rel>1", {"weights_only": True}),
-        ("cka[0-1]>1", {"layers": "0-1"}),
+        ("cka[0-1]>1,kl_answers[L]>1", {"layers": "0-1"}),
         ("cka.no_sinks>1", {"tokens": "no-sinks"}),
     ],
 )

@@ -51,7 +51,6 @@ def check_askable(conditions: Iterable[Condition], settings: AnalysisSettings, p
         MidblockError: it does not, or a model or a layer is not there.
     """
     plan = LayerPlan.parse(settings.layers, pair.blocks)
-    whole = len(plan.blocks) == pair.blocks
     names = [variant.name for variant in pair]
     for condition in conditions:
         if condition.model and condition.model not in names:
@@ -59,12 +58,14 @@ def check_askable(conditions: Iterable[Condition], settings: AnalysisSettings, p
         if reason := _unmeasured(condition, settings):
             raise MidblockError(f"{condition.text}: {condition.metric} would not be measured", hint=reason)
         asked = condition.layers.of(pair.blocks) if condition.layers else frozenset()
-        if not whole and (others := asked - set(plan.blocks)):
-            what = f"{condition.text}: {layers_in_words(others)} would not be measured"
-            raise MidblockError(what, hint=f"--layers has {plan} alone")
-        if others := asked - _layers_of(METRICS[condition.metric.partition(".")[0]], pair.blocks):
+        metric = METRICS[condition.metric.partition(".")[0]]
+        if others := asked - _layers_of(metric, pair.blocks):
             what = f"{condition.text}: {condition.metric} has no value at {layers_in_words(others)}"
             raise MidblockError(what, hint="leave the layers out")
+        some = len(plan.blocks) < pair.blocks and metric.source != "heads"  # behind the last block whatever is measured
+        if some and (others := asked - set(plan.blocks)):
+            what = f"{condition.text}: {layers_in_words(others)} would not be measured"
+            raise MidblockError(what, hint=f"--layers has {plan} alone")
 
 
 def _layers_of(metric: Metric, blocks: int) -> set[int]:
