@@ -475,3 +475,23 @@ def test_kill_9_and_resume_is_an_uninterrupted_run(pico, tuned_from, saved, tmp_
     assert (run / "layers.parquet").read_bytes() == (other / "layers.parquet").read_bytes()
     assert not (run / "partial").exists()
     assert read_record(run)["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "amount", "said"),
+    [
+        (torch.float32, 1e-4, "This is below what bfloat16 could show, but about"),
+        (torch.float32, 0.1, ""),
+        (torch.bfloat16, 1e-4, "This is no more than rounding to bfloat16 changes."),
+    ],
+)
+def test_a_small_change_is_held_against_the_precision_of_the_run(
+    dtype, amount, said, pico, tuned_from, tokenizer, data, tmp_path
+):
+    base = pico("llama")
+    models = [base.to(dtype), tuned_from(base, amount).to(dtype)]
+    options = {**SMALL, "metrics": "change_increment,change_intensity_relative", "weights": False}
+    analyze(Pair.of_models(models[0], {"sft": models[1]}, tokenizer), data, output_dir=tmp_path / "run", **options)
+    headline = json.loads((tmp_path / "run" / "summary.json").read_text())["headline"]
+    assert said in headline
+    assert ("This is" in headline) == bool(said)

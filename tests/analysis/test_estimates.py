@@ -370,3 +370,17 @@ def test_a_new_metric_is_one_function_and_one_row(rows, monkeypatch, layer):
         assert found[model, layer, "spread"].value == np.ptp(X, axis=0).max()
         assert found[model, layer, "spread"].low < found[model, layer, "spread"].high
     assert found["base", layer, "spread" + SPLIT_FLOOR].value > 0
+
+
+def test_a_prompt_whose_states_are_zero_costs_no_row(rows, table):
+    """Neither a metric nor its null nor a floor: such a prompt is counted out of what asks for its direction."""
+    zeroed = dict(rows)
+    for key, found in rows.items():
+        if key.startswith(("pooled", "view", "own", "reverse")):
+            values = found.values.clone()
+            values[found.index == 4] = 0
+            zeroed[key] = RowStatistic(found.index, values)
+    made = estimate(zeroed)
+    assert made.keys() == table.keys()
+    assert not any(math.isnan(row.value) for row in made.values())
+    assert made["sft", 1, "cosine_similarity"].n == N - 1

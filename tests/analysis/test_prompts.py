@@ -9,6 +9,7 @@ from midblock.base import MidblockError
 from midblock.checkpoints import Pair, load_pair
 from midblock.data import Example, ExampleSet, Message
 
+FEW = "Intervals from {} prompts are too narrow; from 24 on they are close to 95 %."
 CHAT = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }} {% endfor %}"
 
 
@@ -143,12 +144,29 @@ def test_prompts_left_out_are_counted_and_told(pair):
     mixed = ExampleSet("some:data", "", "text", examples(8).examples + examples(4, answers=False).examples, "0" * 64)
     prompts = prepare(pair, mixed, region="answer")
     assert (prompts.facts["asked"], prompts.facts["without_region"], prompts.facts["num_samples"]) == (12, 4, 8)
-    assert prompts.notes() == ["4 prompt(s) without a token in the region 'answer': left out."]
+    assert prompts.notes() == ["4 prompt(s) without a token in the region 'answer': left out.", FEW.format(8)]
     cut = prepare(pair, max_length=3)
     assert cut.facts["completion_lost"] == 12
     assert cut.notes() == [
         "12 prompt(s) cut at 3 tokens, before the completion begins.",
+        FEW.format(12),
         "10 of 12 prompts repeat the tokens of an earlier one: intrinsic_dimension takes each of the 2 different ones "
         "once, all other numbers and intervals count every prompt.",
     ]
-    assert prepare(pair).notes() == []
+    assert prepare(pair, examples(24), num_token_samples=24).notes() == []
+
+
+@pytest.mark.parametrize(
+    ("count", "deep", "said"),
+    [
+        (12, 5, [FEW.format(12)]),
+        (23, 0, [FEW.format(23)]),
+        (24, 24, []),
+        (24, 0, []),
+        (30, 5, [FEW.format("5").replace("prompts", "prompts, those of token-level metrics,")]),
+    ],
+)
+def test_few_prompts_are_told(pair, count, deep, said):
+    """As by the verbs that judge answers, from the same number on."""
+    notes = prepare(pair, examples(count), num_token_samples=deep).notes()
+    assert [note for note in notes if note.startswith("Intervals")] == said

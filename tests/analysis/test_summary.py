@@ -1,11 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midblock.analysis.spread import Spread
-from midblock.analysis.states import with_states
 from midblock.analysis.summary import summarize
 from midblock.base import LayerRow, LayerTable
 from midblock.metrics.metric import PRECISION_FLOOR
@@ -139,11 +139,30 @@ def test_the_final_norm_is_no_last_block():
     assert summarize(LayerTable.from_rows(rows))["models"][0]["last_block"] == {"cka_debiased": 0.4}
 
 
-@pytest.mark.parametrize(("floor", "said"), [(0.5, True), (0.3, False)])
-def test_a_change_below_the_precision_floor_is_called_rounding(floor, said):
+BELOW_BFLOAT16 = "This is below what bfloat16 could show, but about"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "floor", "said"),
+    [
+        (torch.bfloat16, 0.5, "This is no more than rounding to bfloat16 changes."),
+        (torch.float16, 0.5, "This is no more than rounding to float16 changes."),
+        (torch.float32, 0.5, f"{BELOW_BFLOAT16} 52,000 times what float32 rounds."),
+        (torch.float32, 0.4 * 2**15, f"{BELOW_BFLOAT16} 2 times what float32 rounds."),
+        (torch.float64, 0.5, f"{BELOW_BFLOAT16} 3e+13 times what float64 rounds."),
+        (torch.float32, 0.4 * 2**17, "rounding to float32 changes, as estimated from what rounding to bfloat16 does."),
+        (torch.bfloat16, 0.3, ""),
+        (torch.float32, 0.3, ""),
+        (torch.bfloat16, np.nan, ""),
+    ],
+)
+def test_a_change_is_held_against_the_rounding_of_the_run_s_own_precision(dtype, floor, said):
+    """What float32 shows is real, however little of it bfloat16 would."""
     rows = table_of(added=[1] * L, change=[0.4] * L)
     rows += rows_of("change_intensity_relative" + PRECISION_FLOOR, [floor] * L, model="base")
-    assert ("no more than rounding" in summarize(LayerTable.from_rows(with_states(rows)))["headline"]) == said
+    headline = summarize(LayerTable.from_rows(rows), dtype=dtype)["headline"]
+    assert headline.endswith(said or "evenly over depth.")
+    assert ("rounding" in headline or "rounds" in headline) == bool(said)
 
 
 def test_several_models_share_a_headline():

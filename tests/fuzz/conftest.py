@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import transformers
 
-from midblock.data import chat
-from midblock.data.sandbox import Sandbox
+from midblock.data.sandbox import SANDBOX
 
 from .kind import MANY, SEED, TALLY
 from .world import World
@@ -24,13 +23,11 @@ def world(tmp_path_factory: pytest.TempPathFactory, pico: Any, tuned_from: Any, 
 @pytest.fixture(autouse=True, scope="session")
 def impatient() -> Iterator[None]:
     """A template without end is refused when its time is over, which need not be ten seconds in every change."""
-    before = chat.SANDBOX
+    before = SANDBOX._seconds
     if not MANY:
-        chat.SANDBOX = Sandbox(seconds=2.0)
+        SANDBOX._seconds = 2.0
     yield
-    if chat.SANDBOX is not before:
-        chat.SANDBOX.close()
-    chat.SANDBOX = before
+    SANDBOX._seconds = before
 
 
 @pytest.fixture(autouse=True)

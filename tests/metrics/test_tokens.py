@@ -141,6 +141,13 @@ def test_sparsity_ignores_scale_sign_and_order(T, D, seed, scale):
     assert sparsity(Tokens(other[None], whole(other[None]))) == sparsity(Tokens(H[None], whole(H[None])))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_sparsity_counts_small_states_as_the_numbers_that_they_are(dtype):
+    """1 % of 1.375 is 0.01375; in bfloat16 it would be 0.01373, the next number below 0.0137939."""
+    H = torch.tensor([[1.375, *np.linspace(0.0130, 0.0144, 15)], [0.01373291015625] * 16], dtype=dtype)
+    assert float(sparsity(Tokens(H[None], whole(H[None])))) == sparsity_by_numpy(H.double().numpy())
+
+
 @pytest.mark.parametrize("D", [4, 9])
 def test_orthonormal_tokens_have_entropy_one(D):
     found = statistics(rotation(D)[:4])

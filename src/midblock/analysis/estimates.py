@@ -161,8 +161,9 @@ class Estimates:
 
     def _measured_columns(self, source: str, model: str, layer: int) -> Iterator[tuple[str, Tensor]]:
         rows = self.measured.get(model, source + (self.tokens if source == "tokens" else ""), layer)
-        if rows is not None:
-            yield from zip(computed_from(source, self.wanted), rows.values.T, strict=True)
+        names = computed_from(source, self.wanted)
+        if rows is not None and names:
+            yield from zip(names, rows.values.T, strict=True)
 
     def _split_floor(self, sample: Sample) -> Iterator[Found]:
         """Mean absolute difference between the metrics of two random halves of the prompts."""
@@ -194,7 +195,7 @@ class Estimates:
         found = sample.by_set(torch.arange(N)[None]) | {key.metric: column for key, column in sample.by_prompt()}
         found |= {} if self.tokens else dict(self._measured_columns("lens", ROUNDED, layer))
         for name, each in found.items():
-            yield Key(layer, BASE, name + self.tokens + PRECISION_FLOOR), Estimate(float(each.mean()), *_NONE, N)
+            yield Key(layer, BASE, name + self.tokens + PRECISION_FLOOR), Estimate(float(each.nanmean()), *_NONE, N)
 
     def _place(self, key: Key) -> tuple[int, int, str]:
         """What rows are ordered by, and columns drawn in: no number may hang on how a model is called, by a bit."""

@@ -12,7 +12,7 @@ from midblock.base import MidblockError, generator
 from midblock.checkpoints import Pair
 from midblock.data import Batch, ExampleSet, TokenizedSet, make_batches
 from midblock.metrics.views import VIEWS, drop_tokens
-from midblock.runs.reading import Reading, read
+from midblock.runs.reading import Reading, few_note, read
 
 SHOWN = 3  # texts
 
@@ -53,6 +53,7 @@ class Prompts:
         }
         notes = [*facts.get("left_out", ())]
         notes += [f"{facts[name]} prompt(s) {note}" for name, note in told.items() if facts.get(name)]
+        notes += self._few()
         if self.repeats:
             different = facts["num_samples"] - len(self.repeats)
             notes.append(
@@ -61,6 +62,11 @@ class Prompts:
                 "intervals count every prompt."
             )
         return notes
+
+    def _few(self) -> list[str]:
+        """That intervals rest on few prompts: all of them, or those of token-level metrics."""
+        count, deep = (sum(len(batch.index) for batch in each) for each in (self.deep + self.pooled, self.deep))
+        return few_note(count, "prompts") or few_note(deep, "prompts, those of token-level metrics,")
 
 
 def prepare_prompts(pair: Pair, data: str | ExampleSet, settings: AnalysisSettings, *, views: bool) -> Prompts:

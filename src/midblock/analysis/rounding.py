@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,7 +80,7 @@ def _restore(kept: Kept) -> None:
 
 def types_of(anatomy: Anatomy) -> dict[str, torch.dtype]:
     """The type of every tensor of the backbone in the other precision."""
-    other = other_precision(next(anatomy.backbone.parameters()).dtype)
+    other = other_precision(own_precision(anatomy))
     return types_in(anatomy.backbone, other, anatomy.names["backbone"])
 
 
@@ -120,18 +120,9 @@ def _skeleton(backbone: nn.Module, dtype: torch.dtype) -> Any:
         return None
 
 
-def share_of_floor(models: Iterable[nn.Module]) -> float:
-    """How much of what the two precisions differ by these models' own precision makes, as rounding is by its steps.
-
-    1 in bfloat16 and float16, 2⁻¹⁶ in float32: there a change far below the precision floor is no rounding. Of models
-    in several precisions the coarsest counts.
-    """
-    own = [next(each.dtype for each in model.parameters() if each.is_floating_point()) for model in models]
-    return max(_step(dtype) / max(_step(dtype), _step(other_precision(dtype))) for dtype in own)
-
-
-def _step(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).eps
+def own_precision(anatomy: Anatomy) -> torch.dtype:
+    """What the model computes in."""
+    return next(anatomy.backbone.parameters()).dtype
 
 
 def other_precision(dtype: torch.dtype) -> torch.dtype:

@@ -10,31 +10,31 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 
 from midblock.analysis.control_rows import controls_of
 from midblock.analysis.detectable import detectable
 from midblock.analysis.differences import Differences
+from midblock.analysis.precision import own_share_of_floor, rounding_in_words
 from midblock.analysis.sentences import Depths, place, reading
 from midblock.analysis.spread import Spread
 from midblock.analysis.states import counts
 from midblock.analysis.verdict import Verdict
 from midblock.base import LayerTable
-from midblock.base.states import BELOW_FLOOR
 from midblock.metrics.catalogue import METRICS
 from midblock.metrics.headline_curve import headline_curve
 from midblock.metrics.metric import EQUAL_STEP, SEED, SEEDS
 
-ROUNDING = "This is no more than rounding makes."
 FEW = "Prompts are too few for intervals."
 
 
-def summarize(table: LayerTable, *, whole: bool = True, rounding: float = 1.0) -> dict[str, Any]:
+def summarize(table: LayerTable, *, whole: bool = True, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
     """Read a table: the spread of weight change and of representation change by depth, and the headline.
 
     Args:
         table: with its states.
         whole: False where parts of the models were not compared, so that no sentence says they are the same.
-        rounding: as of `midblock.analysis.states.with_states`.
+        dtype: what the states were computed in, whose rounding a change is held against.
 
     Returns:
         What `summary.json` holds: `headline`, and for each tuned model its `reading`, `weight_depth`,
@@ -46,7 +46,7 @@ def summarize(table: LayerTable, *, whole: bool = True, rounding: float = 1.0) -
     """
     paired = table.frame[table.frame.metric.isin([name for name, metric in METRICS.items() if metric.paired])]
     found = {str(model): Differences.of(table, str(model)) for model in dict.fromkeys(paired.model)}
-    models = [_read_model(table, model, each, whole, rounding) for model, each in found.items()]
+    models = [_read_model(table, model, each, whole, dtype) for model, each in found.items()]
     if not models:
         return {"headline": "Nothing was compared.", "models": []}
     depths = [_depths(table, facts) for facts in models]
@@ -54,7 +54,7 @@ def summarize(table: LayerTable, *, whole: bool = True, rounding: float = 1.0) -
     return {"headline": models[0]["reading"] if len(models) == 1 else _together(models, places), "models": models}
 
 
-def _read_model(table: LayerTable, model: str, found: Differences, whole: bool, rounding: float) -> dict[str, Any]:
+def _read_model(table: LayerTable, model: str, found: Differences, whole: bool, dtype: torch.dtype) -> dict[str, Any]:
     blocks = table.blocks
     weights = table.curve("delta_rel", model, "block")
     weight_depth = Spread.of(weights, weights.value.to_numpy(), blocks)
@@ -83,10 +83,10 @@ def _read_model(table: LayerTable, model: str, found: Differences, whole: bool, 
     verdict = Verdict.of(table, model)
     facts["evidence"] = {"says_where": not verdict.why_not, "why_not": verdict.why_not, "one_block_leads": verdict.peak}
     facts["states"] = counts(table, model)
-    facts["detectable"] = detectable(table, model, rounding)
+    facts["detectable"] = detectable(table, model, own_share_of_floor(dtype))
     facts["reading"] = _sentence(facts, found, _depths(table, facts), blocks, whole)
-    if representation_depth and _is_rounding(table, model, blocks):
-        facts["reading"] += f" {ROUNDING}"
+    if representation_depth and (said := rounding_in_words(table, model, dtype)):
+        facts["reading"] += f" {said}"
     if verdict.bare:
         facts["reading"] += f" {FEW}"
     return facts
@@ -123,13 +123,6 @@ def _last_block(table: LayerTable, model: str, blocks: int) -> dict[str, float]:
         if not curve.empty and np.isfinite(curve.value.iloc[-1]):
             found[metric] = float(curve.value.iloc[-1])
     return found
-
-
-def _is_rounding(table: LayerTable, model: str, blocks: int) -> bool:
-    """True when the change at the last block is no larger than what rounding makes."""
-    change = headline_curve(table, "change_intensity_relative", model)
-    change = change[change.layer < blocks]
-    return not change.empty and bool(change.state.iloc[-1] == BELOW_FLOOR)
 
 
 def _sentence(facts: dict[str, Any], found: Differences, depths: Depths, blocks: int, whole: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 from midblock.analysis.layers_in_words import layers_in_words
 from midblock.base import Estimate
@@ -38,6 +39,17 @@ class Undefined:
         return [
             f"{metric} of {model} is not defined at {layers_in_words(layers)} ({_reason(n)})"
             for (metric, model, n), layers in self.layers.items()
+        ]
+
+    def records(self, suffix: str = "") -> list[dict[str, Any]]:
+        """The same for `run.json`.
+
+        Args:
+            suffix: of the metrics' names, where these are another sample's.
+        """
+        return [
+            {"metric": metric + suffix, "model": model, "layers": sorted(layers)}
+            for (metric, model, _), layers in self.layers.items()
         ]
 
 

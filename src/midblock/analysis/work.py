@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from midblock.analysis.control_rows import equal_step_rows, random_rows
 from midblock.analysis.control_words import Control, read_controls
 from midblock.analysis.controls import changed
 from midblock.analysis.estimates import Estimates
 from midblock.analysis.measure import Measured, Measurement, total_tokens
+from midblock.analysis.precision import own_share_of_floor
 from midblock.analysis.prompts import Prompts
-from midblock.analysis.rounding import share_of_floor
+from midblock.analysis.rounding import own_precision
 from midblock.analysis.samples import sample_rows, spread_rows
 from midblock.analysis.settings import AnalysisSettings
 from midblock.analysis.sink_notes import sink_notes
@@ -23,9 +27,9 @@ from midblock.analysis.summary import summarize
 from midblock.analysis.weight_comparison import WeightComparison, entries_of
 from midblock.base import LayerPlan, LayerRow, LayerTable, MidblockError, write_json
 from midblock.base.seal import fingerprint
-from midblock.checkpoints import Pair, quiet_transformers
+from midblock.checkpoints import Anatomy, Pair, quiet_transformers
 from midblock.metrics.catalogue import METRICS, choose
-from midblock.metrics.metric import NO_SINKS, is_estimate
+from midblock.metrics.metric import NO_SINKS, SEED, is_estimate
 from midblock.runs.request import models_of
 from midblock.runs.run import Bench, Outcome
 
@@ -90,14 +94,20 @@ class Analysis:
             rows += self._weights(bench)
         if not rows:
             raise MidblockError("nothing to measure", hint="the metrics asked for need what was switched off")
-        rounding = share_of_floor(variant.model for variant in self.pair) if self.samples else 1.0
-        rows = with_states(rows, rounding)
+        floor = "floor" in self.kinds and self.samples
+        own = {"dtype": self._coarsest()} if floor else {}
+        rows = with_states(rows, *map(own_share_of_floor, own.values()))
         return Outcome(
             rows,
-            summarize(LayerTable.from_rows(rows), whole=self._whole(bench.notes), rounding=rounding),
+            summarize(LayerTable.from_rows(rows), whole=self._whole(bench.notes), **own),
             {"models": models_of(self.pair)} if bench.run else {},  # hashes whole files
             {"samples.json": self._write_samples} if self.samples else {},
         )
+
+    def _coarsest(self) -> torch.dtype:
+        """Of what the models compute in."""
+        types = (own_precision(Anatomy.of(variant.model)) for variant in self.pair)
+        return max(types, key=lambda dtype: torch.finfo(dtype).eps)
 
     def _whole(self, notes: Sequence[str]) -> bool:
         """Whether nothing was left out of the comparison."""
@@ -116,6 +126,7 @@ class Analysis:
             return
         measuring = bench.progress.phase("measuring", sum(total_tokens(prompts) for prompts in self.samples))
         judging: Advance | None = None
+        lost: list[dict[str, Any]] = []
         for number in range(len(self.samples)):
             with bench.phase("measure"), quiet_transformers():
                 measurement = self._measurement(number, bench)
@@ -134,6 +145,7 @@ class Analysis:
                     rows += estimates.rows(judging)
                 notes += estimates.notes()
                 undefined += estimates.undefined.told()
+                lost += estimates.undefined.records(f"{SEED}{number}" if number else "")
             judging(float((sets - done) * len(self.layers)))
             if number == 0 and not any(METRICS[name].of_weights for name in self.wanted):
                 _check_defined(undefined, rows)
@@ -141,6 +153,8 @@ class Analysis:
                 rows += self._controls(bench)
             bench.notes += [f"Sample {number}: {note}" if number else note for note in notes]
             yield rows
+        if lost:
+            bench.record["undefined"] = lost
 
     def _controls(self, bench: Bench) -> list[LayerRow]:
         """The paired metrics under other changes of the same size, on the first sample."""

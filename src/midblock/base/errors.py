@@ -1,7 +1,7 @@
 """The one exception a user is meant to read, and the nearest-name suggestion it often carries."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class MidblockError(Exception):
@@ -18,6 +18,14 @@ class MidblockError(Exception):
 
 class NoSpaceError(MidblockError):
     """The disk is full."""
+
+
+class GateError(Exception):
+    """A whole run shows what its gate forbids: the command line prints a line a condition and exits with code 3."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self.lines = tuple(lines)
+        super().__init__("; ".join(lines))
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

@@ -21,6 +21,7 @@ from midblock.base.errors import MidblockError
 JOINERS = "\u200c\u200d"  # of scripts and emoji; they move nothing
 # how spreadsheets know a formula (the last four are full-width = + - @), behind our own apostrophes
 FORMULA = re.compile("'*[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
+UNFIT_FOR_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")  # beside control characters, which nothing shows
 MARKUP = re.compile(r"[\\`*\[\]<>&|~$]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 REFERENCE = re.compile(
     r"((?:--?[\w-]+=)?(?:file://|[a-z]{2,}:(?!//))?)(.*)", re.DOTALL
@@ -99,6 +100,11 @@ def markdown_code(text: str) -> str:
     runs = re.findall("`+", text)
     fence = "`" * max(3, 1 + max(map(len, runs), default=0))
     return f"{fence}\n{printable_lines(text)}\n{fence}"
+
+
+def xml_text(text: object) -> str:
+    """Text for XML, whose writer escapes its markup: without the letters that no XML can hold."""
+    return UNFIT_FOR_XML.sub(lambda found: found[0].encode("unicode_escape").decode(), printable(text))
 
 
 def cell(text: str) -> str:

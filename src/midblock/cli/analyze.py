@@ -8,7 +8,10 @@ from typing import Annotated
 
 from midblock.analysis import AnalysisSettings
 from midblock.analysis import analyze as run_analysis
+from midblock.analysis.gate.ahead import check_askable, check_names
+from midblock.analysis.gate.conditions import read_conditions
 from midblock.checkpoints import LoadSettings, load_pair
+from midblock.cli.gate import checked, stop_unless_passed
 from midblock.cli.life import Flat, carry_out, tell
 from midblock.cli.table import detectable_lines, show_profile
 from midblock.runs.reading import DEFAULT_DATA
@@ -23,6 +26,7 @@ def analyze(
     settings: Annotated[AnalysisSettings | None, Flat] = None,
     loading: Annotated[LoadSettings | None, Flat] = None,
     where: Annotated[Where | None, Flat] = None,
+    fail_on: str | None = None,
     json: bool = False,
 ) -> None:
     """Measure, layer by layer, what tuning did to representations and weights, and write a run folder with a report.
@@ -31,9 +35,17 @@ def analyze(
         base: model before tuning: `org/name[@rev]`, a folder, a `.gguf` file or `builtin:smollm2-135m-instruct`.
         tuned: one or several models tuned from it: the same, or PEFT adapter folders.
         data: prompts: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+        fail_on: what the run must not show, like `kl_answers>0.5,change_own[0-5]>>0.05` (`>>`: all of the interval is
+            above); where it does, exit code 3. `gate.json` and `gate.xml` (JUnit) tell of it.
         json: print the summary as JSON on standard output, for programs.
     """
-    pair = load_pair(base, *tuned, **asdict(loading or LoadSettings()))
-    act = partial(run_analysis, pair, data, **asdict(settings or AnalysisSettings()))
+    conditions = read_conditions(fail_on) if fail_on is not None else ()
+    check_names(conditions)
+    pair, asked = load_pair(base, *tuned, **asdict(loading or LoadSettings())), settings or AnalysisSettings()
+    check_askable(conditions, asked, pair)
+    act = partial(run_analysis, pair, data, **asdict(asked))
     filled, table = carry_out("analyze", [variant.name for variant in pair.tuned], where, act)
-    tell(filled, as_json=json, show=partial(show_profile, table), told=detectable_lines)
+    gate = checked(filled.path, conditions)
+    more = {"gate": gate.as_record()} if gate else {}
+    tell(filled, as_json=json, show=partial(show_profile, table), told=detectable_lines, more=more)
+    stop_unless_passed(gate)

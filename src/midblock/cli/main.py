@@ -14,7 +14,7 @@ from typing import Any
 import cyclopts
 
 from midblock import __version__
-from midblock.base.errors import MidblockError, NoSpaceError, unknown
+from midblock.base.errors import GateError, MidblockError, NoSpaceError, unknown
 from midblock.base.quoting import printable
 from midblock.base.yaml_file import HINT, read_settings
 from midblock.cli.crash import crash_line
@@ -22,7 +22,7 @@ from midblock.cli.streams import lasting
 from midblock.runs.stopping import OUT_OF_TIME, STOPPING, TERMINATED, Stopped
 from midblock.runs.verbs import VERBS, Verb
 
-DONE, OUR_BUG, USER_CAN_FIX, INTERRUPTED = 0, 1, 2, 130
+DONE, OUR_BUG, USER_CAN_FIX, GATE_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 # What the system refuses and the user can mend; any other error of the system is ours.
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE)
 STOPPED = (INTERRUPTED, TERMINATED, OUT_OF_TIME)
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line.
 
     Returns:
-        0 when done, 1 for a bug of ours, 2 for what the user can fix, 124 after `--max-time`, 130 after Ctrl-C, 143
-        after SIGTERM.
+        0 when done, 1 for a bug of ours, 2 for what the user can fix, 3 where the run is whole and does not pass its
+        gate, 124 after `--max-time`, 130 after Ctrl-C, 143 after SIGTERM.
     """
     command = Command(list(sys.argv[1:] if arguments is None else arguments))
     try:
@@ -80,6 +80,10 @@ def _run(command: Command) -> int:
         return _fail(str(error))
     except cyclopts.CycloptsError as error:
         return _fail(str(error))
+    except GateError as failed:
+        for line in failed.lines:
+            _fail(f"gate: {line}")
+        return GATE_FAILED
     except KeyboardInterrupt:
         return _fail(command.advised("stopped"), code=INTERRUPTED)
     except Stopped as stopped:

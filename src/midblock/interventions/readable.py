@@ -11,10 +11,10 @@ from midblock.checkpoints import Pair, quiet_transformers
 from midblock.data import ExampleSet
 from midblock.evaluation import check_lens
 from midblock.interventions.answering import Answers
+from midblock.runs.reading import few_note
 from midblock.runs.request import DATA, Draft, models_of
 from midblock.runs.run import Bench, Outcome, Ready
 
-FEW = 24  # examples from which 93 % of the bootstrap intervals hold the truth
 TRIES = "lower --batch-tokens, or try --dtype bfloat16 or --device-map auto"
 
 
@@ -37,9 +37,7 @@ def notes_for(pair: Pair, data: str | ExampleSet, answers: Answers, left_out: Se
     Args:
         left_out: what the answers say of examples that were left out or cut.
     """
-    notes = [*pair.notes(), *left_out]
-    if (count := len(answers.examples)) < FEW:
-        notes.append(f"Bootstrap intervals from {count} examples are too narrow; from {FEW} on they are close to 95 %.")
+    notes = [*pair.notes(), *left_out, *few_note(len(answers.examples), "examples")]
     if isinstance(data, ExampleSet):
         notes.append(f"The examples were given in memory ({data.reference}): config.yaml names no data.")
     return notes

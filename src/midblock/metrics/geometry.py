@@ -86,10 +86,8 @@ def l2_norm(pooled: Pooled) -> Float[Tensor, " N"]:
 
 
 def dataset_entropy(pooled: Pooled) -> PerSet:
-    """Von Neumann entropy of the rows scaled to unit length, over ln min(n, D)."""
-    X = pooled.states.X
-    unit = X / X.norm(dim=1, keepdim=True)
-    return entropy(subset_spectra(unit, pooled.keep)) / math.log(pooled.most)
+    """Von Neumann entropy of the rows scaled to unit length, over ln min(n, D); a zero row adds nothing."""
+    return entropy(subset_spectra(unit_rows(pooled.states.X), pooled.keep)) / math.log(pooled.most)
 
 
 def effective_rank(pooled: Pooled) -> PerSet:
@@ -157,6 +155,12 @@ def centred(X: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
     """The rows with their mean taken out; zeros where all are the same, of which only rounding would be left."""
     rest = X - X.mean(0)
     return rest if bool(rest.norm() > SAME * X.norm()) else torch.zeros_like(X)
+
+
+def unit_rows(X: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+    """The rows at unit length; a zero row has no direction and stays zero."""
+    length = X.norm(dim=1, keepdim=True)
+    return X / torch.where(length > 0, length, 1.0)
 
 
 def intrinsic_dimension(pooled: Pooled) -> PerSet:

@@ -17,6 +17,22 @@ EQUAL_STEP = ".equal_step"  # under the tuned model's change, scaled so that eve
 SEED = ".seed"  # with a number from 1: the metric on another sample of prompts, drawn apart from all others
 SEEDS = ".seeds"  # mean over all samples of prompts; low and high are the smallest and the largest of them
 
+REFERENCES = (
+    NULL,
+    SPLIT_FLOOR,
+    PRECISION_FLOOR,
+    RANDOM,
+    EQUAL_STEP,
+    SEEDS,
+)  # with SEED and a number, all that may follow a metric
+
+
+def suffixes(metric: str) -> tuple[str, str]:
+    """What follows the name of a row's metric: the set of tokens, and which reference it is; "" where it is neither."""
+    name, dot, rest = metric.partition(".")
+    tokens = NO_SINKS if f"{dot}{rest}.".startswith(f"{NO_SINKS}.") else ""
+    return tokens, metric.removeprefix(name + tokens)
+
 
 def is_estimate(metric: str) -> bool:
     """Whether a row's metric is a metric itself, over all tokens or without sinks, and no reference beside one."""

@@ -129,7 +129,7 @@ class Shuffled:
 
 
 def cosine_similarity(pairs: Pairs) -> PerPrompt:
-    """Cosine between each prompt's two rows."""
+    """Cosine between each prompt's two rows; NaN, which is counted out, where one of them is zero."""
     return torch.cosine_similarity(pairs.pairing.base, pairs.pairing.tuned, dim=1, eps=0)
 
 
@@ -139,10 +139,10 @@ def cosine_similarity_null(shuffled: Shuffled) -> PerOrder:
 
 
 def cosine_centered(pairs: Pairs) -> PerSet:
-    """Mean cosine of paired rows after each side's mean over the set is taken out."""
+    """Mean cosine of paired rows after each side's mean over the set is taken out; a row that is the mean has none."""
     base, tuned = pairs.pairing.base, pairs.pairing.tuned
     sets = [(centred(base[rows]), centred(tuned[rows])) for rows in pairs.keep]
-    return torch.stack([torch.cosine_similarity(ours, theirs, dim=1, eps=0).mean() for ours, theirs in sets])
+    return torch.stack([torch.cosine_similarity(ours, theirs, dim=1, eps=0).nanmean() for ours, theirs in sets])
 
 
 def cosine_centered_null(shuffled: Shuffled) -> PerOrder:
@@ -152,10 +152,11 @@ def cosine_centered_null(shuffled: Shuffled) -> PerOrder:
 
 
 def _cosine_of_orders(base: Tensor, tuned: Tensor, orders: Tensor) -> Tensor:
+    """Mean cosine of the rows that each order pairs; pairs with a zero row have none and are counted out."""
     ours, theirs = base / base.norm(dim=1, keepdim=True), tuned / tuned.norm(dim=1, keepdim=True)
     if len(base) > COSINES:
-        return torch.stack([(ours * theirs[order]).sum(1).mean() for order in orders])
-    return (ours @ theirs.T)[torch.arange(len(base)), orders].mean(1)
+        return torch.stack([(ours * theirs[order]).sum(1).nanmean() for order in orders])
+    return (ours @ theirs.T)[torch.arange(len(base)), orders].nanmean(1)
 
 
 def change_intensity(pairs: Pairs) -> PerPrompt:

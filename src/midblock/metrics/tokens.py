@@ -89,8 +89,10 @@ def sparsity(tokens: Tokens) -> PerPrompt:
     states, mask = tokens.states, tokens.mask
     kept = states if bool(mask.all()) else states.masked_fill(~mask.unsqueeze(-1), 0)
     largest = torch.linalg.vector_norm(kept, torch.inf, dim=(1, 2), keepdim=True)
+    # In float32 at least: 1 % of the largest, rounded to the states' bfloat16, would take in or leave out whole steps.
+    threshold = 0.01 * largest.to(torch.promote_types(largest.dtype, torch.float32))
     # Rows that do not count are zeros now, all of them below the threshold: they are taken off again.
-    below = (kept.abs() < 0.01 * largest).sum((1, 2)) - (~mask).sum(1) * states.shape[-1]
+    below = (kept.abs() < threshold).sum((1, 2)) - (~mask).sum(1) * states.shape[-1]
     return below.clamp(min=0).double() / (mask.sum(1) * states.shape[-1])
 
 

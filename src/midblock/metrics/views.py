@@ -17,6 +17,7 @@ from torch import Tensor
 
 from midblock.base import generator
 from midblock.data import TokenizedPrompt
+from midblock.metrics.geometry import unit_rows
 from midblock.metrics.spectra import ENTRIES, eigenvalues, entropy, subset_spectra
 
 VIEWS = 2
@@ -88,15 +89,18 @@ def _by_columns(between: Float[Tensor, "n D"], within: Float[Tensor, "m D"], rid
 
 def dime(views: Views) -> Float[Tensor, " G"]:
     """|S(view 1) − S(view 2)|, S the matrix entropy (nats) of the rows scaled to unit length; as published by P1."""
-    units = [view / view.norm(dim=1, keepdim=True) for view in views.views[:2]]
-    first, second = (entropy(subset_spectra(unit, views.keep)) for unit in units)
+    first, second = (entropy(subset_spectra(unit_rows(view), views.keep)) for view in views.views[:2])
     return (first - second).abs()
 
 
 def infonce(views: Views, temperature: float = 0.1) -> Float[Tensor, " N"]:
-    """InfoNCE loss of each prompt: −ln of the share its own second view gets among all second views, nats."""
-    first, second = (torch.nn.functional.normalize(view, dim=1) for view in views.views[:2])
+    """InfoNCE loss of each prompt: −ln of the share its own second view gets among all second views, nats.
+
+    NaN for a prompt one of whose views is zero: it has no cosine, and is nobody's rival.
+    """
+    first, second = (unit_rows(view) for view in views.views[:2])
+    known = (first != 0).any(1) & (second != 0).any(1)
     rows = max(1, ENTRIES // len(second))
-    scores = (part @ second.T / temperature for part in first.split(rows))
+    scores = ((part @ second.T / temperature).masked_fill(~known, -torch.inf) for part in first.split(rows))
     losses = (-torch.log_softmax(part, dim=1).diagonal(at * rows) for at, part in enumerate(scores))
-    return torch.cat(list(losses))
+    return torch.cat(list(losses)).masked_fill(~known, torch.nan)

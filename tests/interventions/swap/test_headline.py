@@ -20,19 +20,20 @@ def change(value, width=0.1):
     ],
 )
 def test_the_cell_that_leads_furthest_towards_the_donor(cell, start):
-    said = headline("base", "sft", {Cell(0, 0): change(-0.2), cell: change(-0.5)}, gap=-1.0)
+    said = headline("base", "sft", "base", {Cell(0, 0): change(-0.2), cell: change(-0.5)}, gap=-1.0)
     assert said.startswith(start)
-    assert said.endswith("(95 % interval -0.600 to -0.400); the models differ by -1.000")
+    assert said.endswith("(95 % interval -0.600 to -0.400); read by base's head, the models differ by -1.000")
 
 
 def test_away_from_the_donor_is_not_towards_it():
     changes = {Cell(0, 0): change(-0.2), Cell(1, 1): change(0.9)}
-    assert headline("base", "sft", changes, gap=-1.0).startswith("Block 0 of sft moves")
-    assert headline("sft", "base", changes, gap=1.0).startswith("Block 1 of base moves")
+    assert headline("base", "sft", "base", changes, gap=-1.0).startswith("Block 0 of sft moves")
+    assert headline("sft", "base", "sft", changes, gap=1.0).startswith("Block 1 of base moves")
 
 
 def test_what_no_interval_shows_is_not_said():
-    said = headline("base", "sft", {Cell(0, 0): change(-0.05)}, gap=-0.25)
-    assert (
-        said == "None of 1 swaps into base clearly moves the answers' NLL; the models differ by -0.250 nats per token"
+    said = headline("base", "sft", "base", {Cell(0, 0): change(-0.05)}, gap=-0.25)
+    assert said == (
+        "None of 1 swaps into base clearly moves the answers' NLL; read by base's head, the models differ by "
+        "-0.250 nats per token"
     )

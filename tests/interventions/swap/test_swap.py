@@ -206,6 +206,30 @@ def test_every_family_is_swapped(family, pico, tuned_from, tokenizer, sums):
         assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("asked", "host", "head"),
+    [
+        ({"direction": "into_tuned"}, 1, 1),
+        ({"direction": "into_tuned", "heads": "base"}, 1, 0),
+        ({"direction": "into_base"}, 0, 0),
+        ({"direction": "into_base", "heads": "tuned"}, 0, 1),
+        ({}, 0, 0),
+    ],
+)
+def test_a_headline_compares_what_one_head_reads(asked, host, head, pair, sums, tmp_path):
+    """The best cell's change and the gap between the models, both under the head that it names."""
+    swap(pair, sums, segments="3", output_dir=tmp_path / "run", **asked)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    module, name = ("base_head", "tuned_head")[head], NAMES[host]
+    nll = {each["body"]: each["nll"]["value"] for each in summary["references"] if each["head"] == module}
+    gap = nll[NAMES[1 - host]] - nll[name]
+    within = [each["nll"] for each in summary["cells"] if (each["host"], each["head"]) == (name, module)]
+    best = max(within, key=lambda each: each["change"] * gap)
+    said = summary["headline"]
+    assert f"read by {NAMES[head]}'s head, the models differ by {gap:+.3f}" in said
+    assert "None of" in said or f"by {best['change']:+.3f} nats per token" in said
+
+
 def test_an_embedding_that_did_not_change_is_no_cell(taught, tokenizer, sums):
     tuned = copy.deepcopy(taught[1])
     tuned.model.embed_tokens.load_state_dict(taught[0].model.embed_tokens.state_dict())

@@ -8,20 +8,23 @@ from midblock.base import Estimate
 from midblock.interventions.swap.cells import Cell
 
 
-def headline(host: str, donor: str, changes: Mapping[Cell, Estimate], gap: float) -> str:
+def headline(host: str, donor: str, head: str, changes: Mapping[Cell, Estimate], gap: float) -> str:
     """Name the cell that moves the host furthest towards the donor, or say that none clearly does.
 
     Args:
+        head: whose head reads both models and all that is put together of them.
         changes: of the host's NLL, by what was put in.
         gap: the donor's NLL minus the host's.
     """
     best = max(changes, key=lambda cell: changes[cell].value * gap)
     change, many = changes[best], f"of {len(changes)} swaps into {host}"
     if not (change.low > 0 or change.high < 0):
-        return f"None {many} clearly moves the answers' NLL; the models differ by {gap:+.3f} nats per token"
+        said = f"None {many} clearly moves the answers' NLL"
+        return f"{said}; read by {head}'s head, the models differ by {gap:+.3f} nats per token"
     return (
         f"{_moves(best, donor)} the answers' NLL most {many}: by {change.value:+.3f} nats "
-        f"per token (95 % interval {change.low:+.3f} to {change.high:+.3f}); the models differ by {gap:+.3f}"
+        f"per token (95 % interval {change.low:+.3f} to {change.high:+.3f}); "
+        f"read by {head}'s head, the models differ by {gap:+.3f}"
     )
 
 

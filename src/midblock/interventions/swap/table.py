@@ -122,21 +122,13 @@ class SwapTable:
         return {**where, "first": cell.first, "last": cell.last, "blocks": str(cell), **levels}
 
     def _headline(self) -> str:
-        """The first group of swaps, into one host and read by one head, in a sentence."""
-        host, head = min((mix.body, mix.head) for mix, _ in self.cells)
+        """The first host's swaps in a sentence, all that it compares read by one head: the host's own, if measured."""
+        host = min(mix.body for mix, _ in self.cells)
+        heads = {mix.head for mix, _ in self.cells if mix.body == host}
+        head = host if host in heads else min(heads)
         changes = {cell: self.changes[mix]["nll"] for mix, cell in self.cells if (mix.body, mix.head) == (host, head)}
-        return headline(self.names[host], self.names[1 - host], changes, self._gap(host, head))
-
-    def _gap(self, host: int, head: int) -> float:
-        """NLL of the unchanged donor minus that of the unchanged host.
-
-        Each is read by its own head, or by the one that was asked for.
-        """
-        ends = [Mix(body, None, body) for body in (host, 1 - host)]
-        if not all(mix in self.found for mix in ends):
-            ends = [Mix(body, None, head) for body in (host, 1 - host)]
-        before, after = (self.found[mix].nll.value for mix in ends)
-        return after - before
+        before, after = (self.found[Mix(body, None, head)].nll.value for body in (host, 1 - host))
+        return headline(self.names[host], self.names[1 - host], self.names[head], changes, after - before)
 
 
 def _records(found: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:

@@ -65,7 +65,7 @@ function legendOf(reads, domains, mode, bandName) {
   if (some("floor")) note("floor", { kind: "line", look: "floor", name: "precision floor" });
   if (some("beside")) note("beside", { kind: "line", look: "m0 beside", name: "over all tokens, sinks too" });
   if (some("split")) note("split", { kind: "band", look: "split", name: "± split floor" });
-  if (some("random")) note("random", { kind: "line", look: "random", name: "random directions of the same norm" });
+  if (some("random")) note("random", { kind: "line", look: "random", name: reads.some((read) => read.panel.metric.startsWith("steer")) ? "random directions of the same norm" : "random changes of the same size" });
   const drawn = reads.flatMap((read) => read.lines.flatMap((line) => line.points.filter((p) => p.v !== null)));
   const unsure = [...new Set(drawn.map((p) => doubt(p.state)).filter(Boolean))];
   if (unsure.length) note("unsure", { kind: "unsure", look: "m0", name: `hollow: ${unsure.join(", or ")}` });

@@ -8,7 +8,7 @@ from midblock.report.page.chart import Chart, Section
 from midblock.report.read.joint import Joint
 from midblock.report.sections.profile import hero_of, sections_of
 
-SHOWN = ("similarity", "weights")
+SHOWN = ("whose", "controls", "similarity", "weights")
 
 
 def analysis_sections(run: Joint) -> list[Section]:

@@ -11,6 +11,7 @@ from midblock.metrics.metric import NO_SINKS
 from midblock.report.page.chart import Chart, Panel, Section
 from midblock.report.page.modules import heat_rows
 from midblock.report.read.reading import Run, describe
+from midblock.report.sections.controls import controls_section
 from midblock.runs.finished import BASE
 
 INFORMATION = (
@@ -80,9 +81,10 @@ def _carried_panel(run: Run) -> Panel | None:
 def sections_of(run: Run) -> list[Section]:
     """Every section with something to show, in reading order."""
     everything = [
-        _whose(run), _sinks(run), _similarity(run), _information(run), _weights(run), _predictions(run), _others(run)
+        _whose(run), controls_section(run), _sinks(run), _similarity(run), _information(run), _weights(run),
+        _predictions(run), _others(run),
     ]  # fmt: skip
-    return [section for section in everything if section.charts]
+    return [section for section in everything if section.charts or section.body]
 
 
 def _whose(run: Run) -> Section:
@@ -133,7 +135,8 @@ def _reference_note(run: Run, metric: str) -> str:
         note += " Null: the same estimate with prompts paired at random."
     if run.has(f"{metric}.precision_floor"):
         note += (
-            " Precision floor: the base model in float32 against itself in bfloat16; no change is visible beyond it."
+            " Precision floor: the base model in float32 against itself in 16 bits, which is what a run in 16 bits"
+            " cannot tell from rounding; float32's own is some 65,000 times smaller."
         )
     return note
 
