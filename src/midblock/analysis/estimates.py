@@ -25,6 +25,7 @@ from midblock.analysis.measure import Measured
 from midblock.analysis.repeats import Alike, fewer_states, with_one_state
 from midblock.analysis.undefined import Undefined
 from midblock.base import Estimate, LayerRow
+from midblock.base.clusters import Clusters
 from midblock.base.names import ROUNDED
 from midblock.checkpoints import BASE
 from midblock.metrics.catalogue import METRICS, computed_from, values
@@ -38,6 +39,8 @@ from midblock.runs.steps import Step, run_steps
 from midblock.trace import RowStatistic, RowStore
 from midblock.trace.pieces import SAVE_SECONDS
 
+TOKEN_LEVEL = ("tokens", "lens")  # sources that are measured on some of the prompts only
+OF_MEANS = ("bootstrap", "share")  # intervals of metrics that are means of prompts' values
 ROOM = 2**32  # bytes that layers side by side may take for their matrices
 
 
@@ -50,6 +53,7 @@ class Sample:
         N: prompts.
         of: from index sets to the statistic.
         shuffled: from orders of the prompts to the statistic of a null; None where there is none.
+        clusters: which of the prompts are variants of one question.
     """
 
     model: str
@@ -58,14 +62,15 @@ class Sample:
     N: int
     of: Callable[[Tensor], Any]
     shuffled: Callable[[Tensor], Any] | None = None
+    clusters: Clusters | None = None
 
     def by_set(self, keep: Tensor) -> dict[str, Tensor]:
         """Of the metrics with a jackknife, a value for each index set."""
-        return values([name for name in self.names if METRICS[name].interval == "jackknife"], self.of(keep))
+        return values([name for name in self.names if METRICS[name].interval not in OF_MEANS], self.of(keep))
 
     def by_prompt(self) -> Iterator[Column]:
         """Of the metrics that are plain means, a value for each prompt."""
-        names = [name for name in self.names if METRICS[name].interval == "bootstrap"]
+        names = [name for name in self.names if METRICS[name].interval in OF_MEANS]
         for name, column in values(names, self.of(torch.arange(self.N)[None])).items():
             yield self.key(name), column
 
@@ -85,6 +90,7 @@ class Estimates:
         reference: the dataset, for the table.
         references: whether nulls and split floors are computed too.
         repeats: for each prompt that repeats an earlier one, that one.
+        clusters: which prompts are variants of one question, by index; None where none are.
         undefined: what has no value; filled by `rows`.
         alike: layers at which different prompts have the same state; filled by `rows`.
         partial: folder for what unfinished layers gave, None to keep it in memory only.
@@ -102,6 +108,7 @@ class Estimates:
     seed: int
     references: bool = True
     repeats: Mapping[int, int] = field(default_factory=dict)
+    clusters: Clusters | None = None
     undefined: Undefined = field(default_factory=Undefined)
     alike: Alike = field(default_factory=Alike)
     partial: Path | None = None
@@ -152,13 +159,18 @@ class Estimates:
     def _layer(self, layer: int) -> Evaluated:
         made = Evaluated(layer, columns=list(self._columns(layer)))
         for sample in self._samples(layer, made.alike):
-            folds = Folds.of(sample.N, self.seed)
-            made.found.extend((sample.key(name), value) for name, value in jackknife(sample.by_set, folds).items())
+            folds = Folds.of(sample.N, self.seed, clusters=sample.clusters)
+            found = jackknife(sample.by_set, folds, {name: METRICS[name].bounds for name in sample.names})
+            made.found.extend((sample.key(name), self._told(name, value)) for name, value in found.items())
             made.columns.extend(sample.by_prompt())
             if self.references:
                 made.found.extend(self._split_floor(sample) if sample.model == BASE else self._null(sample))
         made.found.extend(self._precision_floor(layer))
         return made
+
+    def _told(self, name: str, estimate: Estimate) -> Estimate:
+        """Without its interval, where none is defined."""
+        return estimate if METRICS[name].interval else Estimate(estimate.value, *_NONE, estimate.n)
 
     def _samples(self, layer: int, alike: dict[str, tuple[int, int]]) -> Iterator[Sample]:
         for model in (BASE, *self.models):
@@ -167,16 +179,23 @@ class Estimates:
                 states = States.of(pooled.values)
                 if (count := fewer_states(states, len(self.repeats.keys() & set(pooled.index.tolist())))) is not None:
                     alike[model] = len(states.X), count
-                yield Sample(model, layer, names, len(states.X), partial(Pooled, states))
+                clusters = self._clusters(pooled)
+                yield Sample(model, layer, names, len(states.X), partial(Pooled, states), clusters=clusters)
             views = [self.measured.get(model, f"view{view}", layer) for view in range(VIEWS)]
             found = [view.values for view in views if view is not None]
             if len(found) == VIEWS:
                 stack = torch.stack(found).double()
-                yield Sample(model, layer, computed_from("views", self.wanted), stack.shape[1], partial(Views, stack))
+                names, clusters = computed_from("views", self.wanted), self._clusters(views[0])
+                yield Sample(model, layer, names, stack.shape[1], partial(Views, stack), clusters=clusters)
         for model in self.models:
             if (pairing := self._pairing(model, layer)) is not None:
                 names, N = computed_from("pooled", self.wanted, paired=True), len(pairing.base)
-                yield Sample(model, layer, names, N, partial(Pairs, pairing), partial(Shuffled, pairing))
+                clusters = self._clusters(self._pooled(model, layer))
+                yield Sample(model, layer, names, N, partial(Pairs, pairing), partial(Shuffled, pairing), clusters)
+
+    def _clusters(self, rows: RowStatistic | None) -> Clusters | None:
+        """Which of the prompts that these rows are about are variants of one question."""
+        return None if self.clusters is None or rows is None else self.clusters.take(rows.index.numpy())
 
     def _pairing(self, model: str, layer: int) -> Pairing | None:
         """The model's states beside the base's, with what reached them from below.
@@ -253,15 +272,22 @@ class Estimates:
         return key.layer, (BASE, *self.models).index(key.model), key.metric
 
     def _means(self, columns: Sequence[Column]) -> Iterator[Found]:
-        by_count: dict[int, list[Column]] = defaultdict(list)
+        alike: dict[tuple[int, bool], list[Column]] = defaultdict(list)
         for column in sorted(columns, key=lambda each: self._place(each[0])):
-            by_count[len(column[1])].append(column)
-        for N in sorted(by_count):
-            table = torch.stack([column for _, column in by_count[N]], dim=1).double()
-            keys = [key for key, _ in by_count[N]]
-            yield from zip(keys, bootstrap_means(table, self.seed), strict=True)
+            alike[len(column[1]), METRICS[column[0].metric].source in TOKEN_LEVEL].append(column)
+        for of in sorted(alike):
+            table = torch.stack([column for _, column in alike[of]], dim=1).double()
+            keys = [key for key, _ in alike[of]]
+            clusters = self._clusters(self._rows_of(keys[0]))
+            shares = [METRICS[key.metric].interval == "share" for key in keys]
+            yield from zip(keys, bootstrap_means(table, self.seed, shares=shares, clusters=clusters), strict=True)
             if self.references:
                 yield from self._split_floors_of_means(keys, table)
+
+    def _rows_of(self, key: Key) -> RowStatistic | None:
+        """The rows that a column was made of."""
+        source = METRICS[key.metric].source
+        return self.measured.get(key.model, "view0" if source == "views" else source, key.layer)
 
     def _split_floors_of_means(self, keys: Sequence[Key], table: Float[Tensor, "N C"]) -> Iterator[Found]:
         splits = halves(len(table), self.seed)

@@ -133,6 +133,7 @@ class Analysis:
             seed=self.settings.seed,
             references=number == 0,
             repeats=self.samples[number].repeats,
+            clusters=self.samples[number].clusters,
             partial=bench.partial / f"evaluated{number or ''}" if bench.partial else None,
             owner=fingerprint(bench.owner, "evaluated", number, self.layers),
         )

@@ -14,7 +14,7 @@ from midblock.interventions.answering import Answers
 from midblock.runs.request import DATA, Draft, models_of
 from midblock.runs.run import Bench, Outcome, Ready
 
-FEW = 24  # examples from which 93 % of the bootstrap intervals hold the truth
+FEW = 24  # examples from which 93 % of the intervals hold the truth, with heavy tails too
 TRIES = "lower --batch-tokens, or try --dtype bfloat16 or --device-map auto"
 
 
@@ -39,7 +39,11 @@ def notes_for(pair: Pair, data: str | ExampleSet, answers: Answers, left_out: Se
     """
     notes = [*pair.notes(), *left_out]
     if (count := len(answers.examples)) < FEW:
-        notes.append(f"Bootstrap intervals from {count} examples are too narrow; from {FEW} on they are close to 95 %.")
+        notes.append(
+            f"{count} examples are few: of heavy-tailed values fewer than 93 % of the intervals hold the truth."
+        )
+    if answers.clusters is not None:
+        notes.append(answers.clusters.note("examples"))
     if isinstance(data, ExampleSet):
         notes.append(f"The examples were given in memory ({data.reference}): config.yaml names no data.")
     return notes
