@@ -8,6 +8,7 @@ import torch
 
 from midblock.analysis.estimates import Estimates
 from midblock.analysis.measure import ROUNDED_BASE, Measured
+from midblock.base.clusters import Clusters
 from midblock.metrics.catalogue import METRICS, computed_from, values
 from midblock.metrics.geometry import Pooled
 from midblock.metrics.metric import NULL, PRECISION_FLOOR, SPLIT_FLOOR, Metric
@@ -69,9 +70,9 @@ def columns_of(rows, wanted):
     return kept
 
 
-def estimate(rows, models=("sft",), wanted=ALL, seed=0, measured=("sft",)):
-    measured = Measured(columns_of(rows, wanted), measured)
-    made = Estimates(measured, models, wanted, LAYERS, L, "some:data", seed, general="other:data").rows()
+def estimate(rows, models=("sft",), wanted=ALL, seed=0, measured=("sft",), clusters=None):
+    of = Measured(columns_of(rows, wanted), measured), models, wanted, LAYERS, L, "some:data", seed
+    made = Estimates(*of, general="other:data", clusters=clusters).rows()
     table = {}
     for row in made:
         assert (row.model, row.layer, row.metric) not in table
@@ -114,10 +115,30 @@ def test_nothing_comes_but_metrics_and_their_references(table):
 def test_intervals_hold_their_value_and_keep_to_the_bounds(table, name):
     low, high = METRICS[name].bounds
     for (_, _, metric), row in table.items():
-        if metric == name:
+        if metric == name and not METRICS[name].interval:
+            assert math.isnan(row.low)
+            assert math.isnan(row.high)
+        elif metric == name:
             assert row.low - 1e-9 <= row.value <= row.high + 1e-9
             assert low is None or row.low >= low
             assert high is None or row.high <= high
+
+
+def test_variants_of_one_question_are_resampled_together(rows, table):
+    """Prompts 2k and 2k + 1 are variants of one question; half of those at even places have token-level rows."""
+    clusters = Clusters.of([str(place // 2) for place in range(N)])
+    found = estimate(rows, clusters=clusters)
+    assert found.keys() == table.keys()
+    moved = set()
+    for key, row in found.items():
+        assert (row.value, row.n) == pytest.approx((table[key].value, table[key].n), rel=1e-12)
+        moved |= (
+            {key[2]} if (row.low, row.high) != pytest.approx((table[key].low, table[key].high), nan_ok=True) else set()
+        )
+    # of the token-level ones, and of lens, no two share a question
+    assert moved == {
+        name for name in RESIDUAL if METRICS[name].interval and METRICS[name].source not in ("tokens", "lens")
+    }
 
 
 def test_samples_are_prompts(table):

@@ -179,3 +179,13 @@ def test_a_wide_table_of_nothing_known_is_told_in_short():
     with pytest.raises(MidblockError, match="no known column layout") as raised:
         detect_layout(Records.from_records("rows", [row]))
     assert len(str(raised.value)) < 3000
+
+
+def test_a_column_may_say_what_a_row_is_a_variant_of():
+    given = [("1+1?", "2", 7), ("1+2?", "3", 7), ("Who?", "me", None)]
+    rows = [dict(zip(("question", "answer", "question_id"), row, strict=True)) for row in given]
+    records = Records.from_records("memory", rows)
+    found = read_examples(records, detect_layout(records), range(3))
+    assert [example.question for example in found] == ["7", "7", ""]
+    alone = Records.from_records("memory", [{"question": "1+1?", "answer": "2", "original_id": "a"}])
+    assert read_examples(alone, detect_layout(alone), [0])[0].question == "a"

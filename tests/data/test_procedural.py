@@ -52,6 +52,23 @@ def test_chain_sum_completions_are_right():
         assert sum(map(int, terms)) == int(example.completion) == int(example.extra["answer"])
 
 
+def test_questions_of_one_template_are_variants_of_one_question():
+    found = load_dataset("builtin:gsm_symbolic", num_samples=200)
+    clusters = found.clusters
+    assert len(found) == 200
+    assert 40 < clusters.count < 90
+    first = {}
+    for example, number in zip(found, clusters.numbers, strict=True):
+        first.setdefault(number, []).append(example.prompt)
+    # variants differ in names and numbers: most of their words are the same
+    shares = [
+        len(set(one.split()) & set(other.split())) / len(set(one.split()))
+        for one, other, *_ in (prompts for prompts in first.values() if len(prompts) > 1)
+    ]
+    assert sorted(shares)[len(shares) // 2] > 0.6
+    assert load_dataset("builtin:chain_sum", num_samples=20).clusters is None
+
+
 def test_unknown_names():
     with pytest.raises(MidblockError, match=r"unknown builtin dataset 'chainsum' .*'chain_sum'"):
         load_dataset("builtin:chainsum")

@@ -1,12 +1,12 @@
-"""Rows of answers in closed form: sums over counts, and shares with Wilson's interval."""
+"""Rows of answers in closed form: sums over counts, and shares with an exact interval."""
 
 import math
 
 import pytest
 import torch
 
-from midblock.evaluation import MatchResult, wilson
-from midblock.interventions.answer_rows import keep_matches, share_right, token_means, with_wilson
+from midblock.evaluation import MatchResult, exact_interval
+from midblock.interventions.answer_rows import keep_matches, share_right, token_means
 from midblock.trace import RowStore
 
 
@@ -20,16 +20,14 @@ def test_means_over_tokens_are_sums_over_counts():
     assert accuracy.index.tolist() == nll.index.tolist() == [0, 1]
 
 
-def test_a_share_of_right_answers_has_wilsons_interval():
+def test_a_share_of_right_answers_has_an_exact_interval():
     store = RowStore()
     found = MatchResult("exact", ("7", "8", "9"), ("7", "8", None), ("7", "7", "9"))
     keep_matches(store, "answer", found)
     share = share_right(store, "answer", seed=0)
     assert share.value == found.accuracy == 1 / 3
-    estimate = with_wilson(share)
-    assert (estimate.value, estimate.n) == (share.value, 3)
-    assert (estimate.low, estimate.high) == pytest.approx(wilson(1, 3))
-    assert not math.isnan(estimate.low)
+    assert (share.low, share.high, share.n) == pytest.approx((*exact_interval(1, 3), 3))
+    assert not math.isnan(share.low)
 
 
 def test_where_nothing_was_written_there_is_no_share():

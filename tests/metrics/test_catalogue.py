@@ -99,9 +99,17 @@ def test_every_metric_can_be_read(name):
     assert metric.title
     assert metric.unit
     assert metric.meaning.endswith(".")
-    assert metric.interval == "" if metric.of_weights else metric.interval in ("bootstrap", "jackknife")
+    assert metric.interval in ([""] if metric.of_weights else ["", "bootstrap", "share", "jackknife"])
     # an interval is cut at its bounds, and numpy's clip wants one
     assert metric.bounds != (None, None)
+
+
+def test_why_a_number_has_no_interval():
+    assert METRICS["l2_norm"].without_interval(4) == METRICS["cka"].without_interval(8) == ""
+    assert METRICS["l2_norm"].without_interval(3) == "3 are too few for an interval: 4 are needed"
+    assert METRICS["cka"].without_interval(7) == "7 are too few for an interval: 8 are needed"
+    assert "by jumps" in METRICS["rank_deficiency"].without_interval(500)
+    assert METRICS["delta_rel"].without_interval(1) == ""
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -174,7 +174,11 @@ def test_where_neighbours_are_not_alike_the_interval_is_fishers():
 def test_effective_size_in_closed_form():
     """Pairs of +1 and −1: ρ(1) = 1/7, corrected by (1 + 3/7)/8 to 9/28, and ρ(2) is negative."""
     x = np.array([1.0, 1, -1, -1, 1, 1, -1, -1])
-    assert effective_size(x, x) == pytest.approx(8 / (1 + 2 * (7 / 8) * (9 / 28) ** 2), rel=1e-12)
+    restless = np.array([1.0, 0, 1, 0, 1, 0, 1, 0])  # its own neighbours are unlike: no lag counts
+    assert autocorrelation(x)[1] == pytest.approx(9 / 28, rel=1e-12)
+    assert effective_size(x, restless) == 8
+    # two turns are those of five independent points, fewer than 8/(1 + 2 (7/8) (9/28)²)
+    assert effective_size(x, x) == 1.5 * 2 + 2
 
 
 def test_effective_size_of_a_long_series_is_the_known_one():
@@ -204,6 +208,15 @@ def test_intervals_of_smooth_noise_cover_as_promised(true):
 def test_walks_that_have_nothing_to_do_with_each_other_are_rarely_called_correlated():
     walks = np.random.default_rng(2).standard_normal((300, 2, 30)).cumsum(axis=2)
     assert np.mean([pearson(*pair).low <= 0 <= pearson(*pair).high for pair in walks]) > 0.92
+
+
+@pytest.mark.parametrize("n", [12, 24, 32, 48])
+def test_two_curves_that_only_rise_say_nothing_of_each_other(n):
+    """Whatever makes them rise: every rank is the same, and once that was told as 1 [1, 1]."""
+    for x, y in np.random.default_rng(n).exponential(size=(20, 2, n)).cumsum(axis=2):
+        for found in (pearson(x, y), spearman(x, y)):
+            assert (found.low, found.high) == (-1, 1)
+    assert spearman(x, y).value == pytest.approx(1)
 
 
 def test_five_blocks_of_a_straight_line_say_nothing():
@@ -286,7 +299,10 @@ def test_every_pair_is_written_once_and_read_back_exactly(families, tmp_path):
     assert len({frozenset(pair) for pair in zip(found.frame.a, found.frame.b, strict=True)}) == 10
     write_correlations(found, tmp_path / "correlations.csv")
     pd.testing.assert_frame_equal(
-        pd.read_csv(tmp_path / "correlations.csv", float_precision="round_trip"), found.frame, check_exact=True
+        pd.read_csv(tmp_path / "correlations.csv", float_precision="round_trip"),
+        found.frame,
+        check_exact=True,
+        check_dtype=False,
     )
     assert [file.name for file in tmp_path.iterdir()] == ["correlations.csv"]
 

@@ -56,10 +56,32 @@ def test_the_rule_chooses_for_each_tuned_model():
 def test_a_swap_points_at_what_lowers_the_base_most():
     (found,) = findings([swap(cell(0, 3, -0.2), cell(4, 7, -0.5), cell(8, 11, 0.4))], "sft")
     assert (found.verb, found.span, found.intervenes, found.clear) == ("swap", (4, 7), True, True)
-    assert (found.amount.value, found.amount.low, found.amount.high) == pytest.approx((-0.5, -0.6, -0.4))
+    # of a summary without intervals for all cells at once: wider, for the best of three
+    assert (found.amount.low + found.amount.high) / 2 == pytest.approx(found.amount.value) == -0.5
+    assert 0.12 < found.amount.high - found.amount.value < 0.13
     assert findings([swap(cell(0, 3, -0.2))], "other") == []
     assert findings([swap(cell(0, 3, 0.2))], "sft") == []
     assert findings([swap(cell(0, 3, -0.2), mode="bottom")], "sft") == []
+
+
+def test_the_best_of_several_that_may_do_nothing_is_not_clear():
+    cells = [cell(first, first, -0.11 if first == 5 else -0.05) for first in range(12)]
+    (found,) = findings([swap(*cells)], "sft")
+    assert (found.span, found.clear) == ((5, 5), False)  # by itself it would be: -0.21 to -0.01
+    (alone,) = findings([swap(cells[5])], "sft")
+    assert alone.clear
+    cells[5]["nll"] |= {"change_low_of_all": -0.2, "change_high_of_all": -0.02}
+    (known,) = findings([swap(*cells)], "sft")
+    assert (known.clear, known.amount.high) == (True, -0.02)
+
+
+def test_a_push_that_may_be_luck_is_not_clear():
+    changes = np.linspace(-0.3, -0.1, L)
+    for half, clear in ((0.05, True), (0.25, False)):
+        rows = [LayerRow("sft", layer, L, "steer_nll_change", value, 8, value - half, value + half)
+                for layer, value in enumerate(changes.tolist())]  # fmt: skip
+        (found,) = findings([run("steer", {}, rows)], "sft")
+        assert (found.span, found.clear) == ((0, 0), clear)
 
 
 def test_the_bases_own_head_counts_first():

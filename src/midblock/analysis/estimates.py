@@ -25,18 +25,20 @@ from midblock.analysis.measure import Measured
 from midblock.analysis.repeats import Alike
 from midblock.analysis.undefined import Undefined
 from midblock.base import Estimate, LayerRow
+from midblock.base.clusters import Clusters
 from midblock.base.names import ROUNDED
 from midblock.checkpoints import BASE
 from midblock.evaluation import TokenMean
 from midblock.metrics.catalogue import METRICS, computed_from
 from midblock.metrics.kernels import grams_pay
-from midblock.metrics.metric import NULL, PRECISION_FLOOR, SPLIT_FLOOR, is_estimate
+from midblock.metrics.metric import NULL, PRECISION_FLOOR, SPLIT_FLOOR, Metric, is_estimate
 from midblock.metrics.similarity import Pairs
 from midblock.metrics.uncertainty import Folds, bootstrap_means, halves, jackknife, permutations
 from midblock.runs.steps import Step, run_steps
 from midblock.trace import RowStore
 from midblock.trace.pieces import SAVE_SECONDS
 
+TOKEN_LEVEL = ("tokens", "lens")  # sources that are measured on some of the prompts only
 ROOM = 2**32  # bytes that layers side by side may take for their matrices
 
 
@@ -54,6 +56,7 @@ class Estimates:
         references: whether nulls and split floors are computed too.
         repeats: for each prompt that repeats an earlier one, that one.
         general: the dataset of general texts, for the table.
+        clusters: which prompts are variants of one question, by index; None where none are.
         undefined: what has no value; filled by `rows`.
         alike: layers at which different prompts have the same state; filled by `rows`.
         partial: folder for what unfinished layers gave, None to keep it in memory only.
@@ -73,6 +76,7 @@ class Estimates:
     repeats: Mapping[int, int] = field(default_factory=dict)
     tokens: str = ""
     general: str = ""
+    clusters: Clusters | None = None
     undefined: Undefined = field(default_factory=Undefined)
     alike: Alike = field(default_factory=Alike)
     partial: Path | None = None
@@ -83,7 +87,7 @@ class Estimates:
     @cached_property
     def _statistics(self) -> LayerStatistics:
         return LayerStatistics(
-            self.measured, self.models, self.wanted, self.blocks, tokens=self.tokens, repeats=self.repeats
+            self.measured, self.models, self.wanted, self.blocks, self.tokens, self.repeats, self.clusters
         )
 
     def notes(self) -> list[str]:
@@ -113,10 +117,12 @@ class Estimates:
                 rows = self.measured.get(model, source, self.blocks)
                 if rows is None:
                     continue
+                # general texts are no variants of these prompts' questions
+                clusters = None if source == "general" else self.clusters
                 forward, backward, counts = rows.values.T
                 for metric, sums in ((name, forward), (f"{name}_reverse", backward)):
                     if metric in self.wanted and bool(counts.sum() > 0):
-                        mean = TokenMean.of(rows.index, sums, counts.long(), self.seed)
+                        mean = TokenMean.of(rows.index, sums, counts.long(), self.seed, clusters=clusters)
                         yield Key(self.blocks, model, metric), mean.interval
 
     def _evaluated(self, advance: Callable[[float], None]) -> list[Evaluated]:
@@ -144,13 +150,18 @@ class Estimates:
     def _layer(self, layer: int) -> Evaluated:
         made = Evaluated(layer, columns=list(self._columns(layer)))
         for sample in self._statistics.samples(layer, made.alike):
-            folds = Folds.of(sample.N, self.seed)
-            made.found.extend((sample.key(name), value) for name, value in jackknife(sample.by_set, folds).items())
+            folds = Folds.of(sample.N, self.seed, clusters=sample.clusters)
+            found = jackknife(sample.by_set, folds, {name: METRICS[name].bounds for name in sample.names})
+            made.found.extend((sample.key(name), self._told(name, value)) for name, value in found.items())
             made.columns.extend(sample.by_prompt())
             if self.references:
                 made.found.extend(self._split_floor(sample) if sample.model == BASE else self._null(sample))
         made.found.extend(self._precision_floor(layer))
         return made
+
+    def _told(self, name: str, estimate: Estimate) -> Estimate:
+        """Without its interval, where none is defined."""
+        return estimate if METRICS[name].interval else Estimate(estimate.value, *_NONE, estimate.n)
 
     def _columns(self, layer: int) -> Iterator[Column]:
         """Metrics that came out of the measuring pass as a value a prompt."""
@@ -202,15 +213,22 @@ class Estimates:
         return key.layer, (BASE, *self.models).index(key.model), key.metric
 
     def _means(self, columns: Sequence[Column]) -> Iterator[Found]:
-        by_count: dict[int, list[Column]] = defaultdict(list)
+        alike: dict[tuple[int, bool], list[Column]] = defaultdict(list)
         for column in sorted(columns, key=lambda each: self._place(each[0])):
-            by_count[len(column[1])].append(column)
-        for N in sorted(by_count):
-            table = torch.stack([column for _, column in by_count[N]], dim=1).double()
-            keys = [key for key, _ in by_count[N]]
-            yield from zip(keys, bootstrap_means(table, self.seed), strict=True)
+            alike[len(column[1]), _metric_of(column[0]).source in TOKEN_LEVEL].append(column)
+        for of in sorted(alike):
+            table = torch.stack([column for _, column in alike[of]], dim=1).double()
+            keys = [key for key, _ in alike[of]]
+            clusters = self._statistics.clusters_of(self._rows_of(keys[0]))
+            shares = [_metric_of(key).interval == "share" for key in keys]
+            yield from zip(keys, bootstrap_means(table, self.seed, shares=shares, clusters=clusters), strict=True)
             if self.references:
                 yield from self._split_floors_of_means(keys, table)
+
+    def _rows_of(self, key: Key) -> RowStatistic | None:
+        """The rows that a column was made of."""
+        source = _metric_of(key).source
+        return self._statistics.rows("view0" if source == "views" else source, key.model, key.layer)
 
     def _split_floors_of_means(self, keys: Sequence[Key], table: Float[Tensor, "N C"]) -> Iterator[Found]:
         splits = halves(len(table), self.seed)
@@ -235,6 +253,10 @@ class Estimates:
             n=estimate.n,
             dataset=self.general if name.startswith("kl_general") else self.reference,
         )
+
+
+def _metric_of(key: Key) -> Metric:
+    return METRICS[key.metric.partition(".")[0]]
 
 
 def _put(layers: SideBySide, place: int, store: RowStore) -> None:

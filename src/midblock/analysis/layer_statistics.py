@@ -13,13 +13,17 @@ from torch import Tensor
 from midblock.analysis.evaluated import Column, Key
 from midblock.analysis.measure import Measured
 from midblock.analysis.repeats import fewer_states, with_one_state
+from midblock.base.clusters import Clusters
 from midblock.base.names import BASE
 from midblock.metrics.catalogue import METRICS, computed_from, values
 from midblock.metrics.geometry import Pooled, States
+from midblock.metrics.metric import TOKEN_SOURCES
 from midblock.metrics.own_change import OwnChange, OwnChanges
 from midblock.metrics.similarity import Pairing, Pairs, Shuffled
 from midblock.metrics.views import VIEWS, Views
 from midblock.trace import RowStatistic
+
+OF_MEANS = ("bootstrap", "share")  # intervals of metrics that are means of prompts' values
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,7 @@ class Sample:
         names: the metrics.
         N: prompts.
         tokens: as of `Estimates`.
+        clusters: which of the prompts are variants of one question.
         of: from index sets to the statistic.
         shuffled: from orders of the prompts to the statistic of a null; None where there is none.
     """
@@ -41,14 +46,15 @@ class Sample:
     of: Callable[[Tensor], Any]
     shuffled: Callable[[Tensor], Any] | None = None
     tokens: str = ""
+    clusters: Clusters | None = None
 
     def by_set(self, keep: Tensor) -> dict[str, Tensor]:
         """Of the metrics with a jackknife, a value for each index set."""
-        return values([name for name in self.names if METRICS[name].interval == "jackknife"], self.of(keep))
+        return values([name for name in self.names if METRICS[name].interval not in OF_MEANS], self.of(keep))
 
     def by_prompt(self) -> Iterator[Column]:
         """Of the metrics that are plain means, a value for each prompt."""
-        names = [name for name in self.names if METRICS[name].interval == "bootstrap"]
+        names = [name for name in self.names if METRICS[name].interval in OF_MEANS]
         for name, column in values(names, self.of(torch.arange(self.N)[None])).items():
             yield self.key(name), column
 
@@ -68,6 +74,7 @@ class LayerStatistics:
         blocks: L.
         tokens: "" for metrics over all tokens, or the suffix of those over others.
         repeats: for each prompt that repeats an earlier one, that one.
+        clusters: which prompts are variants of one question, by index; None where none are.
     """
 
     measured: Measured
@@ -76,6 +83,7 @@ class LayerStatistics:
     blocks: int
     tokens: str = ""
     repeats: Mapping[int, int] = field(default_factory=dict)
+    clusters: Clusters | None = None
 
     def samples(self, layer: int, alike: dict[str, tuple[int, int]]) -> Iterator[Sample]:
         """What one layer's metrics of prompts' states are computed from.
@@ -89,17 +97,32 @@ class LayerStatistics:
                 states = States.of(pooled.values)
                 if (count := fewer_states(states, len(self.repeats.keys() & set(pooled.index.tolist())))) is not None:
                     alike[model] = len(states.X), count
-                yield Sample(model, layer, names, len(states.X), partial(Pooled, states), tokens=self.tokens)
+                N, clusters = len(states.X), self.clusters_of(pooled)
+                yield Sample(model, layer, names, N, partial(Pooled, states), None, self.tokens, clusters)
             if (stack := self._views(model, layer)) is not None:
-                yield Sample(model, layer, computed_from("views", self.wanted), stack.shape[1], partial(Views, stack))
+                names, clusters = (
+                    computed_from("views", self.wanted),
+                    self.clusters_of(self.rows("view0", model, layer)),
+                )
+                yield Sample(model, layer, names, stack.shape[1], partial(Views, stack), clusters=clusters)
         for model in self.models:
             if (pairing := self.pairing(model, layer)) is not None:
                 names, N = computed_from("pooled", self.wanted, paired=True), len(pairing.base)
                 of, shuffled = partial(Pairs, pairing), partial(Shuffled, pairing)
-                yield Sample(model, layer, names, N, of, shuffled, tokens=self.tokens)
-            if (own := self._own(model, layer)) is not None:
-                names, N = computed_from("own", self.wanted), len(own.base)
-                yield Sample(model, layer, names, N, partial(OwnChanges, own), tokens=self.tokens)
+                clusters = self.clusters_of(self.rows("pooled", model, layer))
+                yield Sample(model, layer, names, N, of, shuffled, self.tokens, clusters)
+            if (change := self._own(model, layer)) is not None:
+                names, N = computed_from("own", self.wanted), len(change.base)
+                clusters = self.clusters_of(self.rows("own", model, layer))
+                yield Sample(model, layer, names, N, partial(OwnChanges, change), None, self.tokens, clusters)
+
+    def rows(self, source: str, model: str, layer: int) -> RowStatistic | None:
+        """The measured rows of a source of metrics, over the tokens that these statistics are about."""
+        return self.measured.get(model, source + self.tokens if source in TOKEN_SOURCES else source, layer)
+
+    def clusters_of(self, rows: RowStatistic | None) -> Clusters | None:
+        """Which of the prompts that these rows are about are variants of one question."""
+        return None if self.clusters is None or rows is None else self.clusters.take(rows.index.numpy())
 
     def _views(self, model: str, layer: int) -> Tensor | None:
         """Both augmented views' states; metrics of them are over all tokens alone."""
@@ -111,7 +134,7 @@ class LayerStatistics:
         """What a block adds to the change, for the token-level prompts; the embedding inherits nothing."""
         if not 0 <= layer < self.blocks:
             return None
-        alone = self.measured.get(model, "own" + self.tokens, layer)
+        alone = self.rows("own", model, layer)
         base, tuned = (self._raw(name, layer, alone) for name in (BASE, model))
         if alone is None or base is None or tuned is None:
             return None
@@ -124,7 +147,7 @@ class LayerStatistics:
 
     def _raw(self, model: str, layer: int, of: RowStatistic | None) -> Tensor | None:
         """A model's pooled states for the prompts of other rows."""
-        rows = self.measured.get(model, "pooled" + self.tokens, layer)
+        rows = self.rows("pooled", model, layer)
         return None if rows is None or of is None else rows.values[torch.isin(rows.index, of.index)]
 
     def pairing(self, model: str, layer: int) -> Pairing | None:
@@ -150,5 +173,5 @@ class LayerStatistics:
         return base.values[torch.isin(base.index, other.index)], other.values
 
     def _pooled(self, model: str, layer: int) -> RowStatistic | None:
-        rows = self.measured.get(model, "pooled" + self.tokens, layer)
+        rows = self.rows("pooled", model, layer)
         return None if rows is None else with_one_state(rows, self.repeats)

@@ -9,6 +9,7 @@ from typing import Any
 from midblock.analysis.repeats import repeats_of
 from midblock.analysis.settings import LEAST_PROMPTS, AnalysisSettings
 from midblock.base import MidblockError, generator
+from midblock.base.clusters import Clusters
 from midblock.checkpoints import Pair
 from midblock.data import Batch, ExampleSet, TokenizedSet, make_batches
 from midblock.metrics.views import VIEWS, drop_tokens
@@ -31,6 +32,7 @@ class Prompts:
         facts: what `run.json` records about the data.
         samples: the first few texts, to be shown.
         repeats: for each prompt that repeats an earlier one in the region, that one, by index.
+        clusters: which samples are variants of one question, by index; None where none are.
     """
 
     reference: str
@@ -42,6 +44,7 @@ class Prompts:
     repeats: Mapping[int, int] = field(default_factory=dict)
     general: list[Batch] = field(default_factory=list)
     general_reference: str = ""
+    clusters: Clusters | None = None
 
     def notes(self) -> list[str]:
         """What a reader must know: how many prompts were left out or cut, and why."""
@@ -54,6 +57,8 @@ class Prompts:
         notes = [*facts.get("left_out", ())]
         notes += [f"{facts[name]} prompt(s) {note}" for name, note in told.items() if facts.get(name)]
         notes += self._few()
+        if self.clusters is not None:
+            notes.append(self.clusters.note("prompts"))
         if self.repeats:
             different = facts["num_samples"] - len(self.repeats)
             notes.append(
@@ -90,6 +95,7 @@ def prepare_prompts(pair: Pair, data: str | ExampleSet, settings: AnalysisSettin
         facts={**found.facts, "num_token_samples": len(chosen), "asked": len(found.examples)},
         samples=[example.text for example in found.examples.examples[:SHOWN]],
         repeats=repeats_of(found.tokens.prompts, settings.region),
+        clusters=found.examples.clusters,
     )
 
 

@@ -219,6 +219,7 @@ class Analysis:
             seed=self.settings.seed,
             references=number == 0,
             repeats=self.samples[number].repeats,
+            clusters=self.samples[number].clusters,
             tokens=tokens,
             general=self.samples[number].general_reference,
             partial=bench.partial / f"evaluated{number or ''}{tokens}" if bench.partial else None,

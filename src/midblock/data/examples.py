@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from midblock.base.clusters import Clusters
+
 SHOWN = 3  # reasons, and rows of each
 
 
@@ -41,6 +43,8 @@ class Example:
         separator: what stands between prompt and completion in raw text.
         extra: what scoring needs besides, such as {"answer": "72"}; never shown to the model.
         tools: functions that the conversation may call, for a chat template.
+        question: what it is one of many variants of, such as a template; empty where it is none. Intervals resample all
+            variants of a question together.
     """
 
     prompt: str
@@ -49,6 +53,7 @@ class Example:
     separator: str = "\n"
     extra: Mapping[str, str] = field(default_factory=dict)
     tools: tuple[Any, ...] = ()
+    question: str = ""
 
     @property
     def answered(self) -> bool:
@@ -83,6 +88,11 @@ class ExampleSet:
     content_hash: str
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     origin: tuple[str, ...] = ()
+
+    @property
+    def clusters(self) -> Clusters | None:
+        """Which samples are variants of one question, by their places; None where none are."""
+        return Clusters.of([example.question for example in self.examples])
 
     def notes(self) -> list[str]:
         """What a reader must know: where they come from, how many rows were left out, and why."""
@@ -127,7 +137,8 @@ def hash_examples(examples: Iterable[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         turns = [[turn.role, turn.content, *([turn.fields] if turn.fields else [])] for turn in example.messages]
-        parts = [example.prompt, example.separator, example.completion, turns, sorted(example.extra.items())]
+        parts: list[Any] = [example.prompt, example.separator, example.completion, turns, sorted(example.extra.items())]
         parts += [example.tools] if example.tools else []
+        parts += [("question", example.question)] if example.question else []
         digest.update(json.dumps(parts, sort_keys=True, default=str).encode("ascii") + b"\n")
     return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from midblock.base import MidblockError, nearest
@@ -12,7 +12,9 @@ from midblock.data.records import Record, Records, text_in
 from midblock.data.turns import tools_in, turns_in
 
 SHOWN = 20  # columns in a message
-READ_TOO = ("input", "tools", "task_id", "entry_point", "test")  # columns that a row of some layout may have besides
+QUESTION = ("question_id", "original_id")  # columns that say what a row is a variant of, the first one counts
+# columns that a row of some layout may have besides
+READ_TOO = ("input", "tools", "task_id", "entry_point", "test", *QUESTION)
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,19 @@ def try_examples(rows: Records, layout: str, chosen: Sequence[int]) -> list[Exam
     found: list[Example | MidblockError] = []
     for index, row in zip(chosen, rows.take(chosen, columns), strict=True):
         try:
-            found.append(read(row))
+            example = read(row)
+            found.append(replace(example, question=question) if (question := _question(row)) else example)
         except RecursionError:
             found.append(MidblockError(f"{rows.name}, row {index + 1} is nested too deeply"))
         except MidblockError as error:
             found.append(MidblockError(f"{rows.name}, row {index + 1}: {error.what}", hint=error.hint))
     return found
+
+
+def _question(row: Record) -> str:
+    """What a row is a variant of; empty where that is not said."""
+    said = (row.get(column) for column in QUESTION)
+    return next((str(value) for value in said if type(value) in (str, int) and str(value).strip()), "")
 
 
 def _answered(prompt: str, completion: str, *, separator: str = "\n", **extra: str) -> Example:

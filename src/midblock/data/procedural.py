@@ -67,7 +67,8 @@ def _questions(name: str, split: str, seed: int) -> Iterator[Record]:
         if question not in seen and split_of(question) == split:
             seen.add(question)
             last = draw
-            yield {"question": question, "answer": BUILTIN_SETS[name](item)}
+            variant = {} if item["template"] is None else {"question_id": item["template"]}
+            yield {"question": question, "answer": BUILTIN_SETS[name](item), **variant}
         elif draw - last > PATIENCE:
             raise MidblockError(f"builtin:{name} has no more than {len(seen)} different questions to give")
 
@@ -86,4 +87,10 @@ def _items(name: str, split: str, seed: int) -> Iterator[Mapping[str, Any]]:
         raise MidblockError(what, hint='pip install "midblock[demo]"') from error
     # The generator wants its size beforehand; endless means one after another, each from its own seed.
     for part in count():
-        yield from islice(reasoning_gym.create_dataset(name, size=PART, seed=derive(seed, name, split, part)), PART)
+        made = reasoning_gym.create_dataset(name, size=PART, seed=derive(seed, name, split, part))
+        templates = getattr(
+            made, "task_indices", [None] * PART
+        )  # questions of one template differ in names and numbers
+        yield from (
+            {**item, "template": template} for item, template in zip(islice(made, PART), templates, strict=True)
+        )

@@ -8,6 +8,7 @@ from midblock.evaluation.exact_match import MatchResult as MatchResult
 from midblock.evaluation.exact_match import PairedDifference as PairedDifference
 from midblock.evaluation.exact_match import check_answerable as check_answerable
 from midblock.evaluation.exact_match import compare as compare
+from midblock.evaluation.exact_match import exact_interval as exact_interval
 from midblock.evaluation.exact_match import exact_match as exact_match
 from midblock.evaluation.exact_match import wilson as wilson
 from midblock.evaluation.generate import generate_greedy as generate_greedy
@@ -20,3 +21,5 @@ from midblock.evaluation.targets import check_finite as check_finite
 from midblock.evaluation.targets import score as score
 from midblock.evaluation.token_mean import TokenMean as TokenMean
 from midblock.evaluation.token_mean import difference as difference
+from midblock.evaluation.token_mean import differences as differences
+from midblock.evaluation.token_mean import part_of_way as part_of_way

@@ -1,7 +1,8 @@
 """Exact match: the share of prompts a model answers rightly, and whether two models differ on the same prompts.
 
-Intervals: of one share Wilson's, of a difference on the same prompts Newcombe's (1998, method 10); p is McNemar's exact
-one, over the prompts that only one of the models gets right. Cost: generating the answers.
+Intervals: of one share Clopper and Pearson's, which holds at any n and however near to 0 or 1; of a difference on the
+same prompts Newcombe's (1998, method 10); p is McNemar's exact one, over the prompts that only one of the models gets
+right. Cost: generating the answers.
 """
 
 from __future__ import annotations
@@ -16,13 +17,11 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from midblock.base import LEVEL, MidblockError, Progress, generator, unknown
-from midblock.base.bootstrap import estimate_of
+from midblock.base import LEVEL, MidblockError, Progress, unknown
+from midblock.base.shares import clopper_pearson
 from midblock.data import ExampleSet
 from midblock.evaluation.answers import ANSWERS, choose_reader, gold_answer
 from midblock.evaluation.generate import check_room, continue_prompts, encode_prompts, stop_tokens
-
-DRAWS = 10_000  # ten times the house's: a draw of three counts costs nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +54,13 @@ class MatchResult:
 
     @property
     def low(self) -> float:
-        """Lower end of the accuracy's 95 % interval (Wilson)."""
-        return wilson(int(self.correct.sum()), self.n)[0]
+        """Lower end of the accuracy's 95 % interval (Clopper and Pearson)."""
+        return exact_interval(int(self.correct.sum()), self.n)[0]
 
     @property
     def high(self) -> float:
-        """Upper end of the accuracy's 95 % interval (Wilson)."""
-        return wilson(int(self.correct.sum()), self.n)[1]
+        """Upper end of the accuracy's 95 % interval (Clopper and Pearson)."""
+        return exact_interval(int(self.correct.sum()), self.n)[1]
 
     @property
     def n(self) -> int:
@@ -75,7 +74,7 @@ class PairedDifference:
 
     Attributes:
         difference: accuracy of b minus accuracy of a.
-        low, high: its 95 % interval, from bootstrap samples of the prompts; NaN for a single one.
+        low, high: its 95 % interval (Newcombe).
         p: exact McNemar test, two-sided: how likely so unequal a split of the disagreements is if neither is better.
         only_a, only_b: prompts that only one of them answered rightly.
         n: prompts.
@@ -136,7 +135,7 @@ def exact_match(
     )
 
 
-def compare(a: MatchResult, b: MatchResult, *, seed: int = 0) -> PairedDifference:
+def compare(a: MatchResult, b: MatchResult) -> PairedDifference:
     """Compare two models on the same prompts.
 
     Raises:
@@ -148,11 +147,20 @@ def compare(a: MatchResult, b: MatchResult, *, seed: int = 0) -> PairedDifferenc
     only_a, only_b = int((a.correct & ~b.correct).sum()), int((b.correct & ~a.correct).sum())
     split = only_a + only_b
     p = float(binomtest(only_b, split, 0.5).pvalue) if split else 1.0
-    # A prompt's difference is -1, 0 or 1, so a bootstrap sample is a draw of how often each occurs.
-    shares = np.array([only_a, only_b, n - split]) / n
-    draws = generator(seed, "bootstrap", "exact_match", n).multinomial(n, shares, DRAWS)
-    found = estimate_of((only_b - only_a) / n, (draws[:, 1] - draws[:, 0]) / n, n)
-    return PairedDifference(found.value, found.low, found.high, p, only_a, only_b, n)
+    low, high = paired_interval(a.correct, b.correct)
+    return PairedDifference((only_b - only_a) / n, low, high, p, only_a, only_b, n)
+
+
+def exact_interval(right: int, n: int) -> tuple[float, float]:
+    """Clopper and Pearson's 95 % interval of a share: it holds the truth in 95 of 100 cases or more, whatever n is.
+
+    Raises:
+        MidblockError: n is 0.
+    """
+    if n < 1:
+        raise MidblockError("no prompts were answered")
+    low, high = clopper_pearson(np.array([float(right)]), np.array([float(n)]))
+    return float(low[0]), float(high[0])
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:

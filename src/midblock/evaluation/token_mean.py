@@ -1,12 +1,14 @@
 """TokenMean: a mean over tokens whose interval resamples prompts, because a prompt's tokens go together.
 
 With s_i the sum and c_i the number of prompt i's tokens it is Σ s_i / Σ c_i; each bootstrap sample draws prompts and
-takes the same ratio. Cost: two products of 1,000 × N. Described in docs/causes/README.md.
+takes the same ratio (`Ratios`; `share_intervals` where a token's value is yes or no). Cost: five products of 1,000 × N.
+Described in docs/causes/README.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +16,12 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from midblock.base import Estimate, MidblockError
-from midblock.base.bootstrap import estimate_of, resample
+from midblock.base.bootstrap import resample
+from midblock.base.clusters import Clusters
+from midblock.base.ratios import Ratios
+from midblock.base.shares import share_intervals
+
+NO_INTERVAL = (float("nan"), float("nan"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,22 +30,37 @@ class TokenMean:
 
     Attributes:
         interval: the mean in the unit of the tokens' values (nats per token for likelihoods), its 95 % interval from
-            bootstrap samples of the prompts (NaN for a single one), and N.
+            bootstrap samples of the prompts (NaN where they are too few), and N.
         index: the prompts' identities, ascending; those without a token that counts are left out.
         sums: each prompt's sum over its tokens.
         counts: each prompt's number of tokens.
+        share: each token's value is 1 (yes) or 0 (no).
+        clusters: which of the prompts are variants of one question; None where none are.
     """
 
     interval: Estimate
     index: Int[Tensor, "N"]
     sums: Float[Tensor, "N"]
     counts: Int[Tensor, "N"]
+    share: bool = False
+    clusters: Clusters | None = None
 
     @classmethod
     def of(
-        cls, index: Int[Tensor, "M"], sums: Float64[Tensor, "M"], counts: Int[Tensor, "M"], seed: int = 0
+        cls,
+        index: Int[Tensor, "M"],
+        sums: Float64[Tensor, "M"],
+        counts: Int[Tensor, "M"],
+        seed: int = 0,
+        *,
+        share: bool = False,
+        clusters: Clusters | None = None,
     ) -> TokenMean:
         """Finish M prompts' sums, given in any order.
+
+        Args:
+            share: whether each token's value is 1 or 0.
+            clusters: which prompts are variants of one question, by their identities.
 
         Raises:
             MidblockError: no token counts.
@@ -48,8 +70,11 @@ class TokenMean:
         index, sums, counts = index[order], sums[order], counts[order]
         if not len(index):
             raise MidblockError("no token counts", hint="the region is empty in every prompt")
-        mean = float(sums.sum() / counts.sum())
-        return cls(estimate_of(mean, _resampled(sums, counts, seed), len(index)), index, sums, counts)
+        mean = Estimate(float(sums.sum() / counts.sum()), *NO_INTERVAL, len(index))
+        found = cls(mean, index, sums, counts, share, clusters.take(index.numpy()) if clusters else None)
+        ratios = found._ratios(sums.double().numpy()[:, None], counts.double().numpy()[:, None], seed)
+        low, high = share_intervals(ratios) if share else ratios.intervals()
+        return replace(found, interval=Estimate(mean.value, float(low[0]), float(high[0]), mean.n))
 
     @property
     def value(self) -> float:
@@ -71,9 +96,22 @@ class TokenMean:
         """N, the number of prompts."""
         return self.interval.n
 
+    @property
+    def units(self) -> int:
+        """What is resampled: prompts, or the questions that they are variants of."""
+        return self.n if self.clusters is None else self.clusters.count
+
     def draws(self, seed: int = 0) -> Float64[np.ndarray, "R"]:
         """The mean in each bootstrap sample; means over the same prompts with one seed are drawn alike."""
-        return _resampled(self.sums, self.counts, seed)
+        drawn = self._ratios(self.sums.double().numpy()[:, None], self.counts.double().numpy()[:, None], seed)
+        times = resample(len(drawn.counts), seed)
+        return drawn.value[0] + (times @ drawn.residuals)[:, 0] / (times @ drawn.counts)[:, 0]
+
+    def _ratios(self, sums: Float64[np.ndarray, "N C"], counts: Float64[np.ndarray, "N K"], seed: int) -> Ratios:
+        """Ratios of sums over these prompts, with what is resampled as rows."""
+        if self.clusters is not None:
+            sums, counts = self.clusters.sums(sums), self.clusters.sums(counts)
+        return Ratios.of(sums, counts, seed)
 
 
 def difference(a: TokenMean, b: TokenMean, *, seed: int = 0) -> Estimate:
@@ -82,11 +120,50 @@ def difference(a: TokenMean, b: TokenMean, *, seed: int = 0) -> Estimate:
     Raises:
         MidblockError: they are not about the same prompts.
     """
-    if not torch.equal(a.index, b.index):
+    return differences([(a, b)], seed=seed)[0]
+
+
+def differences(
+    pairs: Sequence[tuple[TokenMean, TokenMean]], *, seed: int = 0, together: bool = False
+) -> list[Estimate]:
+    """b − a of each pair (a, b), all of them about the same prompts.
+
+    Args:
+        together: intervals that all hold at once in 95 of 100 cases, for telling the largest of them.
+
+    Raises:
+        MidblockError: they are not about the same prompts.
+    """
+    first = pairs[0][0]
+    if any(not torch.equal(first.index, each.index) for pair in pairs for each in pair):
         raise MidblockError("these means are not about the same prompts", hint="use one dataset, seed and region")
-    return estimate_of(b.value - a.value, b.draws(seed) - a.draws(seed), a.n)
+    columns = [_paired(a, b) for a, b in pairs]
+    sums, counts = (np.stack([each[part] for each in columns], axis=1) for part in (0, 1))
+    ratios = first._ratios(sums, counts, seed)
+    if first.share:
+        # two more tokens, one that is lost and one that is won (Bonett and Price 2012): where nothing changed it might
+        ratios = replace(ratios, error=np.hypot(ratios.error, 2**0.5 / ratios.counts.sum(0)))
+    low, high = ratios.together() if together else ratios.intervals()
+    ends = zip(low.tolist(), high.tolist(), strict=True)
+    found = [Estimate(b.value - a.value, *each, a.n) for (a, b), each in zip(pairs, ends, strict=True)]
+    return [each.within((-1.0, 1.0)) for each in found] if first.share else found
 
 
-def _resampled(sums: Float[Tensor, "N"], counts: Int[Tensor, "N"], seed: int) -> Float64[np.ndarray, "R"]:
-    drawn = resample(len(sums), seed)
-    return (drawn @ sums.double().numpy()) / (drawn @ counts.double().numpy())
+def part_of_way(start: TokenMean, there: TokenMean, end: TokenMean, *, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of (start − there)/(start − end): how far something moved a mean from one model's to another's.
+
+    All three are drawn with the same prompts.
+    """
+    moved, whole = (sums / counts.sum() for sums, counts in (_paired(there, start), _paired(end, start)))
+    low, high = start._ratios(moved[:, None], whole[:, None], seed).intervals()
+    return float(low[0]), float(high[0])
+
+
+def _paired(a: TokenMean, b: TokenMean) -> tuple[Float64[np.ndarray, "N"], Float64[np.ndarray, "N"]]:
+    """Sums and counts whose ratio is b − a; where the two count other tokens, each prompt's pull on it."""
+    sums = [each.sums.double().numpy() for each in (a, b)]
+    counts = [each.counts.double().numpy() for each in (a, b)]
+    if np.array_equal(counts[0], counts[1]):
+        return sums[1] - sums[0], counts[0]
+    pulls = [(s - each.value * c) / c.mean() for each, s, c in zip((a, b), sums, counts, strict=True)]
+    return b.value - a.value + pulls[1] - pulls[0], np.ones_like(counts[0])

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import torch
 
-from midblock.base import Estimate
-from midblock.evaluation import MatchResult, TokenMean, wilson
+from midblock.base.clusters import Clusters
+from midblock.evaluation import MatchResult, TokenMean
 from midblock.trace import RowStore
 
 
-def token_means(store: RowStore, key: str, seed: int) -> tuple[TokenMean, TokenMean]:
-    """Accuracy and NLL over the tokens of rows that `Targets.sums` made."""
+def token_means(store: RowStore, key: str, seed: int, clusters: Clusters | None = None) -> tuple[TokenMean, TokenMean]:
+    """Accuracy and NLL over the tokens of rows that `Targets.sums` made.
+
+    Args:
+        clusters: which examples are variants of one question, by their places.
+    """
     rows = store.rows[key].finish()
     counts = rows.values[:, 2].long()
-    nll, accuracy = (TokenMean.of(rows.index, rows.values[:, column], counts, seed) for column in (0, 1))
+    nll, accuracy = (
+        TokenMean.of(rows.index, rows.values[:, column], counts, seed, share=column == 1, clusters=clusters)
+        for column in (0, 1)
+    )
     return accuracy, nll
 
 
@@ -22,14 +29,10 @@ def keep_matches(store: RowStore, key: str, found: MatchResult) -> None:
     store.update(key, torch.arange(found.n), found.correct.double()[:, None])
 
 
-def share_right(store: RowStore, key: str, seed: int) -> TokenMean | None:
+def share_right(store: RowStore, key: str, seed: int, clusters: Clusters | None = None) -> TokenMean | None:
     """The share of right greedy answers; None where none were written."""
     if key not in store.rows:
         return None
     rows = store.rows[key].finish()
-    return TokenMean.of(rows.index, rows.values[:, 0], torch.ones_like(rows.index), seed)
-
-
-def with_wilson(share: TokenMean) -> Estimate:
-    """A share of right answers with Wilson's interval."""
-    return Estimate(share.value, *wilson(round(float(share.sums.sum())), share.n), share.n)
+    ones = torch.ones_like(rows.index)
+    return TokenMean.of(rows.index, rows.values[:, 0], ones, seed, share=True, clusters=clusters)

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from midblock.base import MidblockError, unknown
+from midblock.base.clusters import Clusters
 from midblock.checkpoints import Pair
 from midblock.data import Batch, ExampleSet
 from midblock.evaluation import ANSWERS, Targets
@@ -72,6 +73,11 @@ class Answers:
     @property
     def reference(self) -> str:
         return self.examples.reference
+
+    @cached_property
+    def clusters(self) -> Clusters | None:
+        """Which examples are variants of one question, by their places."""
+        return self.examples.clusters
 
     @cached_property
     def targets(self) -> list[Targets]:

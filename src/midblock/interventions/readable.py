@@ -38,6 +38,8 @@ def notes_for(pair: Pair, data: str | ExampleSet, answers: Answers, left_out: Se
         left_out: what the answers say of examples that were left out or cut.
     """
     notes = [*pair.notes(), *left_out, *few_note(len(answers.examples), "examples")]
+    if answers.clusters is not None:
+        notes.append(answers.clusters.note("examples"))
     if isinstance(data, ExampleSet):
         notes.append(f"The examples were given in memory ({data.reference}): config.yaml names no data.")
     return notes

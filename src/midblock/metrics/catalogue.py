@@ -71,12 +71,12 @@ METRICS: dict[str, Metric] = {
         compute=geometry.spectral_norm, depends_on_n=True,
     ),
     "condition_number": Metric(
-        "Condition number", "ratio", "pooled", False, "jackknife",
+        "Condition number", "ratio", "pooled", False, "",
         "Largest over smallest non-zero singular value.", (1, None), P1,
         compute=geometry.condition_number, depends_on_n=True,
     ),
     "rank_deficiency": Metric(
-        "Rank deficiency", "0–1", "pooled", False, "jackknife",
+        "Rank deficiency", "0–1", "pooled", False, "",
         "Share of singular values at or below 1 % of the largest.", (0, 1), P1,
         compute=geometry.rank_deficiency, depends_on_n=True,
     ),
@@ -194,7 +194,7 @@ METRICS: dict[str, Metric] = {
         compute=predictions.logit_kl, same=0,
     ),
     "logit_agreement": Metric(
-        "Logit-lens agreement", "0–1", "lens", True, "bootstrap",
+        "Logit-lens agreement", "0–1", "lens", True, "share",
         "How often both models' likeliest next token, read off at this depth, is the same.", (0, 1),
         compute=predictions.logit_agreement, same=1,
     ),

@@ -2,8 +2,10 @@
 
 Blocks are no independent samples: a depth curve is smooth, and Fisher's interval for n blocks is far too narrow. The
 blocks are therefore counted as fewer (Bartlett 1935, Quenouille 1947), after the curves' autocorrelations:
-n_eff = n / (1 + 2 Σ_k (1 − k/n) ρ_a(k) ρ_b(k)), and the interval is tanh(arctanh r ± 1.96 √(c/(n_eff − 3))). Cost: a
-product of curves for each pair. Described in docs/metrics.md, "Correlations between depth curves".
+n_eff = n / (1 + 2 Σ_k (1 − k/n) ρ_a(k) ρ_b(k)), never more than have as few turns as the curves do (Bienaymé 1874), and
+the interval is tanh(arctanh r ± 1.96 √(c/(n_eff − 3))). Two curves that only rise say nothing of each other: below
+5 independent points everything is possible. Cost: a product of curves for each pair. Described in docs/metrics.md,
+"Correlations between depth curves".
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from midblock.metrics.depth_curves import ROUNDING, depth_curves
 
 TOGETHER = 0.7  # curves whose mean |r| reaches this form a cluster
 LEAST_SHARED = 3  # blocks that two curves must share to have a correlation
+LEAST_INDEPENDENT = 5  # points from which an interval is narrower than everything possible
 LEAST_STEPS = 6  # blocks from which differences between neighbours are correlated
 COLUMNS = (
     "a", "b", "pearson", "pearson_low", "pearson_high", "spearman", "spearman_low", "spearman_high", "n",
@@ -108,14 +111,22 @@ def effective_size(x: Values, y: Values) -> float:
     """How many independent points two autocorrelated series of n points are worth, 1…n.
 
     1/n_eff = 1/n · (1 + 2 Σ_k (1 − k/n) ρ_x(k) ρ_y(k)), over lags k ≤ n/2 up to the first at which either
-    autocorrelation is not positive.
+    autocorrelation is not positive; and at most as many as would turn as often as the more restless of the two: n
+    independent points have 2(n − 2)/3 turns on average.
     """
     n = len(x)
     both = np.stack([autocorrelation(x), autocorrelation(y)])[:, 1 : n // 2 + 1]
     ended = np.flatnonzero((both <= 0).any(axis=0))
     lags = np.arange(1, (ended[0] if len(ended) else both.shape[1]) + 1)
     inflation = 1 + 2 * float(((1 - lags / n) * both[:, : len(lags)].prod(axis=0)).sum())
-    return n / inflation
+    return min(n / inflation, 1.5 * max(_turns(x), _turns(y)) + 2)
+
+
+def _turns(x: Values) -> int:
+    """How often a series changes from rising to falling, or back."""
+    steps = np.sign(np.diff(x))
+    steps = steps[steps != 0]
+    return int((steps[1:] != steps[:-1]).sum())
 
 
 def autocorrelation(x: Values) -> Values:
@@ -163,8 +174,8 @@ def _r(x: Values, y: Values) -> float:
 
 
 def _interval(r: float, factor: float, n: float) -> tuple[float, float]:
-    """tanh(arctanh r ± z √(factor/(n − 3))); everything possible where n ≤ 3."""
-    if n <= 3:
+    """tanh(arctanh r ± z √(factor/(n − 3))); everything possible where n is too small."""
+    if n < LEAST_INDEPENDENT:
         return -1.0, 1.0
     if abs(r) == 1:
         return r, r

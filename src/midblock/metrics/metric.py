@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from midblock.base.few import too_few
+
 # Suffixes of the reference rows that stand beside a metric's own.
 NO_SINKS = ".no_sinks"  # the metric over the tokens that are no sinks; the suffixes below may follow it
 NULL = ".null"  # the metric between unrelated prompts (permutation); low and high bound 95 % of the permutations
@@ -56,12 +58,13 @@ class Metric:
             a weight its norms ("weights": `Sums`), its change's singular values ("spectrum": `Spectrum`) or its top
             singular spaces ("spaces": `Spaces`).
         paired: True when it compares a tuned model with the base; False when it describes one model.
-        interval: "bootstrap" over prompts, "jackknife" (delete-group, over prompts), or "" where none is defined.
+        interval: "bootstrap" (studentised, of a mean over prompts), "share" (of a mean of shares of yes-or-no values),
+            "jackknife" (delete-group, of what is computed from all prompts), or "" where none is defined.
         meaning: one sentence for the reader of a report.
         bounds: smallest and largest value possible, None where open.
         sets: the metric sets it belongs to: "p1" (the paper's), "standard" (the default); "all" holds every one.
-        compute: from the statistic that `source` names to a value for each prompt (bootstrap), for each index set
-            (jackknife), or to one number (weights); None where it is not defined. No function: the metric is described
+        compute: from the statistic that `source` names to a value for each prompt (bootstrap, share), for each index
+            set (others), or to one number (weights); None where it is not defined. No function: the metric is described
             here and measured by another verb.
         null: from `Shuffled` pairs to the metric's value for each permutation, where unrelated prompts say something.
         largest: of several tensors that share a row (experts) the largest value counts, instead of the mean.
@@ -87,6 +90,19 @@ class Metric:
     floor_of: str = ""
     depends_on_n: bool = False
     debiased: str = ""
+
+    def without_interval(self, n: int) -> str:
+        """Why a number has no interval; empty where it has one, and where none is meant.
+
+        Args:
+            n: what is resampled: prompts, or the questions that they are variants of.
+        """
+        if self.of_weights or self.compute is None:
+            return ""
+        kinds = {"bootstrap": "mean", "share": "share", "jackknife": "jackknife"}
+        if self.interval not in kinds:
+            return "it changes by jumps when prompts do: no interval was found that holds"
+        return too_few(kinds[self.interval], n)
 
     @property
     def over_tokens(self) -> bool:

@@ -1,49 +1,59 @@
 """Intervals over prompts: bootstrap for means, delete-group jackknife where a decomposition is needed.
 
-Prompts are the unit: tokens of one prompt are not independent. A bootstrap draws prompts twice, which breaks
-similarity and rank estimates (a prompt is perfectly similar to its own copy), so those use the jackknife, which only
-leaves prompts out: of G groups SE² = (G−1)/G · Σ(θ_g − θ̄)², and the interval is θ ± t_{G−1}·SE. Cost: one product of
-1,000 × N for all means; G evaluations more of what is jackknifed. Source for unequal groups: Busing et al. 1999.
-Described in docs/metrics.md, "Uncertainty".
+Prompts are the unit: tokens of one prompt are not independent, and of prompts that are variants of one question the
+question is. A bootstrap draws prompts twice, which breaks similarity and rank estimates (a prompt is perfectly similar
+to its own copy), so those use the jackknife, which only leaves prompts out. Cost: two products of 1,000 × N for all
+means; as many evaluations more as there are groups of what is jackknifed. Described in docs/metrics.md, "Uncertainty".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from scipy.special import stdtrit
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from midblock.base import LEVEL, Estimate, generator
-from midblock.base.bootstrap import resample
+from midblock.base import Estimate, generator
+from midblock.base.clusters import Clusters
+from midblock.base.few import enough
+from midblock.base.ratios import Ends, Ratios
+from midblock.base.shares import share_intervals
+from midblock.metrics.scales import Bounds, scale_of
 
 GROUPS = 20
+ALONE = 40  # prompts up to which each is a group of its own
+SKEW = 2.0  # as of `Ratios.reach`; less than of plain values, which no scale has made even
 SPLITS = 5
 
 
-def bootstrap_means(values: Float[Tensor, "N C"], seed: int) -> list[Estimate]:
-    """Mean of each column with the percentile interval of 1,000 bootstrap samples of the rows.
+def bootstrap_means(
+    values: Float[Tensor, "N C"], seed: int, *, shares: Sequence[bool] = (), clusters: Clusters | None = None
+) -> list[Estimate]:
+    """Mean of each column, with the interval of a studentised bootstrap of the rows.
 
     The same samples serve all columns. NaN marks a prompt without a value in that column and is counted out.
+
+    Args:
+        shares: for each column whether its values are shares of yes-or-no values, which have an interval of their own.
+        clusters: which prompts are variants of one question, and are drawn together.
     """
-    known = torch.isfinite(values)
-    N = len(values)
-    weights = torch.from_numpy(resample(N, seed)).double()
-    filled = values.double().nan_to_num(0.0)
-    means = (weights @ filled) / (weights @ known.double())
-    count = known.sum(0)
-    # Summed row by row: down the columns, a column's rounding would depend on its neighbours.
-    centre = filled.T.contiguous().sum(1) / count
-    tail = (1 - LEVEL) / 2
-    low, high = torch.nanquantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
-    blank = torch.full_like(low, torch.nan)
-    low, high = torch.where(count > 1, low, blank), torch.where(count > 1, high, blank)
-    columns = zip(centre.tolist(), low.tolist(), high.tolist(), count.tolist(), strict=True)
-    return [Estimate(*column) for column in columns]
+    counted = torch.isfinite(values).double().numpy()
+    sums, counts = values.double().nan_to_num(0.0).numpy(), counted
+    if clusters is not None:
+        sums, counts = clusters.sums(sums), clusters.sums(counts)
+    ratios = Ratios.of(sums, counts[:, :1] if (counts == counts[:, :1]).all() else counts, seed)
+    ends = ratios.intervals() if not any(shares) else _either(ratios, np.array(shares))
+    found = (ratios.value.tolist(), ends[0].tolist(), ends[1].tolist(), counted.sum(0).astype(int).tolist())
+    return [Estimate(value, low, high, n) for value, low, high, n in zip(*found, strict=True)]
+
+
+def _either(ratios: Ratios, shares: Bool[np.ndarray, "C"]) -> Ends:
+    plain, of_shares = ratios.intervals(), share_intervals(ratios)
+    return np.where(shares, of_shares[0], plain[0]), np.where(shares, of_shares[1], plain[1])
 
 
 @dataclass(frozen=True)
@@ -52,48 +62,77 @@ class Folds:
 
     Attributes:
         whole: indices of everyone, 1×N.
-        kept: the folds, gathered into at most two batches of equal size (groups differ in size by one at most).
+        kept: the folds, gathered into batches of equal size, by size.
+        units: what was parted into groups: N prompts, or the questions that they are variants of.
+        seed: decides the groups, and the resampling of what they give.
     """
 
     whole: Int[Tensor, "1 N"]
     kept: tuple[Int[Tensor, "_ _"], ...]
+    units: int
+    seed: int
 
     @classmethod
-    def of(cls, N: int, seed: int, groups: int = GROUPS) -> Folds:
-        """Part N prompts at random into groups (fewer when prompts are few)."""
-        order = generator(seed, "jackknife", N).permutation(N)
-        parts = np.array_split(order, min(groups, N))
-        folds = [torch.from_numpy(np.sort(np.setdiff1d(order, part))) for part in parts]
+    def of(cls, N: int, seed: int, groups: int | None = None, clusters: Clusters | None = None) -> Folds:
+        """Part N prompts at random into groups: one each where there are few, else 20.
+
+        Args:
+            clusters: which prompts are variants of one question, and stay together.
+        """
+        units = N if clusters is None else clusters.count
+        groups = groups or (units if units <= ALONE else GROUPS)
+        parts = np.array_split(generator(seed, "jackknife", units).permutation(units), min(groups, units))
+        member = np.arange(N) if clusters is None else clusters.numbers
+        folds = [torch.from_numpy(np.flatnonzero(~np.isin(member, part))) for part in parts]
         sizes = sorted({len(fold) for fold in folds})
         kept = tuple(torch.stack([fold for fold in folds if len(fold) == size]) for size in sizes)
-        return cls(torch.arange(N)[None], kept)
+        return cls(torch.arange(N)[None], kept, units, seed)
+
+    def intervals(
+        self, values: Float64[np.ndarray, "M"], without: Float64[np.ndarray, "G M"], bounds: Sequence[Bounds]
+    ) -> Ends:
+        """The intervals of M values, given what they are with each group left out.
+
+        Of G equal groups SE² = (G−1)/G · Σ(θ_g − θ̄)². Groups that differ in size are weighted (Busing et al. 1999), or
+        a metric that grows with the number of prompts would seem uncertain. How many SE the interval goes is what a
+        bootstrap of the groups' pseudo-values says (`Ratios.reach`), on the scale of the metric's bounds; as far to
+        either side, for it is not the pseudo-values' tail alone that decides to which side such metrics err.
+        """
+        n = self.whole.shape[1]
+        size = np.array([[float(n - kept.shape[1])] for kept in self.kept for _ in kept])
+        columns = np.concatenate([values[None], without])
+        known = np.isfinite(columns).all(0) & enough("jackknife", self.units)
+        columns = np.where(known, columns, 0.0)
+        scales = [scale_of(column, of) for column, of in zip(columns.T, bounds, strict=True)]
+        spread = np.stack([there(column) for (there, _), column in zip(scales, columns.T, strict=True)], axis=1)
+        share = n / size
+        pull = (share - 1) * (spread[0] - spread[1:])
+        error = np.sqrt(np.mean(np.square(pull - (pull / share).sum(0)) / (share - 1), axis=0))
+        far = np.maximum(*Ratios.of(size * pull, size, self.seed).reach(SKEW))
+        ends = [spread[0] - far * error, spread[0] + far * error]
+        low, high = (np.array([back(y[None])[0] for (_, back), y in zip(scales, end, strict=True)]) for end in ends)
+        return np.where(known, low, np.nan), np.where(known, high, np.nan)
 
 
-def jackknife(compute: Callable[[Tensor], dict[str, Tensor]], folds: Folds) -> dict[str, Estimate]:
+def jackknife(
+    compute: Callable[[Tensor], dict[str, Tensor]], folds: Folds, bounds: Mapping[str, Bounds] = MappingProxyType({})
+) -> dict[str, Estimate]:
     """Evaluate metrics on the whole sample and on every fold; intervals from the spread over folds.
-
-    Of G equal groups SE² = (G−1)/G · Σ(θ_g − θ̄)², and the interval is value ± t_{G−1}·SE. Groups that differ in size
-    are weighted (Busing et al. 1999), or a metric that grows with the number of prompts would seem uncertain.
 
     Args:
         compute: from G×n index sets to {metric: G values}.
+        bounds: smallest and largest value of each metric, None where open.
     """
     whole = compute(folds.whole)
     parts = [compute(kept) for kept in folds.kept]
     n = folds.whole.shape[1]
-    # n over the number of prompts that a fold leaves out
-    share = torch.cat([torch.full((len(kept),), n / (n - kept.shape[1]), dtype=torch.float64) for kept in folds.kept])
-    estimates = {}
-    for name, value in whole.items():
-        G = len(share)
-        half = torch.nan
-        if G > 1:
-            pull = (share - 1) * (value - torch.cat([part[name] for part in parts]))
-            error = ((pull - (pull / share).sum()).square() / (share - 1)).mean().sqrt()
-            half = float(stdtrit(G - 1, (1 + LEVEL) / 2) * error)
-        centre = float(value)
-        estimates[name] = Estimate(centre, centre - half, centre + half, n)
-    return estimates
+    if not whole:
+        return {}
+    values = np.array([float(value) for value in whole.values()])
+    without = torch.stack([torch.cat([part[name] for part in parts]).double() for name in whole], dim=1).numpy()
+    low, high = folds.intervals(values, without, [bounds.get(name, (None, None)) for name in whole])
+    ends = zip(whole, values.tolist(), low.tolist(), high.tolist(), strict=True)
+    return {name: Estimate(value, below, above, n) for name, value, below, above in ends}
 
 
 def halves(N: int, seed: int) -> list[tuple[Int[Tensor, "1 n"], Int[Tensor, "1 n"]]]:

@@ -9,6 +9,7 @@ docs/causes/report.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,7 +109,10 @@ def width(span: Span) -> int:
 
 
 def best_swap(run: Finished, model: str) -> Finding | None:
-    """The segment whose tuned blocks bring the base's NLL down most, with the base's head where that was measured."""
+    """The segment whose tuned blocks bring the base's NLL down most, with the base's head where that was measured.
+
+    Not clear where the best of so many segments might as well do nothing.
+    """
     swaps = swaps_of(run)
     if swaps is None or run.summary.get("tuned") != model or swaps.mode not in SEPARATE:
         return None
@@ -117,7 +121,10 @@ def best_swap(run: Finished, model: str) -> Finding | None:
     if not helping:
         return None
     best = min(helping, key=lambda cell: _change(cell).value)
-    return Finding(run.verb, model, (best.first, best.last), intervenes=True, amount=_change(best))
+    amount, alike = best.levels["nll"].of_all, [cell for cell in swaps.cells if cell.head == best.head]
+    if not math.isfinite(amount.high):  # of a run that was made before it was told
+        amount = _change(best).best_of(len([cell for cell in alike if cell.host == BASE]))
+    return Finding(run.verb, model, (best.first, best.last), intervenes=True, clear=amount.high < 0, amount=amount)
 
 
 def _change(cell: Swapped) -> Estimate:
@@ -147,15 +154,21 @@ def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def best_push(run: Finished, model: str) -> Finding | None:
-    """The block where the direction does more than a random one of its norm by the widest margin."""
+    """The block where the direction does more than a random one of its norm by the widest margin.
+
+    Not clear where the best of so many blocks might as well do nothing.
+    """
     curve = run.table.curve("steer_nll_change", model)
     curve = curve[np.isfinite(curve.value)]
     random = run.table.curve("steer_nll_change.random", model).drop_duplicates("layer").set_index("layer").value
     gain = curve.value.to_numpy(float) - random.reindex(curve.layer).fillna(0).to_numpy(float)
     if not len(gain) or gain.min() >= 0:
         return None
-    block, most = int(curve.layer.iloc[int(np.argmin(gain))]), float(gain.min())
-    return Finding(run.verb, model, (block, block), amount=Estimate(most, float("nan"), float("nan"), 0))
+    best = curve.iloc[int(np.argmin(gain))]
+    block, most = int(best.layer), float(gain.min())
+    off = most - float(best.value)
+    amount = Estimate(most, float(best.low) + off, float(best.high) + off, int(best.n)).best_of(len(gain))
+    return Finding(run.verb, model, (block, block), clear=amount.high < 0, amount=amount)
 
 
 def hardest_pull(run: Finished, model: str) -> Finding | None:

@@ -18,10 +18,15 @@ SEPARATE, CUMULATIVE = ("segments", "each"), ("bottom", "top")  # ways to swap
 
 @dataclass(frozen=True)
 class Level:
-    """What was reached, and what that changed against the host with nothing swapped (NaN where not given)."""
+    """What was reached, and what that changed against the host with nothing swapped (NaN where not given).
+
+    Attributes:
+        of_all: the change, with an interval that holds for all cells of a host and head at once.
+    """
 
     value: Estimate
     change: Estimate
+    of_all: Estimate
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,8 @@ def _levels(entry: Mapping[str, Any]) -> dict[str, Level]:
 
 
 def _level(found: Mapping[str, Any]) -> Level:
-    return Level(_estimate(found, "value", "low", "high"), _estimate(found, "change", "change_low", "change_high"))
+    ends = (("value", "low", "high"), ("change", "change_low", "change_high"))
+    return Level(*(_estimate(found, *each) for each in (*ends, ("change", "change_low_of_all", "change_high_of_all"))))
 
 
 def _estimate(found: Mapping[str, Any], value: str, low: str, high: str) -> Estimate:

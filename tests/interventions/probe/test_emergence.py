@@ -29,7 +29,7 @@ def curve_of(*rows, counts=None):
     ],
 )
 def test_the_first_layer_with_half_of_the_last_value(shares, layer):
-    found = emergence(curve_of(*([share] * 4 for share in shares)))
+    found = emergence(curve_of(*([share] * 8 for share in shares)))
     assert found == Emergence(layer, (layer + 1) / 3, layer, layer)  # prompts that agree leave no doubt
 
 
@@ -38,29 +38,31 @@ def test_nothing_emerges_where_nothing_is_right():
 
 
 def test_an_interval_by_hand():
-    """One of two prompts is right from block 0 on, the other only behind block 2, each as often.
+    """Four of eight prompts are right from block 0 on, the others only behind block 2.
 
-    A draw holds the first twice (1 in 4: block 0), both (1 in 2: block 0 has half), or the second twice (1 in 4: block
-    2). So the 2.5 % quantile is block 0, the 97.5 % quantile block 2.
+    A draw holds four or more of the first in 64 of 100 cases (block 0 has half), else fewer (block 2). So the 2.5 %
+    quantile is block 0, the 97.5 % quantile block 2.
     """
-    found = emergence(curve_of([0, 0], [10, 0], [10, 0], [10, 10]))
+    early, nothing = [10] * 4 + [0] * 4, [0] * 8
+    found = emergence(curve_of(nothing, early, early, [10] * 8))
     assert found == Emergence(0, 1 / 3, 0, 2)
-    late = emergence(curve_of([0, 0], [9, 0], [10, 0], [10, 10]))
+    late = emergence(curve_of(nothing, [9] * 4 + [0] * 4, early, [10] * 8))
     assert late == Emergence(1, 2 / 3, 0, 2)
 
 
-def test_a_single_prompt_has_no_interval():
-    assert emergence(curve_of([0], [5])) == Emergence(0, 1.0, None, None)
+@pytest.mark.parametrize("prompts", [1, 7])
+def test_few_prompts_have_no_interval(prompts):
+    assert emergence(curve_of([0] * prompts, [5] * prompts)) == Emergence(0, 1.0, None, None)
 
 
 def test_draws_without_anything_right_say_nothing():
-    """One of four prompts is ever right, in the last block: 3 draws in 10 miss it, and do not count as emergence at
+    """One of eight prompts is ever right, in the last block: 3 draws in 10 miss it, and do not count as emergence at
     the embedding."""
-    found = emergence(curve_of([0, 0, 0, 0], [0, 0, 0, 0], [7, 0, 0, 0]))
+    found = emergence(curve_of([0] * 8, [0] * 8, [7] + [0] * 7))
     assert found == Emergence(1, 1.0, 1, 1)
 
 
-ROWS = st.lists(st.lists(st.integers(0, 10), min_size=5, max_size=5), min_size=2, max_size=6)
+ROWS = st.lists(st.lists(st.integers(0, 10), min_size=8, max_size=8), min_size=2, max_size=6)
 
 
 @settings(max_examples=20, deadline=None)

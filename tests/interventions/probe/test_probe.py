@@ -11,7 +11,7 @@ import transformers
 from midblock.base import MidblockError
 from midblock.checkpoints import Pair, load_models
 from midblock.data import encode
-from midblock.evaluation import exact_match, wilson
+from midblock.evaluation import exact_interval, exact_match
 from midblock.interventions import INTERVENTIONS, probe
 from midblock.runs.record import read_record
 
@@ -48,7 +48,7 @@ def test_the_last_depth_is_the_model_itself(pair, tokenizer, sums, tmp_path):
         answered = exact_match(variant.model, tokenizer, sums, max_new_tokens=8)
         match = last["exit_exact_match"]
         assert (match.value, match.low, match.high, match.n) == (
-            answered.accuracy, *wilson(int(answered.correct.sum()), 8), 8,
+            answered.accuracy, *exact_interval(int(answered.correct.sum()), 8), 8,
         )  # fmt: skip
         assert model["name"] == variant.name
         final = {name: (row.value, row.low, row.high) for name, row in last.items()}

@@ -31,6 +31,14 @@ def test_away_from_the_donor_is_not_towards_it():
     assert headline("sft", "base", "sft", changes, gap=1.0).startswith("Block 1 of base moves")
 
 
+def test_too_few_prompts_are_told():
+    none = Estimate(-0.5, float("nan"), float("nan"), 3)
+    assert headline("base", "sft", {Cell(0, 0): none}, gap=-1.0) == (
+        "Block 0 of sft moves the answers' NLL most of 1 swaps into base: by -0.500 nats per token, with too few "
+        "prompts for an interval; the models differ by -1.000"
+    )
+
+
 def test_what_no_interval_shows_is_not_said():
     said = headline("base", "sft", "base", {Cell(0, 0): change(-0.05)}, gap=-0.25)
     assert said == (

@@ -73,9 +73,10 @@ def test_against_numpy():
     found = agreement(gram(steps))
     assert found.value == pytest.approx(cosines[pairs].mean())
     without = [np.delete(np.delete(cosines, k, 0), k, 1)[np.triu_indices(6, 1)].mean() for k in range(7)]
+    without, centre = np.arctanh(without), np.arctanh(found.value)
     error = (6 / 7 * np.square(without - np.mean(without)).sum()) ** 0.5
-    half = t.ppf(0.975, 6) * error
-    assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half))
+    half = t.ppf(0.975, 6) * error * (7 / 5) ** 0.5
+    assert (found.low, found.high) == pytest.approx(tuple(np.tanh([centre - half, centre + half])))
     signal = (steps @ steps.T)[pairs].mean()
     noise = steps.var(axis=0, ddof=1).sum()
     assert signal_to_noise(gram(steps)).value == pytest.approx(signal / noise)

@@ -134,7 +134,7 @@ def test_norms_are_those_of_the_log_and_movement_is_that_of_tune(flowing, tmp_pa
     assert values(frame, "gradient_norm") == pytest.approx({2: np.mean(logged)})  # no rows of blocks without a gradient
     assert values(frame, "gradient_norm_first") == pytest.approx({2: logged[0]})
     row = frame[(frame.metric == "gradient_norm") & (frame.module == "block")].iloc[0]
-    assert min(logged) <= row.low < row.value < row.high <= max(logged)
+    assert row.low < row.value < row.high
     assert row.n == 4
     same = {"max_steps": 4, "learning_rate": 1e-3, "device": "cpu", "lr_scheduler_type": "constant"}
     tuned = tune(str(llama), str(sums), "001", target_modules="all", output_dir=tmp_path / "t" / "run", **same)

@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from midblock.base import LayerRow
+from midblock.base.clusters import Clusters
 from midblock.evaluation import TokenMean
-from midblock.interventions.answer_rows import share_right, token_means, with_wilson
+from midblock.interventions.answer_rows import share_right, token_means
 from midblock.interventions.probe.emergence import Emergence, emergence
 from midblock.trace import RowStore
 
@@ -53,7 +54,7 @@ class Curves:
                 "exit_perplexity": nll.interval.exponential(),
             }
             if layer in self.exact_match:
-                by_metric["exit_exact_match"] = with_wilson(self.exact_match[layer])
+                by_metric["exit_exact_match"] = self.exact_match[layer].interval
             for metric, each in by_metric.items():
                 place = (self.name, layer, self.blocks, metric)
                 found.append(LayerRow(*place, each.value, each.n, each.low, each.high, dataset))
@@ -72,18 +73,20 @@ class Curves:
         nll = self.nll[-1].interval
         ends = {"accuracy": self.accuracy[-1].interval, "nll": nll, "perplexity": nll.exponential()}
         if self.blocks - 1 in self.exact_match:
-            ends["exact_match"] = with_wilson(self.exact_match[self.blocks - 1])
+            ends["exact_match"] = self.exact_match[self.blocks - 1].interval
         return {name: each.as_record() for name, each in ends.items()}
 
 
-def read_curves(name: str, model: int, blocks: int, store: RowStore, seed: int) -> Curves:
-    """Finish the rows of one model, `model` being its place in the pair."""
+def read_curves(
+    name: str, model: int, blocks: int, store: RowStore, seed: int, clusters: Clusters | None = None
+) -> Curves:
+    """Finish the rows of one model, `model` being its place in the pair, `clusters` as of `token_means`."""
     accuracy, nll, answered = [], [], {}
     for layer in range(-1, blocks):
-        right, likelihood = token_means(store, key_of("exit", model, layer), seed)
+        right, likelihood = token_means(store, key_of("exit", model, layer), seed, clusters)
         accuracy.append(right)
         nll.append(likelihood)
-        if (share := share_right(store, key_of("answer", model, layer), seed)) is not None:
+        if (share := share_right(store, key_of("answer", model, layer), seed, clusters)) is not None:
             answered[layer] = share
     return Curves(name, accuracy, nll, answered, seed)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from midblock.base.few import enough
 from midblock.evaluation import TokenMean
 
 SHARE = 0.5
@@ -26,7 +27,7 @@ class Emergence:
         layer: -1 the embedding, 0…L-1 the blocks.
         depth: (layer + 1) / L.
         low, high: 95 % interval of the layer, from bootstrap samples of the prompts in which the last value is above 0;
-            None for a single prompt.
+            None where they are too few.
     """
 
     layer: int
@@ -55,7 +56,7 @@ def emergence(curve: Sequence[TokenMean], *, first: int = -1, seed: int = 0) -> 
     L, layer = len(curve) + first, first + int(first_half(values[None])[0])
     low: int | None = None
     high: int | None = None
-    if curve[-1].n > 1:
+    if enough("percentile", curve[-1].units):
         drawn = np.stack([each.draws(seed) for each in curve], axis=1)
         reached = first + first_half(drawn[drawn[:, -1] > 0])
         low, high = (int(q) for q in np.quantile(reached, [0.025, 0.975], method="inverted_cdf"))

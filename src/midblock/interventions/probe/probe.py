@@ -94,7 +94,8 @@ class _Probing:
         advance = bench.progress.phase("probing", sum(step.cost for step in steps))
         bench.notes += run_steps(steps, self.store, bench.partial, advance, owner=bench.owner)
         blocks, seed = self.pair.blocks, self.settings.seed
-        curves = [read_curves(each.name, model, blocks, self.store, seed) for model, each in enumerate(self.pair)]
+        known = (self.store, seed, self.answers.clusters)
+        curves = [read_curves(each.name, model, blocks, *known) for model, each in enumerate(self.pair)]
         rows = [row for curve in curves for row in curve.rows(self.answers.reference)]
         return Outcome(rows, summarize_probe(curves))
 

@@ -10,10 +10,9 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from midblock.base import Estimate, Progress
-from midblock.base.bootstrap import quantiles
 from midblock.checkpoints import Anatomy
 from midblock.data import Batch
-from midblock.evaluation import TokenMean, difference, mean_nll
+from midblock.evaluation import TokenMean, difference, mean_nll, part_of_way
 from midblock.interventions.steer.directions import turn_at_random
 from midblock.interventions.steer.kept import Kept
 from midblock.interventions.steer.steering import amounts_to_add, steered
@@ -113,6 +112,4 @@ def gap_closed_interval(
     """95 % interval of `gap_closed`: all three means are drawn with the same prompts."""
     if gap_closed(base, tuned, steered_.value, seed) is None:
         return None
-    ends = base.draws(seed), tuned.draws(seed)
-    shares = (ends[0] - steered_.draws(seed)) / (ends[0] - ends[1])
-    return quantiles(shares)
+    return part_of_way(base, steered_, tuned, seed=seed)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from midblock.base import MidblockError, write_json
+from midblock.base.clusters import Clusters
 from midblock.base.files import write_failure
 from midblock.base.seal import DamagedError, Seal
 from midblock.evaluation import TokenMean
@@ -31,11 +32,13 @@ class Kept:
         folder: where they lie; None to keep nothing.
         owner: fingerprint of the run.
         notes: what a reader must know of files that were damaged.
+        clusters: which examples are variants of one question, by their places.
     """
 
     folder: Path | None
     owner: str = ""
     notes: list[str] = field(default_factory=list)
+    clusters: Clusters | None = None
 
     def value(self, name: str, make: Callable[[], Any]) -> Any:
         """Read a JSON value, or make and keep it.
@@ -62,9 +65,8 @@ class Kept:
             return [made.index.tolist(), made.sums.tolist(), made.counts.tolist()]
 
         index, sums, counts = self.value(name, parts)
-        return TokenMean.of(
-            torch.tensor(index), torch.tensor(sums, dtype=torch.float64), torch.tensor(counts), seed=seed
-        )
+        totals = torch.tensor(index), torch.tensor(sums, dtype=torch.float64), torch.tensor(counts)
+        return TokenMean.of(*totals, seed=seed, clusters=self.clusters)
 
     def directions(self, make: Callable[[], Directions]) -> Directions:
         """The same for directions, tensors in a file of their own."""

@@ -43,7 +43,8 @@ class Steering:
         Raises:
             MidblockError: there is nothing to add, or nothing to judge it by.
         """
-        settings, tuned, kept = self.settings, self.pair.tuned[0], Kept(bench.partial, bench.owner)
+        settings, tuned = self.settings, self.pair.tuned[0]
+        kept = Kept(bench.partial, bench.owner, clusters=self.heldout.clusters)
         directions = self._directions(bench, kept)
         vectors, blocks = directions.vectors(), self.plan.blocks
         if not any(bool(vectors[block].any()) for block in blocks):

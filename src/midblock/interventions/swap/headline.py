@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from midblock.base import Estimate
@@ -13,11 +14,15 @@ def headline(host: str, donor: str, head: str, changes: Mapping[Cell, Estimate],
 
     Args:
         head: whose head reads both models and all that is put together of them.
-        changes: of the host's NLL, by what was put in.
+        changes: of the host's NLL, by what was put in; their intervals hold for all of them at once, or the best of
+            several would too often seem to do something.
         gap: the donor's NLL minus the host's.
     """
     best = max(changes, key=lambda cell: changes[cell].value * gap)
     change, many = changes[best], f"of {len(changes)} swaps into {host}"
+    if math.isnan(change.low):
+        said = f"{_moves(best, donor)} the answers' NLL most {many}: by {change.value:+.3f} nats per token"
+        return f"{said}, with too few prompts for an interval; the models differ by {gap:+.3f}"
     if not (change.low > 0 or change.high < 0):
         said = f"None {many} clearly moves the answers' NLL"
         return f"{said}; read by {head}'s head, the models differ by {gap:+.3f} nats per token"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from midblock.base import Estimate
+from midblock.base.clusters import Clusters
 from midblock.evaluation import TokenMean, difference
 from midblock.evaluation.exact_match import paired_interval
-from midblock.interventions.answer_rows import share_right, token_means, with_wilson
+from midblock.interventions.answer_rows import share_right, token_means
 from midblock.interventions.swap.cells import Cell
 from midblock.trace import RowStore
 
@@ -40,30 +43,32 @@ class MixScores:
     exact_match: TokenMean | None
 
     @classmethod
-    def of(cls, store: RowStore, mix: Mix, seed: int) -> MixScores:
-        """Finish the rows of one mix."""
-        accuracy, nll = token_means(store, mix.key("tokens"), seed)
-        return cls(accuracy, nll, share_right(store, mix.key("answer"), seed))
+    def of(cls, store: RowStore, mix: Mix, seed: int, clusters: Clusters | None = None) -> MixScores:
+        """Finish the rows of one mix, `clusters` as of `token_means`."""
+        accuracy, nll = token_means(store, mix.key("tokens"), seed, clusters)
+        return cls(accuracy, nll, share_right(store, mix.key("answer"), seed, clusters))
 
     def levels(self) -> dict[str, Estimate]:
         """The mix's own numbers."""
         nll = self.nll.interval
         found = {"accuracy": self.accuracy.interval, "nll": nll, "perplexity": nll.exponential()}
         if self.exact_match is not None:
-            found["exact_match"] = with_wilson(self.exact_match)
+            found["exact_match"] = self.exact_match.interval
         return found
 
     def changes(self, before: MixScores, seed: int) -> dict[str, Estimate]:
         """What the swap changed, on the same prompts; exact match only where both have it."""
-        found = {
-            "accuracy": difference(before.accuracy, self.accuracy, seed=seed),
-            "nll": difference(before.nll, self.nll, seed=seed),
-        }
+        nll = difference(before.nll, self.nll, seed=seed)
+        found = {"accuracy": difference(before.accuracy, self.accuracy, seed=seed), "nll": nll}
+        if torch.equal(before.nll.sums, self.nll.sums):  # to the bit: both predict the same, whatever the prompt
+            found["accuracy"] = nll
         if self.exact_match is not None and before.exact_match is not None:
-            found["exact_match"] = _match_change(before.exact_match, self.exact_match)
+            found["exact_match"] = _match_change(before.exact_match, self.exact_match, seed)
         return found
 
 
-def _match_change(before: TokenMean, after: TokenMean) -> Estimate:
+def _match_change(before: TokenMean, after: TokenMean, seed: int) -> Estimate:
+    if before.clusters is not None:
+        return difference(before, after, seed=seed)
     low, high = paired_interval(before.sums > 0, after.sums > 0)
     return Estimate(after.value - before.value, low, high, after.n)

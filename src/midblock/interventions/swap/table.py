@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +11,12 @@ from typing import Any
 
 from midblock.base import Estimate, LayerRow, replace_atomically
 from midblock.base.quoting import cell as csv_cell
+from midblock.evaluation import differences
 from midblock.interventions.swap.cells import Cell
 from midblock.interventions.swap.depth_shape import DepthShape, depth_shape
 from midblock.interventions.swap.headline import headline
 from midblock.interventions.swap.mix import Mix, MixScores
 from midblock.interventions.swap.settings import PREFIX, SwapSettings
-from midblock.trace import RowStore
 
 HEAD_MODULES = ("base_head", "tuned_head")
 
@@ -35,14 +35,6 @@ class SwapTable:
     blocks: int
     found: Mapping[Mix, MixScores]
     settings: SwapSettings
-
-    @classmethod
-    def of(
-        cls, store: RowStore, names: tuple[str, str], blocks: int, mixes: Sequence[Mix], settings: SwapSettings
-    ) -> SwapTable:
-        """Finish the rows of all mixes."""
-        found = {mix: MixScores.of(store, mix, settings.seed) for mix in mixes}
-        return cls(names, blocks, found, settings)
 
     @property
     def cells(self) -> list[tuple[Mix, Cell]]:
@@ -113,10 +105,23 @@ class SwapTable:
         befores = {mix: self.found[Mix(mix.body, None, mix.head)] for mix, _ in self.cells}
         return {mix: self.found[mix].changes(before, seed) for mix, before in befores.items()}
 
+    @cached_property
+    def together(self) -> Mapping[Mix, Estimate]:
+        """The change of NLL of each cell, with intervals that hold for all cells of a host and head at once."""
+        found: dict[Mix, Estimate] = {}
+        for body, head in sorted({(mix.body, mix.head) for mix, _ in self.cells}):
+            mixes = [mix for mix, _ in self.cells if (mix.body, mix.head) == (body, head)]
+            before = self.found[Mix(body, None, head)].nll
+            pairs = [(before, self.found[mix].nll) for mix in mixes]
+            found |= zip(mixes, differences(pairs, seed=self.settings.seed, together=True), strict=True)
+        return found
+
     def _cell_record(self, mix: Mix, cell: Cell) -> dict[str, Any]:
         levels, changes = _records(self.found[mix].levels()), _records(self.changes[mix])
         for name, change in changes.items():
             levels[name] |= {"change": change["value"], "change_low": change["low"], "change_high": change["high"]}
+        together = self.together[mix].as_record()
+        levels["nll"] |= {"change_low_of_all": together["low"], "change_high_of_all": together["high"]}
         host, donor = self.names[mix.body], self.names[1 - mix.body]
         where = {"host": host, "donor": donor, "head": HEAD_MODULES[mix.head]}
         return {**where, "first": cell.first, "last": cell.last, "blocks": str(cell), **levels}
@@ -126,7 +131,7 @@ class SwapTable:
         host = min(mix.body for mix, _ in self.cells)
         heads = {mix.head for mix, _ in self.cells if mix.body == host}
         head = host if host in heads else min(heads)
-        changes = {cell: self.changes[mix]["nll"] for mix, cell in self.cells if (mix.body, mix.head) == (host, head)}
+        changes = {cell: self.together[mix] for mix, cell in self.cells if (mix.body, mix.head) == (host, head)}
         before, after = (self.found[Mix(body, None, head)].nll.value for body in (host, 1 - host))
         return headline(self.names[host], self.names[1 - host], self.names[head], changes, after - before)
 

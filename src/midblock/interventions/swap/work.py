@@ -22,7 +22,7 @@ from midblock.interventions.answer_rows import keep_matches
 from midblock.interventions.answering import Answers
 from midblock.interventions.swap.cells import EMBEDDING, Cell, run_cells
 from midblock.interventions.swap.exchange import check_blocks_alike, exchanged
-from midblock.interventions.swap.mix import Mix
+from midblock.interventions.swap.mix import Mix, MixScores
 from midblock.interventions.swap.settings import SwapSettings
 from midblock.interventions.swap.table import SwapTable
 from midblock.runs.run import Bench, Outcome
@@ -90,7 +90,8 @@ class Swapping:
         advance = bench.progress.phase("swapping", sum(step.cost for step in steps))
         bench.notes += run_steps(steps, self.store, bench.partial, advance, owner=bench.owner)
         base, tuned = self.variants
-        table = SwapTable.of(self.store, (base.name, tuned.name), self.pair.blocks, self.mixes, self.settings)
+        scores = {mix: MixScores.of(self.store, mix, self.settings.seed, self.answers.clusters) for mix in self.mixes}
+        table = SwapTable((base.name, tuned.name), self.pair.blocks, scores, self.settings)
         return Outcome(table.rows(self.answers.reference), table.summary(), files={"cells.csv": table.write_cells})
 
     def _read(self, batch: Batch, targets: Targets) -> None:

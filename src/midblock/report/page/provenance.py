@@ -121,7 +121,11 @@ def _definitions(run: Run) -> str:
 
 def _definition(name: str) -> str:
     entry = describe(name)
-    interval = {"bootstrap": "bootstrap over prompts", "jackknife": "delete-group jackknife over prompts"}
+    interval = {
+        "bootstrap": "studentised bootstrap over prompts",
+        "share": "Clopper and Pearson's, for as many independent values as the prompts are worth",
+        "jackknife": "delete-group jackknife over prompts",
+    }
     unit = f" Unit: {entry.unit}." if entry.unit else ""
     how = f" Interval: {interval[entry.interval]}." if entry.interval in interval else ""
     term = f"{escape(entry.title)} <code>{escape(name)}</code>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from midblock.base import LayerTable
+from midblock.base.estimate import widened
 from midblock.metrics import METRICS
 from midblock.metrics.correlation import Correlations, correlate
 from midblock.report.page.chart import Chart, Section
@@ -40,6 +42,13 @@ class Strong:
     n: int
     n_effective: float
 
+    def clear_of(self, count: int) -> bool:
+        """Whether the interval excludes 0 as that of the strongest of so many must: wider, on Fisher's scale."""
+        if self.low == self.high:
+            return True
+        half = (math.atanh(self.high) - math.atanh(self.low)) / 2 if self.high < 1 and self.low > -1 else math.inf
+        return abs(self.pearson) > math.tanh(widened(count) * half)
+
     @property
     def name(self) -> str:
         """The curve without the model's name where that is the weight change's own."""
@@ -62,6 +71,8 @@ def correlation_section(table: LayerTable, found: Correlations | None = None) ->
 
 def strongest(found: Correlations, most: int = FEW) -> list[Strong]:
     """The curves that correlate most strongly with each weight change, of those whose interval excludes 0.
+
+    It is the interval of the strongest of all that are compared.
 
     Other measures of the weights are left out: that a block's spectral norm grew where its Frobenius norm did says
     nothing new.
@@ -114,8 +125,9 @@ def _charts(found: Correlations, strong: Sequence[Strong]) -> list[Chart]:
     charts = []
     if strong:
         caption = (
-            f"Up to {FEW} curves whose 95 % interval excludes 0, the strongest first; other measures of the weights "
-            "are left out. Among many curves some exclude 0 by chance: take it as a hint, not as a test."
+            f"Up to {FEW} curves whose interval excludes 0 even as wide as that of the strongest of all of "
+            "them must be, the strongest first, with the interval of each alone; other measures of the weights are "
+            "left out. Curves that only rise exclude nothing: too few blocks of them are independent."
         )
         charts.append(Chart("with_weight_change", "What goes with the weight change", caption, "forest", wide=True))
     caption = (
@@ -161,7 +173,8 @@ def _beside(found: Correlations, change: str) -> list[Strong]:
     models = {_model(label) for label in _changes(found.curves)}
     others = tuple(f" · {model}" for model in models - {_model(change)})
     rows = [row for row in _rows_of(found.frame, change) if not (others and row.curve.endswith(others))]
-    clear = [row for row in rows if (row.low > 0 or row.high < 0) and not _is_weights(row.curve)]
+    compared = [row for row in rows if not _is_weights(row.curve)]
+    clear = [row for row in compared if row.clear_of(len(compared))]
     return sorted(clear, key=lambda row: -abs(row.pearson))
 
 

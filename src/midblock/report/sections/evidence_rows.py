@@ -25,7 +25,7 @@ def swap_row(found: Finding, look: str) -> StripRow:
 def _change(change: Estimate) -> str:
     if not (math.isfinite(change.low) and math.isfinite(change.high)):
         return number(change.value)
-    doubt = ", not clear of zero" if change.high >= 0 else ""
+    doubt = ", not clear of zero, so not counted" if change.high >= 0 else ""
     return f"{number(change.value)} [{number(change.low)}, {number(change.high)}]{doubt}"
 
 
@@ -39,6 +39,7 @@ def exit_row(found: Finding, look: str) -> StripRow:
 def steer_row(found: Finding, look: str) -> StripRow:
     said = f"one block's push does most at block {found.span[0]}"
     said += f": {number(found.amount.value)} nats against random" if found.amount else ""
+    said += "" if found.clear else ", not clearly more than those, so not counted"
     return StripRow("Steering", (found.span,), said, look)
 
 

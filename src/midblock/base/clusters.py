@@ -1,0 +1,64 @@
+"""Clusters: which prompts are variants of one question, and are resampled together.
+
+Variants say much the same; resampled one by one they would make an interval as narrow as if each were new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """N prompts in M clusters.
+
+    Attributes:
+        numbers: of each prompt its cluster's number, counted from 0 in the order of appearance.
+        count: M.
+    """
+
+    numbers: Int64[np.ndarray, "N"]
+    count: int
+
+    @classmethod
+    def of(cls, questions: Sequence[str]) -> Clusters | None:
+        """By the question that each prompt is a variant of, "" where it is none; None where no two share one."""
+        known: dict[tuple[str, int], int] = {}
+        numbers = [
+            known.setdefault((question, -1) if question else ("", place), len(known))
+            for place, question in enumerate(questions)
+        ]
+        return cls(np.array(numbers), len(known)) if len(known) < len(numbers) else None
+
+    def note(self, what: str) -> str:
+        """What a reader must know.
+
+        Args:
+            what: what the prompts are called.
+        """
+        return (
+            f"The {len(self.numbers)} {what} are variants of {self.count} questions, and intervals resample questions: "
+            f"where variants are all alike, they are worth {self.effective:.0f} {what}."
+        )
+
+    @property
+    def effective(self) -> float:
+        """How many prompts these are worth if variants of a question are all alike (Kish)."""
+        sizes = np.bincount(self.numbers)
+        return float(sizes.sum() ** 2 / np.square(sizes).sum())
+
+    def take(self, places: Int64[np.ndarray, "n"]) -> Clusters | None:
+        """Those of some of the prompts, None where no two of them share a question."""
+        _, numbers = np.unique(self.numbers[places], return_inverse=True)
+        count = int(numbers.max(initial=-1)) + 1
+        return Clusters(numbers.astype(np.int64), count) if count < len(numbers) else None
+
+    def sums(self, values: Float64[np.ndarray, "N C"]) -> Float64[np.ndarray, "M C"]:
+        """Sums over each cluster's prompts."""
+        total = np.zeros((self.count, values.shape[1]))
+        np.add.at(total, self.numbers, values)
+        return total
