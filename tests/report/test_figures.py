@@ -11,6 +11,7 @@ from midblock.report.page.facts import Number, Thirds, facts_of, number
 from midblock.report.page.modules import heat_rows
 from midblock.report.read.reading import Run
 from midblock.report.read.tuning import read_tune
+from midblock.report.sections.profile import hero_of
 
 
 def test_each_figure_as_png_and_pdf(make_run):
@@ -38,6 +39,15 @@ def test_identical_models_can_be_drawn(make_run, residual, weights):
     ]
     folder = make_run(rows)
     assert set(write_figures(Run.read(folder), folder / "figures", FIGURES)) == set(FIGURES)
+
+
+def test_amounts_by_block_are_bars(make_run):
+    """A bar's foot is 0; a curve of nearly equal amounts fills its axis."""
+    panels = hero_of(Run.read(make_run())).panels
+    assert {panel.metric: (panel.mark, panel.beside) for panel in panels if panel.depth} == {
+        "delta_rel": ("bars", ""),
+        "change_increment": ("bars", ""),
+    }
 
 
 def test_facts_quote_the_table(make_run):
