@@ -57,8 +57,9 @@ class Verdict:
         amount, half = curve.value.to_numpy(float), _halves(curve)
         first = int(amount.argmax())
         lead, reach = np.delete(amount[first] - amount, first), np.delete(np.hypot(half[first], half), first)
-        told = not _as_nothing(curve.iloc[[first]])
-        return cls(peak=told and bool((lead > reach).all()), bare=bool((curve.state == TOO_FEW).any()))
+        bare = bool((curve.state == TOO_FEW).any())
+        told = not bare and not _as_nothing(curve.iloc[[first]])
+        return cls(peak=told and bool((lead > reach).all()), bare=bare)
 
 
 def _as_nothing(curve: pd.DataFrame, where: str = "") -> str:
