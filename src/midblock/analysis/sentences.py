@@ -114,8 +114,9 @@ def _unread(name: str, found: Differences, depths: Depths, blocks: int) -> str:
     if depths.own:
         return _ended(_acts(name, depths.own, depths.verdict), _carried(depths))
     if depths.states:
-        said = f"{name}'s states carry change that is added {_where(depths.states)}, most across block"
-        return _ended(f"{said} {depths.states['peak_block']}", "which blocks were changed themselves was not measured")
+        peak = f", most across block {depths.states['peak_block']}" if depths.carrying.peak else ""
+        said = f"{name}'s states carry change that is added {_where(depths.states)}{peak}"
+        return _ended(said, "which blocks were changed themselves was not measured")
     if found.layers:
         return _ended(f"{name}'s states differ{_amounts(found, blocks)}", "its weights were not compared")
     unseen = ", though no state measured on these prompts does" if found.states else ""
