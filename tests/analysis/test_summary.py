@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midblock.analysis.summary import Spread, summarize
+from midblock.analysis.spread import Spread
+from midblock.analysis.summary import summarize
 from midblock.base import LayerRow, LayerTable
 from midblock.metrics.metric import PRECISION_FLOOR
 
@@ -160,7 +161,7 @@ def test_a_change_is_held_against_the_rounding_of_the_run_s_own_precision(dtype,
     rows = table_of(added=[1] * L, change=[0.4] * L)
     rows += rows_of("change_intensity_relative" + PRECISION_FLOOR, [floor] * L, model="base")
     headline = summarize(LayerTable.from_rows(rows), dtype=dtype)["headline"]
-    assert headline.endswith(said or "across block 0.")
+    assert headline.endswith(said or "evenly over depth.")
     assert ("rounding" in headline or "rounds" in headline) == bool(said)
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midblock.base import LayerRow, LayerTable, MidblockError
+from midblock.base.states import STATES
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=12)
 floats = st.floats(width=64)
@@ -20,6 +21,7 @@ cells = st.fixed_dictionaries(
         "high": floats,
         "dataset": names | st.just(""),
         "module": st.sampled_from(["residual", "q_proj"]),
+        "state": st.sampled_from(list(STATES)),
     }
 )
 

@@ -51,6 +51,9 @@ def at(frame, column, value, row=2):
         ("depth", 1e-9, "depth does not say how many blocks there are"),
         ("n", -1, "its column n holds a number that is out of range"),
         ("n", None, "its column n is empty"),
+        ("state", "mesured", "its column state holds 'mesured', which is no state"),
+        ("state", "\x1b[31m" * 99, "which is no state"),
+        ("state", None, "state"),
     ],
 )
 def test_what_is_not_what_it_should_be_is_told(tmp_path, frame, column, value, words, suffix):
@@ -81,3 +84,10 @@ def test_what_is_no_table_is_told(tmp_path, frame, spoil, words):
     with pytest.raises(MidblockError) as caught:
         read(tmp_path, spoil(frame))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_table_of_an_earlier_version_has_no_states(tmp_path, frame, suffix):
+    earlier = at(frame, "value", np.nan).astype({"value": float}).drop(columns="state")
+    found = read(tmp_path, earlier, suffix).frame.state
+    assert found.tolist() == ["not_defined" if row == 2 else "measured" for row in range(len(frame))]

@@ -1,19 +1,25 @@
+import math
+
 import pytest
 import torch
 
 from midblock.base import MidblockError
 from midblock.metrics.catalogue import METRICS, SETS, choose, columns, computed_from, values
 from midblock.metrics.metric import Metric
+from midblock.metrics.similarity import Pairs
 from midblock.metrics.tokens import Tokens
 from midblock.metrics.weights import NO_CHANGE, UNTURNED, Sums
 
-SOURCES = ("tokens", "pooled", "views", "lens", "weights", "spectrum", "spaces")
+SOURCES = ("tokens", "pooled", "own", "views", "lens", "heads", "weights", "spectrum", "spaces")
 
 
 def test_every_metric_has_a_source_and_a_function():
     assert {metric.source for metric in METRICS.values()} == set(SOURCES)
-    assert all(metric.compute is not None for metric in METRICS.values())
-    assert len({metric.compute for metric in METRICS.values()}) == len(METRICS)
+    functions = [
+        metric.compute for metric in METRICS.values() if metric.source != "heads"
+    ]  # sums over counts of tokens
+    assert None not in functions
+    assert len(set(functions)) == len(functions)
 
 
 def test_every_metric_is_computed_from_one_source():
@@ -28,6 +34,39 @@ def test_every_metric_is_computed_from_one_source():
 def test_what_reads_two_models_is_paired(source):
     assert all(METRICS[name].paired for name in computed_from(source, METRICS))
     assert all(METRICS[name].of_weights == (source != "lens") for name in computed_from(source, METRICS))
+
+
+def test_what_has_a_direction_compares_two_models():
+    assert all(METRICS[name].paired for name in METRICS if METRICS[name].same is not None)
+    assert math.isnan(METRICS["own_share"].change(1.0))
+    assert METRICS["cka"].change(0.75) == METRICS["procrustes"].change(0.25) == 0.25
+
+
+@pytest.mark.parametrize("name", computed_from("pooled", METRICS, paired=True))
+def test_a_model_compared_with_itself_scores_what_is_said(name):
+    states = torch.randn(9, 5, generator=torch.Generator().manual_seed(0)).double()
+    moved = states + torch.randn(9, 5, generator=torch.Generator().manual_seed(1)).double() + 1
+    nothing = torch.zeros_like(states)
+    metric = METRICS[name]
+    assert float(metric.compute(Pairs.whole(states, states, nothing)).mean()) == pytest.approx(metric.same, abs=1e-9)
+    assert metric.change(float(metric.compute(Pairs.whole(states, moved, nothing)).mean())) > 0.01
+
+
+def test_what_depends_on_the_number_of_prompts_says_so_and_what_does_not():
+    named = {name: metric for name, metric in METRICS.items() if metric.depends_on_n}
+    assert {"procrustes", "effective_rank_centered", "cka", "mean_shift", "mean_shift_relative"} <= named.keys()
+    assert {metric.debiased for metric in named.values()} == {"", "cka_debiased", "mean_shift_debiased"}
+    for metric in named.values():
+        assert metric.debiased not in named
+        assert "Depends on the number of prompts" in metric.caption
+    assert METRICS["cka_debiased"].caption == METRICS["cka_debiased"].meaning
+
+
+@pytest.mark.parametrize("attribute", ["floor_of", "debiased"])
+def test_what_a_metric_refers_to_is_there(attribute):
+    found = {getattr(metric, attribute) for metric in METRICS.values()} - {""}
+    assert found
+    assert found <= METRICS.keys()
 
 
 def test_only_pairs_have_a_null():
@@ -64,8 +103,6 @@ def test_every_metric_can_be_read(name):
     assert metric.unit
     assert metric.meaning.endswith(".")
     assert metric.interval in ([""] if metric.of_weights else ["", "bootstrap", "share", "jackknife"])
-    # an interval is cut at its bounds, and numpy's clip wants one
-    assert metric.bounds != (None, None)
 
 
 def test_why_a_number_has_no_interval():

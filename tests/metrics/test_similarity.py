@@ -104,6 +104,7 @@ def by_numpy(X, Y, received):
         "change_intensity_relative": np.linalg.norm(change, axis=1).mean() / scale,
         "change_increment": np.linalg.norm(change - received, axis=1).mean() / scale,
         "mean_shift": shift,
+        "mean_shift_debiased": np.sqrt(max(0, shift**2 - np.cov(change.T).trace() / len(X))),
         "mean_shift_relative": shift / scale,
         "procrustes": procrustes_by_scipy(X, Y),
     }
@@ -161,7 +162,8 @@ def test_what_is_relative_ignores_rotation_and_scale_of_both_sides(size, seed, s
     base, tuned = related(*size, seed=seed)
     received, R = gaussian(*size, seed=seed + 6), scale * rotation(size[1], seed)
     before = of(base, tuned, received=received)
-    before["mean_shift"] *= scale
+    for name in ("mean_shift", "mean_shift_debiased"):
+        before[name] *= scale
     assert of(base @ R, tuned @ R, received=received @ R) == pytest.approx(before, rel=1e-7, abs=1e-10)
 
 
@@ -192,6 +194,30 @@ def test_a_shift_of_all_prompts_is_only_a_shift(size, seed):
     assert found["cosine_centered"] == pytest.approx(1)
     assert found["cka_debiased"] == pytest.approx(1)
     assert found["procrustes"] == pytest.approx(0, abs=1e-10)
+
+
+def test_the_debiased_shift_is_the_shift_on_average_however_few_prompts():
+    """Squares are compared: the root is cut at 0. The plain shift is too large by tr(Σ)/n."""
+    shift, draws, n, width = 0.3, 100, 5, 40
+    stream = torch.Generator().manual_seed(0)
+    base = torch.zeros(n, width, dtype=torch.float64)
+    plain, debiased = [], []
+    for _ in range(draws):
+        change = torch.randn(n, width, generator=stream, dtype=torch.float64) * 0.01 + shift / width**0.5
+        found = of(base, base + change, wanted=("mean_shift", "mean_shift_debiased"))
+        plain.append(float(found["mean_shift"]) ** 2)
+        debiased.append(float(found["mean_shift_debiased"]) ** 2)
+    noise = width * 0.01**2 / n
+    assert sum(plain) / draws == pytest.approx(shift**2 + noise, abs=noise / 3)
+    assert sum(debiased) / draws == pytest.approx(shift**2, abs=noise / 3)
+
+
+def test_the_debiased_shift_by_hand():
+    wanted, base = ("mean_shift_debiased",), torch.zeros(2, 2)
+    change = torch.tensor([[3.0, 0.0], [1.0, 0.0]])  # mean 2, variance 2
+    assert of(base, change, wanted=wanted)["mean_shift_debiased"] == pytest.approx(3**0.5)
+    apart = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert of(base, apart, wanted=wanted)["mean_shift_debiased"] == 0
 
 
 def test_a_large_shared_mean_does_not_swallow_the_digits():

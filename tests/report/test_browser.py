@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from midblock.base import LayerTable
 from midblock.report.gather import read_joint, read_one
 from midblock.report.write import page_of
 
@@ -243,7 +244,42 @@ def test_the_table_filters_and_sorts(view):
     tab.run(click)
     assert tab.run(values) == rising[::-1]
     assert tab.run("document.querySelector('th[data-column=value]').getAttribute('aria-sort')") == "descending"
-    assert tab.run("csv(allRows()).split('\\n')[0]") == "model,dataset,layer,depth,module,metric,value,low,high,n"
+    assert tab.run("csv(allRows()).split('\\n')[0]") == "model,dataset,layer,depth,module,metric,value,low,high,n,state"
+
+
+def test_what_is_not_measured_in_full_is_hollow_and_says_why(view, make_run):
+    """Of one model one curve's embedding and block 0, and one block's bar; all else of the page stays as it was."""
+    folder = make_run()
+    frame = LayerTable.read(folder).to_pandas()
+    first = (frame.model == "sft") & (frame.layer < 1)
+    frame.loc[first & (frame.metric == "cka_debiased"), "state"] = "below_floor"
+    frame.loc[first & (frame.metric == "change_increment") & (frame.layer == 0), "state"] = "as_random"
+    LayerTable(frame).write(folder)
+    tab = view(folder)
+    tab.run("document.querySelector('#figure-cka_debiased').scrollIntoView()")
+    tab.until("document.querySelector('#figure-cka_debiased .overlay') !== null")
+    assert tab.run("document.querySelectorAll('#figure-cka_debiased .marks circle.unsure').length") == 2
+    legend = "document.querySelector('#figure-{} .legend').textContent"
+    assert "hollow: no more than rounding makes" in tab.run(legend.format("cka_debiased"))
+    assert "hollow: no other than a random change" in tab.run(legend.format("change_by_depth"))
+    assert tab.run("document.querySelectorAll('#figure-change_by_depth .bar.unsure').length") == 1
+    key = "new KeyboardEvent('keydown', {key: 'Home', bubbles: true})"
+    text = tab.run(
+        "(() => { const a = document.querySelector('#figure-cka_debiased .overlay');"
+        f"a.focus(); a.dispatchEvent({key}); return a.getAttribute('aria-valuetext'); }})()"
+    )
+    assert text.count("no more than rounding makes") == 1
+    tab.run("document.getElementById('numbers').scrollIntoView()")
+    tab.until("document.querySelector('.numbers td') !== null")
+    assert tab.run("allRows().filter(row => row.state !== 'measured').length") == 3
+    assert tab.run("document.querySelector('th[data-column=state]') !== null")
+
+
+def test_a_page_of_whole_numbers_has_nothing_hollow(view):
+    tab = view()
+    tab.run(DRAW_ALL)
+    tab.until("document.querySelectorAll('.plot:empty').length === 0")
+    assert tab.run("document.querySelectorAll('.unsure').length") == 0
 
 
 def test_figures_can_be_saved(view, tmp_path):

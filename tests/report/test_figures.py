@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from midblock.base import LayerRow
+from midblock.base import LayerRow, LayerTable
 from midblock.report.figures.analysis import FIGURES
 from midblock.report.figures.paper import write_figures
 from midblock.report.figures.tune import TUNE_FIGURES
@@ -11,6 +11,7 @@ from midblock.report.page.facts import Number, Thirds, facts_of, number
 from midblock.report.page.modules import heat_rows
 from midblock.report.read.reading import Run
 from midblock.report.read.tuning import read_tune
+from midblock.report.sections.profile import hero_of
 
 
 def test_each_figure_as_png_and_pdf(make_run):
@@ -40,12 +41,33 @@ def test_identical_models_can_be_drawn(make_run, residual, weights):
     assert set(write_figures(Run.read(folder), folder / "figures", FIGURES)) == set(FIGURES)
 
 
+def test_amounts_by_block_are_bars(make_run):
+    """A bar's foot is 0; a curve of nearly equal amounts fills its axis."""
+    panels = hero_of(Run.read(make_run())).panels
+    assert {panel.metric: (panel.mark, panel.beside) for panel in panels if panel.depth} == {
+        "delta_rel": ("bars", ""),
+        "change_increment": ("bars", ""),
+    }
+
+
 def test_facts_quote_the_table(make_run):
     run = Run.read(make_run())
     facts = {fact.label: dict(fact.answers) for fact in facts_of(run)}
     assert facts["Weights moved most in"]["sft"] == Number("block 6", "0.0015 of base norm")
     assert facts["Weight change by third"]["sft"] == Thirds((0.2, 0.5, 0.3), 0.5)
     assert len(facts["Similarity after the last block"]) == 2
+
+
+def test_facts_say_what_a_number_does_not(make_run):
+    folder = make_run()
+    frame = LayerTable.read(folder).to_pandas()
+    before = {fact.label: dict(fact.answers) for fact in facts_of(Run.read(folder))}["Similarity after the last block"]
+    frame.loc[(frame.metric == "cka_debiased") & (frame.model == "sft"), "state"] = "as_null"
+    LayerTable(frame).write(folder)
+    after = {fact.label: dict(fact.answers) for fact in facts_of(Run.read(folder))}["Similarity after the last block"]
+    said = "; no more alike than unrelated prompts"
+    assert after["sft"] == Number(before["sft"].text, before["sft"].aside + said)
+    assert {**after, "sft": before["sft"]} == before
 
 
 @pytest.mark.parametrize(

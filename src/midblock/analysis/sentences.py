@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from midblock.analysis.differences import Differences, Part
+from midblock.analysis.spread import EVEN
+from midblock.analysis.verdict import Verdict
 
 THIRDS = ("lower", "middle", "upper")
-EVEN = 40  # percent: a largest third below this is called even
 FEW = 0.1  # a share of values that differ below this is said
 SMALL_ROLES = {"norm": "norms", "bias": "biases"}
 
@@ -33,11 +34,15 @@ class Depths:
         own: what the blocks' own tuning does to the base's states.
         weights: how far their weights moved.
         states: what they add to the change that states carry.
+        verdict: what the evidence lets be said of `own`.
+        carrying: the same of `states`.
     """
 
     own: Depth
     weights: Depth
     states: Depth
+    verdict: Verdict
+    carrying: Verdict
 
 
 def reading(name: str, found: Differences, depths: Depths, *, blocks: int, whole: bool) -> str:
@@ -63,6 +68,8 @@ def place(found: Differences, depths: Depths) -> str:
         return "nowhere" if found.weights else "nowhere on these prompts"
     if found.weights and not found.roles and found.outside:
         return f"outside the blocks ({', '.join(part.name for part in found.outside)})"
+    if depths.verdict.why_not:
+        return "not told by the evidence"
     if depth := depths.own or depths.weights:
         return _where(depth)
     if depths.states:
@@ -96,7 +103,7 @@ def _moved_inside(name: str, found: Differences, depths: Depths, blocks: int) ->
     if found.share < FEW:
         moved += f" ({_percent(found.share)} of the values differ)"
     if depths.own:
-        return _ended(_acts(name, depths.own), f"its {moved}", _carried(depths))
+        return _ended(_acts(name, depths.own, depths.verdict), f"its {moved}", _carried(depths))
     if found.states and not found.layers:
         return f"{name}'s {moved}, yet {_seen(found, blocks)}."
     return _ended(f"{name}'s {moved}", _carried(depths))
@@ -105,7 +112,7 @@ def _moved_inside(name: str, found: Differences, depths: Depths, blocks: int) ->
 def _unread(name: str, found: Differences, depths: Depths, blocks: int) -> str:
     """Of weights that were not compared."""
     if depths.own:
-        return _ended(_acts(name, depths.own), _carried(depths))
+        return _ended(_acts(name, depths.own, depths.verdict), _carried(depths))
     if depths.states:
         said = f"{name}'s states carry change that is added {_where(depths.states)}, most across block"
         return _ended(f"{said} {depths.states['peak_block']}", "which blocks were changed themselves was not measured")
@@ -115,13 +122,18 @@ def _unread(name: str, found: Differences, depths: Depths, blocks: int) -> str:
     return _ended(f"{name}'s predictions differ{_divergence(found)}{unseen}", "its weights were not compared")
 
 
-def _acts(name: str, own: Mapping[str, Any]) -> str:
-    return f"{name}'s tuning acts {_where(own)}, most of all in block {own['peak_block']}"
+def _acts(name: str, own: Mapping[str, Any], verdict: Verdict) -> str:
+    if verdict.why_not:
+        return f"The evidence does not say where {name}'s tuning acts ({verdict.why_not})"
+    peak = f", most of all in block {own['peak_block']}" if verdict.peak else ""
+    return f"{name}'s tuning acts {_where(own)}{peak}"
 
 
 def _carried(depths: Depths) -> str:
-    """Where change is added to the states, by acting or by reacting; "" where that was not measured."""
-    return f"its states carry most change across block {depths.states['peak_block']}" if depths.states else ""
+    """Where change is added to the states, by acting or by reacting; "" where that is not known."""
+    if not depths.states or not depths.carrying.peak:
+        return ""
+    return f"its states carry most change across block {depths.states['peak_block']}"
 
 
 def _ended(*parts: str) -> str:

@@ -1,91 +1,56 @@
 """The reading of a LayerTable: where in depth the change sits, in numbers and in one sentence.
 
-With a_l ≥ 0 the amount of block l and p_l its share of all, the centre is Σ p_l (l + ½)/L; thirds are sums of p_l, a
-block that lies in two of them parted as it lies.
 A block's own part is told by `change_own`, weights by `delta_rel`, what states carry by `change_increment`; all of
 states over the tokens that are no sinks, where there are any. Described in docs/run_folder.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 
 from midblock.analysis.control_rows import controls_of
+from midblock.analysis.detectable import detectable
 from midblock.analysis.differences import Differences
-from midblock.analysis.precision import rounding_in_words
+from midblock.analysis.precision import own_share_of_floor, rounding_in_words
 from midblock.analysis.sentences import Depths, place, reading
+from midblock.analysis.spread import Spread
+from midblock.analysis.states import counts
+from midblock.analysis.verdict import Verdict
 from midblock.base import LayerTable
 from midblock.metrics.catalogue import METRICS
 from midblock.metrics.headline_curve import headline_curve
 from midblock.metrics.metric import EQUAL_STEP, SEED, SEEDS
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How an amount is spread over the decoder blocks.
-
-    Attributes:
-        center: depth (0–1) of its centre of mass; None where not every block was measured.
-        thirds: shares of the lower, middle and upper third of the blocks, which sum to 1; None likewise.
-        peak_block: the block that holds most.
-    """
-
-    center: float | None
-    thirds: tuple[float, float, float] | None
-    peak_block: int
-
-    @classmethod
-    def of(cls, curve: pd.DataFrame, amount: np.ndarray, blocks: int) -> Spread | None:
-        """Spread of `amount`, one non-negative number per row of `curve`; None if there is nothing to spread."""
-        inside = ((curve.layer >= 0) & (curve.layer < blocks)).to_numpy()
-        layers, amount = curve.layer.to_numpy()[inside], amount[inside]
-        if not len(amount) or not np.isfinite(amount).all() or amount.sum() <= 0:
-            return None
-        share = amount / amount.sum()
-        peak = int(layers[share.argmax()])
-        if len(layers) < blocks:
-            return cls(None, None, peak)
-        lower, middle, upper = (float(each) for each in share @ _parts_in_thirds(layers, blocks))
-        depth = (layers + 0.5) / blocks
-        return cls(float((share * depth).sum()), (lower, middle, upper), peak)
-
-
-def _parts_in_thirds(layers: np.ndarray, blocks: int) -> np.ndarray:
-    """Which part of each block lies in each third of the depth, one row a block.
-
-    Block l covers l/L to (l + 1)/L: where 3 does not divide L, some lie in two thirds, and no third holds more blocks.
-    """
-    low, edge = 3 * layers[:, None], blocks * np.arange(3)  # in units of 1/(3 L), so that whole blocks are exact
-    return np.clip(np.minimum(low + 3, edge + blocks) - np.maximum(low, edge), 0, None) / 3
+FEW = "Prompts are too few for intervals."
 
 
 def summarize(table: LayerTable, *, whole: bool = True, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
     """Read a table: the spread of weight change and of representation change by depth, and the headline.
 
     Args:
+        table: with its states.
         whole: False where parts of the models were not compared, so that no sentence says they are the same.
         dtype: what the states were computed in, whose rounding a change is held against.
 
     Returns:
         What `summary.json` holds: `headline`, and for each tuned model its `reading`, `weight_depth`,
-        `representation_depth`, `half_depth` (depth at which half of the last block's change is reached), and
-        `last_block` (similarity there). With several samples of prompts also `spread`: for each of them, the first
-        included, `center` of the change that blocks make (that is added across them, where their own was not
-        measured), and `half_depth`.
+        `representation_depth`, `half_depth` (depth at which half of the last block's change is reached), `last_block`
+        (similarity there), `evidence` (whether it says where, if not why, and whether one block leads), `states` (by
+        metric how many numbers have which) and `detectable` (smallest difference by metric). With several samples of
+        prompts also `spread`: for each of them, the first included, `center` of the change that blocks make (that is
+        added across them, where their own was not measured), and `half_depth`.
     """
     paired = table.frame[table.frame.metric.isin([name for name, metric in METRICS.items() if metric.paired])]
     found = {str(model): Differences.of(table, str(model)) for model in dict.fromkeys(paired.model)}
     models = [_read_model(table, model, each, whole, dtype) for model, each in found.items()]
     if not models:
         return {"headline": "Nothing was compared.", "models": []}
-    places = [place(each, _depths(facts)) for each, facts in zip(found.values(), models, strict=True)]
+    depths = [_depths(table, facts) for facts in models]
+    places = [place(each, depth) for each, depth in zip(found.values(), depths, strict=True)]
     return {"headline": models[0]["reading"] if len(models) == 1 else _together(models, places), "models": models}
 
 
@@ -115,9 +80,15 @@ def _read_model(table: LayerTable, model: str, found: Differences, whole: bool, 
     main = own_depth or weight_depth or representation_depth
     facts["peak_block"] = main.peak_block if main else None
     facts["measured"] = len(weights) + len(added) + len(own) > 0
-    facts["reading"] = _sentence(facts, found, blocks, whole)
+    verdict = Verdict.of(table, model)
+    facts["evidence"] = {"says_where": not verdict.why_not, "why_not": verdict.why_not, "one_block_leads": verdict.peak}
+    facts["states"] = counts(table, model)
+    facts["detectable"] = detectable(table, model, own_share_of_floor(dtype))
+    facts["reading"] = _sentence(facts, found, _depths(table, facts), blocks, whole)
     if representation_depth and (said := rounding_in_words(table, model, dtype)):
         facts["reading"] += f" {said}"
+    if verdict.bare:
+        facts["reading"] += f" {FEW}"
     return facts
 
 
@@ -154,15 +125,16 @@ def _last_block(table: LayerTable, model: str, blocks: int) -> dict[str, float]:
     return found
 
 
-def _sentence(facts: dict[str, Any], found: Differences, blocks: int, whole: bool) -> str:
+def _sentence(facts: dict[str, Any], found: Differences, depths: Depths, blocks: int, whole: bool) -> str:
     name = facts["name"]
     if not facts["measured"]:
         return f"{name}: where in depth it changed was not measured (that takes change_own or delta_rel)."
-    return reading(name, found, _depths(facts), blocks=blocks, whole=whole)
+    return reading(name, found, depths, blocks=blocks, whole=whole)
 
 
-def _depths(facts: dict[str, Any]) -> Depths:
-    return Depths(facts["own_depth"], facts["weight_depth"], facts["representation_depth"])
+def _depths(table: LayerTable, facts: dict[str, Any]) -> Depths:
+    verdicts = (Verdict.of(table, facts["name"], metric) for metric in ("change_own", "change_increment"))
+    return Depths(facts["own_depth"], facts["weight_depth"], facts["representation_depth"], *verdicts)
 
 
 def _together(models: list[dict[str, Any]], places: list[str]) -> str:

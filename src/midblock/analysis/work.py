@@ -9,16 +9,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from midblock.analysis.control_rows import equal_step_rows, random_rows
 from midblock.analysis.control_words import Control, read_controls
 from midblock.analysis.controls import changed
 from midblock.analysis.estimates import Estimates
 from midblock.analysis.measure import Measured, Measurement, total_tokens
+from midblock.analysis.precision import own_share_of_floor
 from midblock.analysis.prompts import Prompts
 from midblock.analysis.rounding import own_precision
 from midblock.analysis.samples import sample_rows, spread_rows
 from midblock.analysis.settings import AnalysisSettings
 from midblock.analysis.sink_notes import sink_notes
+from midblock.analysis.states import with_states
 from midblock.analysis.summary import summarize
 from midblock.analysis.weight_comparison import WeightComparison, entries_of
 from midblock.base import LayerPlan, LayerRow, LayerTable, MidblockError, write_json
@@ -91,13 +95,19 @@ class Analysis:
         if not rows:
             raise MidblockError("nothing to measure", hint="the metrics asked for need what was switched off")
         floor = "floor" in self.kinds and self.samples
-        own = {"dtype": own_precision(Anatomy.of(self.pair.base.model))} if floor else {}
+        own = {"dtype": self._coarsest()} if floor else {}
+        rows = with_states(rows, *map(own_share_of_floor, own.values()))
         return Outcome(
             rows,
             summarize(LayerTable.from_rows(rows), whole=self._whole(bench.notes), **own),
             {"models": models_of(self.pair)} if bench.run else {},  # hashes whole files
             {"samples.json": self._write_samples} if self.samples else {},
         )
+
+    def _coarsest(self) -> torch.dtype:
+        """Of what the models compute in."""
+        types = (own_precision(Anatomy.of(variant.model)) for variant in self.pair)
+        return max(types, key=lambda dtype: torch.finfo(dtype).eps)
 
     def _whole(self, notes: Sequence[str]) -> bool:
         """Whether nothing was left out of the comparison."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ from midblock.base.files import replace_atomically
 from midblock.base.names import BASE
 from midblock.base.plain_file import check_plain_file
 from midblock.base.quoting import cell, cell_text, printable
+from midblock.base.states import MEASURED, NOT_DEFINED
 from midblock.base.table_rules import COLUMNS, MOST_ROWS, TEXTS, checked_frame
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class LayerRow:
         n: number of samples it rests on (prompts, not tokens; tensors' entries for weights).
         dataset: dataset reference, empty for weight metrics; in a table it is printable, as models' names are.
         module: "residual", or the weight's role in its block.
+        state: a word of `midblock.base.states`: what the evidence says of the value.
     """
 
     model: str
@@ -46,10 +49,12 @@ class LayerRow:
     high: float = float("nan")
     dataset: str = ""
     module: str = "residual"
+    state: str = MEASURED
 
     def as_record(self) -> dict[str, Any]:
         record = {name: getattr(self, name) for name in COLUMNS if name != "depth"}
-        return record | {"dataset": _shown(self.dataset), "depth": (self.layer + 1) / self.blocks}
+        state = NOT_DEFINED if math.isnan(self.value) else self.state
+        return record | {"dataset": _shown(self.dataset), "depth": (self.layer + 1) / self.blocks, "state": state}
 
 
 @lru_cache

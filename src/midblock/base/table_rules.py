@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from midblock.base.errors import MidblockError
 from midblock.base.json_file import shown
+from midblock.base.states import MEASURED, NOT_DEFINED, STATES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ COLUMNS: Mapping[str, str] = {
     "low": "float64",
     "high": "float64",
     "n": "int64",
+    "state": "string",
 }
 TEXTS = tuple(name for name, kind in COLUMNS.items() if kind == "string")
 PLACE = ["model", "dataset", "layer", "module", "metric"]  # of which a table has one row each
@@ -46,6 +48,8 @@ def checked_frame(frame: pd.DataFrame, where: str) -> pd.DataFrame:
         MidblockError: a column that is missing or holds something else, layers that belong to no model, two rows about
             one place, or more models than anything could show.
     """
+    if "state" not in frame and "value" in frame:
+        frame = frame.assign(state=_of_earlier(frame.value))
     missing = [name for name in COLUMNS if name not in frame]
     if missing:
         raise MidblockError(f"{where} is no layer table: it lacks {', '.join(missing)}")
@@ -53,6 +57,11 @@ def checked_frame(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     found = frame[list(COLUMNS)].assign(**columns).reset_index(drop=True)
     _check_layers(found, where)
     return _once(found, where)
+
+
+def _of_earlier(values: pd.Series[Any]) -> pd.Series[Any]:
+    """The states in a table of a version that had none."""
+    return values.isna().map({True: NOT_DEFINED, False: MEASURED}).astype("string")
 
 
 def _typed(column: Any, name: str, kind: str, where: str) -> pd.Series[Any]:
@@ -77,6 +86,8 @@ def _texts(column: pd.Series[Any], name: str, where: str) -> pd.Series[Any]:
         raise _wrong(where, name, "is no column of texts")
     if any(len(text) > LONGEST for text in distinct):
         raise _wrong(where, name, f"holds a text of more than {LONGEST:,} letters")
+    if name == "state" and (other := [text for text in distinct if text not in STATES]):
+        raise _wrong(where, name, f"holds {shown(other[0])}, which is no state")
     if name == "model" and len(distinct) > MOST_MODELS:
         raise MidblockError(f"{where} tells of {len(distinct):,} models", hint=f"{MOST_MODELS:,} are the most")
     return column.astype("string")

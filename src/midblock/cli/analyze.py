@@ -13,7 +13,7 @@ from midblock.analysis.gate.conditions import read_conditions
 from midblock.checkpoints import LoadSettings, load_pair
 from midblock.cli.gate import checked, stop_unless_passed
 from midblock.cli.life import Flat, carry_out, tell
-from midblock.cli.table import show_profile
+from midblock.cli.table import detectable_lines, show_profile
 from midblock.runs.reading import DEFAULT_DATA
 from midblock.runs.where import Where
 
@@ -47,5 +47,5 @@ def analyze(
     filled, table = carry_out("analyze", [variant.name for variant in pair.tuned], where, act)
     gate = checked(filled.path, conditions)
     more = {"gate": gate.as_record()} if gate else {}
-    tell(filled, as_json=json, show=partial(show_profile, table), more=more)
+    tell(filled, as_json=json, show=partial(show_profile, table), told=detectable_lines, more=more)
     stop_unless_passed(gate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,11 @@ class Metric:
             here and measured by another verb.
         null: from `Shuffled` pairs to the metric's value for each permutation, where unrelated prompts say something.
         largest: of several tensors that share a row (experts) the largest value counts, instead of the mean.
+        same: of what compares, its value where both models are one: 0 of a distance, which a change makes larger, 1 of
+            a similarity, which it makes smaller. None where a change has no direction in it.
+        floor_of: the metric whose precision floor stands for its own, where it has none.
+        depends_on_n: whether its expectation hangs on the number of prompts, so that runs of unlike N do not compare.
+        debiased: of such a metric, the one that says the same and does not; "" where none is given.
     """
 
     title: str
@@ -80,6 +86,10 @@ class Metric:
     compute: Callable[[Any], Any] | None = None
     null: Callable[[Any], Any] | None = None
     largest: bool = False
+    same: float | None = None
+    floor_of: str = ""
+    depends_on_n: bool = False
+    debiased: str = ""
 
     def without_interval(self, n: int) -> str:
         """Why a number has no interval; empty where it has one, and where none is meant.
@@ -97,6 +107,18 @@ class Metric:
     def over_tokens(self) -> bool:
         """Whether it is a mean over a prompt's tokens, or of their states: it has another value without sinks."""
         return self.source in TOKEN_SOURCES
+
+    def change(self, value: float) -> float:
+        """How far a value is from that of a model compared with itself, ≥ 0; NaN where that says nothing."""
+        return math.nan if self.same is None else abs(value - self.same)
+
+    @property
+    def caption(self) -> str:
+        """Its meaning, with what a reader must know of the number of prompts."""
+        if not self.depends_on_n:
+            return self.meaning
+        instead = f"{self.debiased} does not" if self.debiased else "no estimate that does not is given"
+        return f"{self.meaning} Depends on the number of prompts; {instead}."
 
     @property
     def of_weights(self) -> bool:

@@ -187,6 +187,17 @@ def mean_shift_relative(pairs: Pairs) -> PerSet:
     return pairs.shift / pairs.scale
 
 
+def mean_shift_debiased(pairs: Pairs) -> PerSet:
+    """Distance between the two sides' means, of E‖x̄‖² = ‖μ‖² + tr(Σ)/n without the second term; NaN of one prompt.
+
+    ‖x̄‖² − tr(S)/n estimates ‖μ‖² without bias; its root is cut at 0, where nothing is left.
+    """
+    n = pairs.keep.shape[1]
+    changes = (pairs.pairing.change[rows] for rows in pairs.keep)
+    noise = torch.stack([centred(change).square().sum() / (n - 1) / n for change in changes])
+    return (pairs.shift.square() - noise).clamp(min=0).sqrt()
+
+
 def cka(pairs: Pairs) -> PerSet:
     """Linear CKA, biased, as published."""
     both, ours, theirs = _hsics(pairs, unbiased=False)

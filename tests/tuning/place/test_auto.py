@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midblock.base import LayerRow, LayerTable, MidblockError
-from midblock.tuning.place.auto import plan_from_run, shortest_window
+from midblock.tuning.place.auto import plan_from_run, shortest_window, window_of
 
 CURVES = st.lists(st.floats(0, 100), min_size=1, max_size=24)
 
@@ -24,6 +24,39 @@ def write(folder, *curves, blocks=6, model="tuned", extra=()):
 
 def own(*values, first=0):
     return ("change_own", "residual", dict(enumerate(values, start=first)))
+
+
+def judged(*values, states, half=0.0):
+    """Rows of own change with their states, each as wide as said."""
+    of = zip(values, states, strict=True)
+    return [
+        LayerRow("tuned", i, len(values), "change_own", v, 10, v - half, v + half, state=state)
+        for i, (v, state) in enumerate(of)
+    ]
+
+
+@pytest.mark.parametrize("state", ["below_floor", "as_random"])
+def test_what_is_not_told_apart_is_no_ground_for_a_plan(tmp_path, state):
+    values = [1, 1, 5, 6, 1, 1]
+    weights = moved(*values)
+    folder = write(tmp_path, weights, extra=judged(*values, states=[state] * 6))
+    with pytest.raises(MidblockError, match=r"does not say where tuned was tuned: .*--num-token-samples") as caught:
+        plan_from_run(folder, 6)
+    assert "\n" not in str(caught.value)
+    assert window_of(LayerTable.read(folder), "tuned") is None
+    some = judged(*values, states=[state, state, state, "measured", state, state])
+    assert plan_from_run(write(tmp_path / "some", weights, extra=some), 6).blocks == (2, 3)
+
+
+@pytest.mark.parametrize(("half", "refused"), [(0.5, True), (0.01, False)])
+def test_a_lead_within_the_intervals_is_no_ground_for_a_plan(tmp_path, half, refused):
+    rows = judged(1, 1, 3, 3, 2.7, 2.7, states=["measured"] * 6, half=half)
+    folder = write(tmp_path, extra=rows)
+    if not refused:
+        assert len(plan_from_run(folder, 6).blocks) == 3
+        return
+    with pytest.raises(MidblockError, match=r"the leading third of the depth leads by less than the intervals"):
+        plan_from_run(folder, 6)
 
 
 def moved(*values):

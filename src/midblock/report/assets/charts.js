@@ -34,11 +34,12 @@ function drawLegend(svg, entries, width, top) {
   const group = draw(svg, "g", { class: "legend" });
   let [left, line] = [0, 0];
   for (const entry of entries) {
-    const name = shortened(entry.name, Math.min(width - 30, 260));
+    const name = shortened(entry.name, Math.min(width - 30, entry.kind === "unsure" ? 520 : 260));
     const wide = 24 + textWidth(name) + 16;
     if (left && left + wide > width) [left, line] = [0, line + 1];
     const y = top + line * 18 + 8;
     if (entry.kind === "line") draw(group, "line", { class: entry.look + " line", x1: left, x2: left + 18, y1: y, y2: y });
+    else if (entry.kind === "unsure") draw(group, "circle", { class: entry.look + " unsure", cx: left + 9, cy: y, r: 2.8 });
     else if (entry.kind === "centre") draw(group, "path", { class: entry.look, d: `M${left + 9} ${y - 4}l5 8h-10Z` });
     else draw(group, "rect", { class: `${entry.look} ${entry.kind}`, x: left, y: y - 5, width: 18, height: 10, rx: 2 });
     const text = draw(group, "text", { x: left + 24, y: y + 3.8 }, name);
@@ -65,6 +66,9 @@ function legendOf(reads, domains, mode, bandName) {
   if (some("beside")) note("beside", { kind: "line", look: "m0 beside", name: "over all tokens, sinks too" });
   if (some("split")) note("split", { kind: "band", look: "split", name: "± split floor" });
   if (some("random")) note("random", { kind: "line", look: "random", name: reads.some((read) => read.panel.metric.startsWith("steer")) ? "random directions of the same norm" : "random changes of the same size" });
+  const drawn = reads.flatMap((read) => read.lines.flatMap((line) => line.points.filter((p) => p.v !== null)));
+  const unsure = [...new Set(drawn.map((p) => doubt(p.state)).filter(Boolean))];
+  if (unsure.length) note("unsure", { kind: "unsure", look: "m0", name: `hollow: ${unsure.join(", or ")}` });
   const samples = reads.flatMap((read) => (read.bars ? [] : read.seeds)).flatMap((line) => line.points.map((p) => p.n));
   if (samples.length) note("seeds", { kind: "band", look: "m0 seeds", name: `range over ${Math.max(...samples)} samples` });
   const marked = reads.flatMap((read) => read.marks)[0];
@@ -165,6 +169,7 @@ function rowsAt(reads, layer) {
       if (!point || point.v === null) return;
       const n = point.n && !look && read.panel.module === "residual" ? ` n=${point.n}` : "";
       rows.push({ hue: line.hue, look, name, value: number(point.v) + interval(point.lo, point.hi) + n });
+      if (!look && doubt(point.state)) rows.push({ head: doubt(point.state) });
     };
     for (const line of read.lines) push(line, null, line.name);
     for (const line of read.null) push(line, "swatch null", "null");

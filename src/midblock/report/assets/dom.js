@@ -27,6 +27,8 @@ function number(value, digits = 4) {
 }
 const superscript = (n) => [...String(n)].map((c) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c] ?? "⁻").join("");
 const interval = (low, high) => (low == null || high == null ? "" : ` [${number(low)}, ${number(high)}]`);
+// Why a number says less than it seems to; "" where it was measured in full.
+const doubt = (state) => (!state || state === "measured" ? "" : DATA.states?.[state] ?? state);
 const each = (values, i) => (Array.isArray(values) ? values[i] : values) ?? null;
 
 const hue = (model) => {

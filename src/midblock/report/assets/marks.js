@@ -40,6 +40,12 @@ function drawCurve(group, points, x, y, look) {
   }
 }
 
+// A point that is not measured in full is hollow; the tip says why.
+function drawUnsure(group, points, x, y, look) {
+  for (const point of points)
+    if (doubt(point.state) && y(point.v) !== null) draw(group, "circle", { class: look + " unsure", cx: x(point.layer), cy: y(point.v), r: 2.8 });
+}
+
 function drawBars(group, lines, x, y) {
   const width = Math.min(x.step * 0.78, WIDEST) / lines.length;
   lines.forEach((line, place) => {
@@ -48,7 +54,7 @@ function drawBars(group, lines, x, y) {
       const left = x(point.layer) + (place - lines.length / 2) * width;
       const [top, foot] = [Math.min(y(point.v), y(0)), Math.max(y(point.v), y(0))];
       const gap = Math.min(1, width * 0.12);
-      draw(group, "rect", { class: `m${line.hue} bar`, x: left + gap / 2, y: top, width: width - gap, height: Math.max(0.5, foot - top), rx: Math.min(2, width / 4) });
+      draw(group, "rect", { class: `m${line.hue} bar${doubt(point.state) ? " unsure" : ""}`, x: left + gap / 2, y: top, width: width - gap, height: Math.max(0.5, foot - top), rx: Math.min(2, width / 4) });
       if (point.lo !== null && point.hi !== null)
         draw(group, "line", { class: "error", x1: left + width / 2, x2: left + width / 2, y1: y(point.lo), y2: y(point.hi) });
     }
@@ -85,6 +91,7 @@ function drawMarks(svg, read, x, y, mode) {
     for (const line of read.floor) drawCurve(group, line.points, x, y, "floor");
     for (const line of read.beside) drawCurve(group, line.points, x, y, `m${line.hue} beside`);
     for (const line of read.lines) drawCurve(group, line.points, x, y, `m${line.hue}${repeats(line.model) ? " again" : ""}`);
+    for (const line of read.lines) drawUnsure(group, line.points, x, y, "m" + line.hue);
   }
   drawPointed(group, read, x, y);
 }

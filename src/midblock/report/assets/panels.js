@@ -5,7 +5,7 @@ const drawnIn = (spec, model) => !spec.models.length || spec.models.includes(mod
 // One curve's points; NaN stays as null so that it becomes a gap.
 function pointsOf(series, distance) {
   return series.layer.map((layer, i) => {
-    const point = { layer, v: series.value[i], lo: each(series.low, i), hi: each(series.high, i), n: each(series.n, i) };
+    const point = { layer, v: series.value[i], lo: each(series.low, i), hi: each(series.high, i), n: each(series.n, i), state: each(series.state, i) ?? "measured" };
     if (!distance) return point;
     const flip = (v) => (v === null ? null : 1 - v);
     return { ...point, v: flip(point.v), lo: flip(point.hi), hi: flip(point.lo) };

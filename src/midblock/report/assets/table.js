@@ -1,6 +1,6 @@
 // The table of numbers: built when first seen, drawn a screenful at a time, filtered, sorted, saved as CSV.
 
-const COLUMNS = ["model", "dataset", "layer", "depth", "module", "metric", "value", "low", "high", "n"];
+const COLUMNS = ["model", "dataset", "layer", "depth", "module", "metric", "value", "low", "high", "n", "state"];
 const NUMERIC = new Set(["layer", "depth", "value", "low", "high", "n"]);
 const CHUNK = 80;
 
@@ -9,6 +9,7 @@ function allRows() {
     s.layer.map((layer, i) => ({
       model: s.model, dataset: s.dataset, layer, depth: (layer + 1) / L, module: s.module, metric: s.metric,
       value: s.value[i], low: each(s.low, i), high: each(s.high, i), n: each(s.n, i),
+      state: each(s.state, i) ?? "measured",
     })),
   );
 }
@@ -62,7 +63,7 @@ function buildTable(box, filters) {
     const th = html(head, "th", { scope: "col", "aria-sort": "none", "data-column": column, class: NUMERIC.has(column) ? "number" : "" });
     html(th, "button", { type: "button" }, column).addEventListener("click", () => sort(column));
   }
-  for (const column of ["metric", "model", "module"]) {
+  for (const column of ["metric", "model", "module", "state"]) {
     const label = html(filters, "label", {}, column);
     const select = html(label, "select");
     html(select, "option", { value: "" }, "all");

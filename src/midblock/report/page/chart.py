@@ -30,16 +30,15 @@ class Panel:
     Attributes:
         mark: "line" or "bars".
         distance: draw 1 − value (for similarities).
-        beside: another metric, drawn thin beside it.
         depth: which of the summary's depth entries annotates it: "own", "weight", "representation" or "".
         zero: the axis includes zero, with a rule there.
         log: a logarithmic axis, where all values are above zero.
         marks: depths to point out.
+        beside: another metric, drawn thin beside it.
     """
 
     metric: str
     module: str = "residual"
-    beside: str = ""
     mark: str = "line"
     distance: bool = False
     title: str = ""
@@ -48,6 +47,7 @@ class Panel:
     zero: bool = False
     log: bool = False
     marks: tuple[Mark, ...] = ()
+    beside: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from midblock.base.states import MEASURED, STATES
 from midblock.metrics.headline_curve import headline_curve
 from midblock.report.page.island import depth_number, thirds_of
 from midblock.report.read.reading import Run
@@ -82,7 +83,8 @@ def _peak(metric: str, module: str, kind: str) -> Reader:
         place = int(np.argmax(curve.value.to_numpy()))
         if type(named) is int and (curve.layer == named).any():
             place = int(np.argmax((curve.layer == named).to_numpy()))
-        return Number(f"block {curve.layer.iloc[place]}", f"{number(curve.value.iloc[place])} of base norm")
+        row = curve.iloc[place]
+        return Number(f"block {row.layer}", f"{number(row.value)} of base norm{_doubt(row)}")
 
     return read
 
@@ -100,7 +102,12 @@ def _agreement(run: Run, model: str) -> Number | None:
 
 def _with_interval(row: pd.Series) -> Number:
     interval = f"[{number(row.low)}, {number(row.high)}]" if np.isfinite(row.low) and np.isfinite(row.high) else ""
-    return Number(number(row.value), interval)
+    return Number(number(row.value), (interval + _doubt(row)).removeprefix("; "))
+
+
+def _doubt(row: pd.Series) -> str:
+    """Why a number says less than it seems to; "" where it was measured in full."""
+    return "" if row.state == MEASURED else f"; {STATES[row.state]}"
 
 
 def _thirds(kind: str) -> Reader:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from midblock.base.states import MEASURED, STATES
 from midblock.report.read.reading import Run, describe
 from midblock.runs.finished import BASE
 
@@ -33,6 +34,7 @@ def page_data(run: Run, figures: Mapping[str, Any]) -> dict[str, Any]:
         "models": [BASE, *run.tuned],
         "metrics": {name: _metric(name) for name in sorted(metrics)},
         "series": [_series(key, rows) for key, rows in _groups(shown)],
+        "states": dict(STATES),
         "figures": figures,
         "depths": {name: _depths(run.summary_of(name)) for name in run.tuned if run.summary_of(name)},
     }
@@ -87,6 +89,8 @@ def _series(key: tuple[str, ...], rows: pd.DataFrame) -> dict[str, Any]:
     for bound in ("low", "high"):
         if rows[bound].notna().any():
             series[bound] = numbers(rows[bound])
+    if (rows.state != MEASURED).any():
+        series["state"] = rows.state.tolist()
     return series
 
 

@@ -129,4 +129,4 @@ def _definition(name: str) -> str:
     unit = f" Unit: {entry.unit}." if entry.unit else ""
     how = f" Interval: {interval[entry.interval]}." if entry.interval in interval else ""
     term = f"{escape(entry.title)} <code>{escape(name)}</code>"
-    return f"<div><dt>{term}</dt><dd>{escape(entry.meaning + unit + how)}</dd></div>"
+    return f"<div><dt>{term}</dt><dd>{escape(entry.caption + unit + how)}</dd></div>"

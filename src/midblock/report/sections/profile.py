@@ -119,7 +119,7 @@ def _similarity(run: Run) -> Section:
     ):
         if run.has(metric):
             headline = metric == "cka_debiased"
-            caption = describe(metric).meaning + (_reference_note(run, metric) if headline else "")
+            caption = describe(metric).caption + (_reference_note(run, metric) if headline else "")
             told = run.told(metric) if headline else metric
             panels = (Panel(told, height=240 if headline else 170, beside=_beside(run, told)),)
             modes = ("zoom", "full", "distance") if headline else ("full",)
@@ -189,7 +189,7 @@ def _plain(run: Run, metrics: Sequence[str]) -> Iterator[Chart]:
     for metric in metrics:
         if run.has(metric) or run.has(metric + NO_SINKS):
             entry, told = describe(metric), run.told(metric)
-            yield Chart(metric, entry.title, entry.meaning, panels=(Panel(told, beside=_beside(run, told)),))
+            yield Chart(metric, entry.title, entry.caption, panels=(Panel(told, beside=_beside(run, told)),))
 
 
 def _beside(run: Run, told: str) -> str:

@@ -1,8 +1,8 @@
 """`auto:RUN`: a layer plan from an analysis. Provisional: the rule has not been scored against sweeps yet.
 
 The shortest run of neighbouring blocks that holds half of Σ change_own (of Σ delta_rel, where that was not measured).
-What states carry is no ground for it: a block that only reacts adds to their change too. Described in
-docs/tuning/layers.md.
+What states carry is no ground for it: a block that only reacts adds to their change too. Where the evidence does not
+say where the tuning acts, no plan is made of it. Described in docs/tuning/layers.md.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
+from midblock.analysis.verdict import Verdict
 from midblock.base import LayerPlan, LayerTable, MidblockError
 from midblock.metrics.headline_curve import headline_curve
 
 SHARE = 0.5
+TRY = "analyse more prompts (--num-token-samples), or name the blocks: --layers 6-17"
 CURVES = (("change_own", "residual"), ("delta_rel", "block"))
 
 
@@ -29,12 +31,14 @@ def plan_from_run(folder: Path | str, total: int) -> LayerPlan:
         total: L of the model to tune.
 
     Raises:
-        MidblockError: no such folder, another depth, or no change by block in it.
+        MidblockError: no such folder, another depth, no change by block in it, or none that the evidence places.
     """
     table = LayerTable.read(Path(folder))
     models = [name for name in table.models if name != "base"]
     if models and table.blocks != total:
         raise MidblockError(f"{folder} is about a model of {table.blocks} blocks; this one has {total}")
+    if models and (why_not := Verdict.of(table, models[0]).why_not):
+        raise MidblockError(f"{folder} does not say where {models[0]} was tuned: {why_not}", hint=TRY)
     window = window_of(table, models[0]) if models else None
     if window is None:
         what = f"{folder} does not say which blocks were changed (that takes change_own or delta_rel)"
@@ -43,11 +47,13 @@ def plan_from_run(folder: Path | str, total: int) -> LayerPlan:
 
 
 def window_of(table: LayerTable, model: str) -> tuple[int, int] | None:
-    """First and last block of the rule for one tuned model; None where the table tells no change by block.
+    """First and last block of the rule for one tuned model; None where the evidence tells no change by block.
 
     What counts is `change_own`, what each block's own tuning does to the base's states, over the tokens that are no
     sinks; where that was not measured, the block's relative weight change.
     """
+    if Verdict.of(table, model).why_not:
+        return None
     for metric, module in CURVES:
         curve = headline_curve(table, metric, model, module)
         curve = curve[(curve.layer >= 0) & (curve.layer < table.blocks) & np.isfinite(curve.value)]
