@@ -72,7 +72,7 @@ def test_one_number_without_a_value_costs_its_rows(pair, tmp_path):
     for model in ("base", "sft"):
         said = f"intrinsic_dimension of {model} is not defined at layer -1 (of 16 prompts too few differ there)"
         assert f"{said}: left out." in record["notes"]
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["headline"].startswith("sft changes")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["headline"].startswith("sft's tuning acts")
 
 
 def test_what_was_asked_for_alone_and_has_no_value_is_an_error(pair):

@@ -97,12 +97,11 @@ class Metric:
         Args:
             n: what is resampled: prompts, or the questions that they are variants of.
         """
-        if self.of_weights or self.compute is None:
-            return ""
         kinds = {"bootstrap": "mean", "share": "share", "jackknife": "jackknife"}
-        if self.interval not in kinds:
-            return "it changes by jumps when prompts do: no interval was found that holds"
-        return too_few(kinds[self.interval], n)
+        if self.interval in kinds:
+            return too_few(kinds[self.interval], n)
+        meant = not (self.of_weights or self.compute is None)
+        return "it changes by jumps when prompts do: no interval was found that holds" if meant else ""
 
     @property
     def over_tokens(self) -> bool:
