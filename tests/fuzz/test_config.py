@@ -4,7 +4,8 @@ from .kind import Kind, cases_of
 from .nasty import Spoil
 
 CPU = ("--device", "cpu")
-SEEN = ("--data", "sums.jsonl", "--num-samples", "4", "--metrics", "change_increment", "--no-precision-floor")
+MEASURED = ("--metrics", "change_own,change_increment", "--no-precision-floor")
+SEEN = ("--data", "sums.jsonl", "--num-samples", "4", *MEASURED)
 COMMANDS = (
     ("analyze", "start", "sft", "--weights-only", *CPU, "-o", "OUT"),
     ("analyze", "start", "sft", *SEEN, *CPU, "-o", "OUT"),

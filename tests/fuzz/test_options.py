@@ -13,7 +13,7 @@ def words(line: str) -> tuple[str, ...]:
     return (*line.split(), "--data", "sums.jsonl", "--device", "cpu", "-o", "OUT")
 
 
-ANALYZE = words("analyze start sft --num-samples 4 --metrics change_increment --no-precision-floor")
+ANALYZE = words("analyze start sft --num-samples 4 --metrics change_own,change_increment --no-precision-floor")
 PROBE = words("probe start sft --num-samples 4")
 SWAP = words("swap start sft --num-samples 4")
 THIRDS = (*SWAP, "--segments", "3")

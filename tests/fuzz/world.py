@@ -17,13 +17,13 @@ from ..pins.verbs import make_runs, write_pair
 RUNS = {
     **PINNED,
     "analysis": ("analyze", "start", "sft", "--data", "sums.jsonl", "--num-samples", "6", "--num-token-samples", "4",
-                 "--metrics", "change_increment,cka_debiased", "--no-precision-floor", "--subspace-rank", "4",
+                 "--metrics", "change_own,change_increment,cka_debiased", "--no-precision-floor", "--subspace-rank", "4",
                  "--device", "cpu"),
 }  # fmt: skip
 
 SETTINGS = {
     "base": "start", "tuned": ["sft"], "data": "sums.jsonl", "num_samples": 4, "num_token_samples": 4, "seeds": 1,
-    "max_length": 48, "template": "raw", "region": "all", "metrics": "change_increment", "layers": "all",
+    "max_length": 48, "template": "raw", "region": "all", "metrics": "change_own,change_increment", "layers": "all",
     "batch_tokens": 1024, "lens_positions": 4, "token_dropout": 0.1, "subspace_rank": 4, "precision_floor": False,
     "exact_spectra": False, "weights": True, "weights_only": False, "seed": 0, "dtype": "float32", "device": "cpu",
     "device_map": None, "attn_implementation": None, "allow_pickle": False, "trust_remote_code": False,
