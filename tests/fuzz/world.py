@@ -17,8 +17,8 @@ from ..pins.verbs import make_runs, write_pair
 RUNS = {
     **PINNED,
     "analysis": ("analyze", "start", "sft", "--data", "sums.jsonl", "--num-samples", "6", "--num-token-samples", "4",
-                 "--metrics", "change_own,change_increment,cka_debiased", "--no-precision-floor", "--subspace-rank", "4",
-                 "--device", "cpu"),
+                 "--metrics", "change_own,change_increment,cka_debiased", "--no-precision-floor",
+                 "--subspace-rank", "4", "--device", "cpu"),
 }  # fmt: skip
 
 SETTINGS = {

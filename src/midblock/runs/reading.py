@@ -75,7 +75,7 @@ def few_note(count: int, noun: str) -> list[str]:
     """
     if not 0 < count < FEW:
         return []
-    return [f"Intervals from {count} {noun} are too narrow; from {FEW} on they are close to 95 %."]
+    return [f"{count} {noun} are few: of heavy-tailed values less than 93 % of the intervals hold the truth."]
 
 
 def check_reading(settings: ReadingSettings, *, fewest: int) -> None:
