@@ -9,7 +9,7 @@ from midblock.base import MidblockError
 from midblock.checkpoints import Pair, load_pair
 from midblock.data import Example, ExampleSet, Message
 
-FEW = "Intervals from {} prompts are too narrow; from 24 on they are close to 95 %."
+FEW = "{} prompts are few: of heavy-tailed values less than 93 % of the intervals hold the truth."
 CHAT = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }} {% endfor %}"
 
 

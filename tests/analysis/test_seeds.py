@@ -328,7 +328,7 @@ def test_prompts_left_out_of_a_sample_are_noted(pair, tmp_path):
     short = [sum(len(text) == 1 for text in texts) for texts in texts_of(draw_samples(data, settings(seeds=2)))]
     assert min(short) > 0
     notes = read_record(tmp_path / "run")["notes"]
-    assert [note for note in notes if "too narrow" not in note][-3:] == [
+    assert [note for note in notes if "are few" not in note][-3:] == [
         f"{short[0]} prompt(s) too short to be measured: left out.",
         f"Sample 1: {short[1]} prompt(s) too short to be measured: left out.",
         "The 17 prompts in memory were parted into 2 samples of 8.",
