@@ -3,7 +3,7 @@
     python -m benchmarks.planted BASE TUNED --num-samples 24
 
 Of the tuned model's change only that of one third of the blocks is kept, third by third; the rest is the base's. A
-table is printed: the third that was kept, the headline, the shares of own change and of the change that states carry, and
+table is printed: the third that was kept, the headline, the shares of own change and of what states carry, and
 the blocks that `auto:RUN` would tune. Cost: an analysis of so few prompts for each third.
 """
 
