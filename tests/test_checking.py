@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, TypeCheckError
 
 from midblock.base import Estimate, LayerPlan
-from midblock.base.bootstrap import estimate_of, quantiles
+from midblock.base.bootstrap import quantiles
+from midblock.base.estimate import widened
 from midblock.trace.rows import Rows
 
 from .checking import is_shaped
@@ -22,9 +23,9 @@ def test_a_wrong_shape_is_found():
 
 
 def test_a_wrong_type_is_found():
-    estimate_of(1, np.zeros(3), 3)  # an int may stand for a float
+    Estimate(1, 0.5, 2, 3)  # an int may stand for a float
     with pytest.raises(TypeCheckError):
-        estimate_of("1", np.zeros(3), 3)
+        widened("1")
     with pytest.raises(TypeCheckError):
         LayerPlan.parse(7, 3)
 

@@ -33,9 +33,9 @@ def test_away_from_the_donor_is_not_towards_it():
 
 def test_too_few_prompts_are_told():
     none = Estimate(-0.5, float("nan"), float("nan"), 3)
-    assert headline("base", "sft", {Cell(0, 0): none}, gap=-1.0) == (
+    assert headline("base", "sft", "base", {Cell(0, 0): none}, gap=-1.0) == (
         "Block 0 of sft moves the answers' NLL most of 1 swaps into base: by -0.500 nats per token, with too few "
-        "prompts for an interval; the models differ by -1.000"
+        "prompts for an interval; read by base's head, the models differ by -1.000"
     )
 
 

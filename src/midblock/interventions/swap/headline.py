@@ -22,7 +22,8 @@ def headline(host: str, donor: str, head: str, changes: Mapping[Cell, Estimate],
     change, many = changes[best], f"of {len(changes)} swaps into {host}"
     if math.isnan(change.low):
         said = f"{_moves(best, donor)} the answers' NLL most {many}: by {change.value:+.3f} nats per token"
-        return f"{said}, with too few prompts for an interval; the models differ by {gap:+.3f}"
+        said += ", with too few prompts for an interval"
+        return f"{said}; read by {head}'s head, the models differ by {gap:+.3f}"
     if not (change.low > 0 or change.high < 0):
         said = f"None {many} clearly moves the answers' NLL"
         return f"{said}; read by {head}'s head, the models differ by {gap:+.3f} nats per token"
