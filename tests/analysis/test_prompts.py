@@ -169,4 +169,4 @@ def test_prompts_left_out_are_counted_and_told(pair):
 def test_few_prompts_are_told(pair, count, deep, said):
     """As by the verbs that judge answers, from the same number on."""
     notes = prepare(pair, examples(count), num_token_samples=deep).notes()
-    assert [note for note in notes if note.startswith("Intervals")] == said
+    assert [note for note in notes if "are few" in note] == said
