@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 from midblock.analysis import analyze
 from midblock.analysis.control_rows import beside_random, equal_step_rows, lean, random_rows
-from midblock.analysis.control_words import Control, read_controls
+from midblock.analysis.control_words import Control, cost_of, read_controls
 from midblock.analysis.controls import changed, check_controllable
 from midblock.base import LayerRow, LayerTable, MidblockError
 from midblock.checkpoints import Anatomy, Pair, load_pair
@@ -209,3 +209,9 @@ def test_words_of_controls():
     ]
     with pytest.raises(MidblockError, match=r"control 'randon'.*random"):
         read_controls("randon", 3)
+
+
+def test_the_cost_is_told():
+    assert cost_of(()) == ""
+    assert "3 more passes of all models" in cost_of(read_controls("random", 3))
+    assert "1 more pass of" in cost_of(read_controls("equal-step", 3))

@@ -43,3 +43,11 @@ def read_controls(text: str, draws: int) -> tuple[Control, ...]:
         if word not in KINDS:
             raise unknown("control", word, KINDS)
     return tuple(Control(kind, draw) for kind in words for draw in range(draws if kind == "random" else 1))
+
+
+def cost_of(controls: tuple[Control, ...]) -> str:
+    """What controls cost, to be said before they are run; "" where there are none."""
+    if not controls:
+        return ""
+    passes = f"{len(controls)} more pass{'es' * (len(controls) > 1)} of all models over the prompts"
+    return f"Controls: {passes}, each about as long as the first, and the changed weights once more in memory."

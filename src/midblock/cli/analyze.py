@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
 from midblock.analysis import AnalysisSettings
 from midblock.analysis import analyze as run_analysis
+from midblock.analysis.control_words import cost_of, read_controls
 from midblock.analysis.gate.ahead import check_askable, check_names
 from midblock.analysis.gate.conditions import read_conditions
 from midblock.checkpoints import LoadSettings, load_pair
 from midblock.cli.gate import checked, stop_unless_passed
 from midblock.cli.life import Flat, carry_out, tell
 from midblock.cli.table import detectable_lines, show_profile
+from midblock.runs.processes import main_process
 from midblock.runs.reading import DEFAULT_DATA
 from midblock.runs.where import Where
 
@@ -43,6 +46,9 @@ def analyze(
     check_names(conditions)
     pair, asked = load_pair(base, *tuned, **asdict(loading or LoadSettings())), settings or AnalysisSettings()
     check_askable(conditions, asked, pair)
+    cost = "" if asked.weights_only else cost_of(read_controls(asked.controls, asked.control_draws))
+    if cost and main_process():
+        print(cost, file=sys.stderr)
     act = partial(run_analysis, pair, data, **asdict(asked))
     filled, table = carry_out("analyze", [variant.name for variant in pair.tuned], where, act)
     gate = checked(filled.path, conditions)
