@@ -117,3 +117,16 @@ def test_a_run_tells_of_sinks_and_controls_and_its_page_shows_them(planted, toke
     page = write_report(run).read_text()
     for words in ("Own and inherited", "Sink tokens", "more than half of a prompt", "Own change under equal steps"):
         assert words in page
+
+
+def test_a_change_of_the_sink_alone_is_none_without_it(planted, tokenizer, data):
+    base, _, token = planted
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        tuned.get_input_embeddings().weight[token] *= 1.5
+    pair = Pair.of_models(base, {"sft": tuned}, tokenizer)
+    table = analyze(pair, data, metrics="change_intensity_relative,change_own", **SMALL)
+    at = lambda metric: table.curve(metric, "sft").set_index("layer").value  # noqa: E731
+    assert at("change_intensity_relative")[-1] > 0.1
+    assert at("change_intensity_relative.no_sinks")[-1] == 0
+    assert (at("change_own") == 0).all()  # no block was changed
