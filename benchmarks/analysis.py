@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--data", default="builtin:gsm_symbolic")
     parser.add_argument("--tuned", default=None, help="model folder; a perturbed copy of the base when left out")
     parser.add_argument("--metrics", default="p1")
+    parser.add_argument("--tokens", default="all,no-sinks")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch-tokens", type=int, default=1024)
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
 
 
 def measure(tuned: str, options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    asked = {"metrics": options.metrics, "batch_tokens": options.batch_tokens}
+    asked = {"metrics": options.metrics, "batch_tokens": options.batch_tokens, "tokens": options.tokens}
     pair = load_pair(BASE, tuned, device=options.device, dtype=options.dtype)
     weights = sum(p.numel() * p.element_size() for variant in pair for p in variant.model.parameters())
     prompts = prepare_prompts(pair, options.data, AnalysisSettings(**asked), views=False)
