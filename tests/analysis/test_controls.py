@@ -192,6 +192,7 @@ def test_nothing_is_said_without_random_changes():
         (0.7, 0.68, "persists"),
         (0.7, 0.55, "vanishes"),
         (0.7, 0.4, "turns"),
+        (0.53, 0.482, "vanishes"),  # to the other side, but no lean
         (0.5, 0.9, "no lean"),
         (0.3, None, "not known"),
     ],

@@ -19,6 +19,7 @@ from midblock.metrics.headline_curve import headline_curve
 from midblock.metrics.metric import EQUAL_STEP, RANDOM, is_estimate
 
 TOLD = ("change_own", "change_increment", "change_intensity_relative", "cka_debiased", "kl_answers")
+SMALL = 0.02  # of the depth: a centre so near the middle leans nowhere
 
 
 def random_rows(draws: Sequence[Iterable[LayerRow]]) -> list[LayerRow]:
@@ -75,12 +76,9 @@ def lean(center: float | None, equal: float | None) -> str:
     ours, theirs = center - 0.5, equal - 0.5
     if abs(ours) < SMALL:
         return "no lean"
-    if ours * theirs < 0 and abs(theirs) >= SMALL:
-        return "turns"
+    if ours * theirs <= 0:
+        return "turns" if abs(theirs) >= SMALL else "vanishes"
     return "persists" if abs(theirs) >= abs(ours) / 2 else "vanishes"
-
-
-SMALL = 0.02  # of the depth: a centre so near the middle leans nowhere
 
 
 def controls_of(table: LayerTable, model: str, centers: tuple[float | None, float | None]) -> dict[str, Any]:

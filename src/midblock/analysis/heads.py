@@ -1,6 +1,6 @@
 """How far tuning moved what is predicted: KL both ways at the output, on the answers and on general text.
 
-KL(base‖tuned) on the new task predicts forgetting better than distances of states or weights (arXiv 2509.04259). It is
+KL(base‖tuned) on the new task predicted forgetting better than distances did in arXiv 2509.04259; not tried here. It is
 taken at some positions of each prompt, for the head costs more than a block: with V the vocabulary, D·V a position.
 """
 

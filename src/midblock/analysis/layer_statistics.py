@@ -33,10 +33,10 @@ class Sample:
     Attributes:
         names: the metrics.
         N: prompts.
-        tokens: as of `Estimates`.
-        clusters: which of the prompts are variants of one question.
         of: from index sets to the statistic.
         shuffled: from orders of the prompts to the statistic of a null; None where there is none.
+        tokens: as of `Estimates`.
+        clusters: which of the prompts are variants of one question.
     """
 
     model: str
@@ -100,10 +100,8 @@ class LayerStatistics:
                 N, clusters = len(states.X), self.clusters_of(pooled)
                 yield Sample(model, layer, names, N, partial(Pooled, states), None, self.tokens, clusters)
             if (stack := self._views(model, layer)) is not None:
-                names, clusters = (
-                    computed_from("views", self.wanted),
-                    self.clusters_of(self.rows("view0", model, layer)),
-                )
+                names = computed_from("views", self.wanted)
+                clusters = self.clusters_of(self.rows("view0", model, layer))
                 yield Sample(model, layer, names, stack.shape[1], partial(Views, stack), clusters=clusters)
         for model in self.models:
             if (pairing := self.pairing(model, layer)) is not None:
@@ -142,7 +140,7 @@ class LayerStatistics:
         increment = None
         if below[0] is not None and below[1] is not None:
             increment = (tuned - base) - (below[1] - below[0])
-        reverse = self.measured.get(model, "reverse" + self.tokens, layer)
+        reverse = self.measured.get(model, f"reverse{self.tokens}", layer)
         return OwnChange(base, alone.values - base, increment, None if reverse is None else tuned - reverse.values)
 
     def _raw(self, model: str, layer: int, of: RowStatistic | None) -> Tensor | None:

@@ -37,12 +37,12 @@ def summarize(table: LayerTable, *, whole: bool = True, dtype: torch.dtype = tor
         dtype: what the states were computed in, whose rounding a change is held against.
 
     Returns:
-        What `summary.json` holds: `headline`, and for each tuned model its `reading`, `weight_depth`,
+        What `summary.json` holds: `headline`, and for each tuned model its `reading`, `own_depth`, `weight_depth`,
         `representation_depth`, `half_depth` (depth at which half of the last block's change is reached), `last_block`
         (similarity there), `evidence` (whether it says where, if not why, and whether one block leads), `states` (by
-        metric how many numbers have which) and `detectable` (smallest difference by metric). With several samples of
-        prompts also `spread`: for each of them, the first included, `center` of the change that blocks make (that is
-        added across them, where their own was not measured), and `half_depth`.
+        metric how many numbers have which) and `detectable` (smallest difference by metric); `controls` where any were
+        run. With several samples of prompts also `spread`: for each of them, the first included, `center` of the change
+        that blocks make (that is added across them, where their own was not measured), and `half_depth`.
     """
     paired = table.frame[table.frame.metric.isin([name for name, metric in METRICS.items() if metric.paired])]
     found = {str(model): Differences.of(table, str(model)) for model in dict.fromkeys(paired.model)}

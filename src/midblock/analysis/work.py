@@ -132,21 +132,19 @@ class Analysis:
                 measurement = self._measurement(number, bench)
                 measured = measurement.run(measuring)
             bench.notes += measurement.notes()
-            sets = len(self.settings.token_sets())
-            total = len(self.layers) * len(self.samples) * sets
+            asked, sets = len(self.settings.token_sets()), list(self._token_sets(measured))
+            total = len(self.layers) * len(self.samples) * asked
             judging = judging or bench.progress.phase("intervals and nulls", total)
             rows: list[LayerRow] = []
             notes, undefined = sink_notes(measured, self.settings), list[str]()
-            done = 0
-            for tokens, wanted in self._token_sets(measured):
-                done += 1
+            for tokens, wanted in sets:
                 with bench.phase("evaluate"):
                     estimates = self._estimates(number, measured, bench, tokens, wanted)
                     rows += estimates.rows(judging)
                 notes += estimates.notes()
                 undefined += estimates.undefined.told()
                 lost += estimates.undefined.records(f"{SEED}{number}" if number else "")
-            judging(float((sets - done) * len(self.layers)))
+            judging(float((asked - len(sets)) * len(self.layers)))
             if number == 0 and not any(METRICS[name].of_weights for name in self.wanted):
                 _check_defined(undefined, rows)
             if number == 0:

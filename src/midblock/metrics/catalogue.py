@@ -200,7 +200,7 @@ METRICS: dict[str, Metric] = {
     ),
     "kl_answers": Metric(
         "KL(base‖tuned) on the answers", "nats", "heads", True, "bootstrap",
-        "How far tuning moved the predictions of the answers' tokens: the best single predictor of what is forgotten.",
+        "How far tuning moved the predictions of the answers' tokens; others found it to go with what is forgotten.",
         (0, None),
         same=0, floor_of="logit_kl",
     ),

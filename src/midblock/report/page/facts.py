@@ -144,7 +144,7 @@ READERS: tuple[tuple[str, str, Reader], ...] = (
     ("Similarity after the last block", "debiased CKA, 95 % interval", _last_similarity),
     (
         "KL on the answers",
-        "KL(base‖tuned) per token: predicts forgetting better than distances",
+        "KL(base‖tuned) per token; others found it to go with forgetting",
         _divergence("kl_answers"),
     ),
     ("KL on general text", "KL(base‖tuned) per token, on texts tuning was not about", _divergence("kl_general")),
