@@ -404,3 +404,13 @@ def test_a_prompt_whose_states_are_zero_costs_no_row(rows, table):
     assert made.keys() == table.keys()
     assert not any(math.isnan(row.value) for row in made.values())
     assert made["sft", 1, "cosine_similarity"].n == N - 1
+
+
+def test_answers_that_are_not_there_are_told(rows):
+    none = {key: stat for key, stat in rows.items() if not key.startswith("heads")}
+    none[f"heads|{L}|1"] = RowStatistic(torch.arange(0, 2 * DEEP, 2), torch.zeros(DEEP, 3, dtype=torch.float64))
+    made = Estimates(Measured(none, ("sft",)), ("sft",), frozenset({"kl_answers"}), LAYERS, L, "some:data", 0)
+    (row,) = made.rows()
+    assert math.isnan(row.value)
+    assert row.n == 0
+    assert made.notes() == ["kl_answers of sft is not defined at layer 2 (no prompt has what it needs): left out."]

@@ -121,7 +121,9 @@ class Estimates:
                 clusters = None if source == "general" else self.clusters
                 forward, backward, counts = rows.values.T
                 for metric, sums in ((name, forward), (f"{name}_reverse", backward)):
-                    if metric in self.wanted and bool(counts.sum() > 0):
+                    if metric in self.wanted and not bool(counts.any()):  # no prompt has an answer
+                        yield Key(self.blocks, model, metric), Estimate(float("nan"), *_NONE, 0)
+                    elif metric in self.wanted:
                         mean = TokenMean.of(rows.index, sums, counts.long(), self.seed, clusters=clusters)
                         yield Key(self.blocks, model, metric), mean.interval
 

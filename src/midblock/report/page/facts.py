@@ -122,7 +122,7 @@ def _thirds(kind: str) -> Reader:
 def _divergence(metric: str) -> Reader:
     def read(run: Run, model: str) -> Number | None:
         both = [run.table.curve(name, model) for name in (metric, f"{metric}_reverse")]
-        if both[0].empty:
+        if not np.isfinite(both[0].value).any():
             return None
         found = _with_interval(both[0].iloc[-1])
         back = f"; KL(tuned‖base) {number(both[1].value.iloc[-1])}" if len(both[1]) else ""
