@@ -7,9 +7,9 @@ Cost: a forward pass a model without the head; with "own", one more of the tuned
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -26,11 +26,11 @@ from midblock.metrics.catalogue import choose, columns, computed_from
 from midblock.metrics.metric import NO_SINKS
 from midblock.metrics.predictions import Predictions
 from midblock.metrics.sinks import read_rule, sink_tokens, token_norms, without_sinks
-from midblock.metrics.tokens import Tokens, pooled_mean
+from midblock.metrics.tokens import Tokens, pooled_mean, pooled_means
 from midblock.trace import HeldStates, Reduction, hold_states, reduce_batch, reduce_states
 
 Reduced = dict[tuple[str, int], Tensor]  # by reduction and layer
-Masks = Mapping[str, Tensor]  # tokens that count, by suffix of the metrics over them
+Masks = Mapping[str, Tensor]  # tokens that count, by suffix of the metrics over them; all of them first
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,7 @@ class BatchPass:
         kinds: as of `Measurement`.
         layers: the layers to measure.
         vocabulary: number of token ids that all models share.
+        rounded: the prompts, by index, on which the base is run in the other precision.
         lost: why the base could not be run in the other precision; "" while it can.
     """
 
@@ -66,6 +67,7 @@ class BatchPass:
     kinds: frozenset[str]
     layers: tuple[int, ...]
     vocabulary: int
+    rounded: frozenset[int] = frozenset()
     lost: str = ""
     _types: dict[str, torch.dtype] | None = None
 
@@ -93,8 +95,10 @@ class BatchPass:
     def _view(self, kind: str, batch: Batch) -> Iterator[Found]:
         mask = batch.region(self.settings.region)
         for name, anatomy in self.anatomies.items():
-            found = reduce_batch(name, anatomy, batch, mask, self.layers, {kind: pooled_mean}).rows
-            yield from self._found(name, batch, dict(found))
+            for (_, layer), values in reduce_batch(
+                name, anatomy, batch, mask, self.layers, {kind: pooled_mean}
+            ).rows.items():
+                yield Found(name, kind, layer, batch.index, values)
 
     def _prompts(self, batch: Batch, *, deep: bool) -> Iterator[Found]:
         base, mask = self.anatomies[BASE], batch.region(self.settings.region)
@@ -110,7 +114,7 @@ class BatchPass:
         for name, found in self._through_all(batch, held, masks, deep=deep):
             states[name] = {place: values for place, values in found.items() if place[0] in ("lens", "heads")}
             rest = {place: values for place, values in found.items() if place not in states[name]}
-            yield from self._found(name, batch, rest, having)
+            yield from self._found(name, batch, rest, tuple(masks), having)
         if deep and "lens" in self.kinds:
             yield from self._lens(batch, states)
         if deep and "heads" in self.kinds:
@@ -118,15 +122,15 @@ class BatchPass:
             kept = predicting(batch, self.settings.answer_positions, region="answer")[1]
             yield from self._heads("heads", batch, kept, at)
 
-    def _found(self, name: str, batch: Batch, rows: Reduced, having: Tensor | None = None) -> Iterator[Found]:
-        """Without sinks, rows of the prompts that have one: the others' are those over all tokens."""
+    def _found(
+        self, name: str, batch: Batch, rows: Reduced, suffixes: Sequence[str], having: Tensor
+    ) -> Iterator[Found]:
+        """Rows of each set of tokens; without sinks, of the prompts that have one: the others' are those over all."""
         for (label, layer), values in rows.items():
-            if layer not in self.layers:
-                continue
-            if label.endswith(NO_SINKS) and having is not None:
-                yield Found(name, label, layer, batch.index[having], values[having])
-            else:
-                yield Found(name, label, layer, batch.index, values)
+            for suffix, of_set in zip(suffixes, values.unbind(1), strict=True):
+                kept = having if suffix else torch.ones_like(having)
+                if layer in self.layers:
+                    yield Found(name, label + suffix, layer, batch.index[kept], of_set[kept])
 
     def _through_all(
         self, batch: Batch, held: HeldStates, masks: Masks, *, deep: bool
@@ -147,7 +151,7 @@ class BatchPass:
             if deep and "own" in self.kinds:
                 rows |= self._alone("own", name, held, anatomy, batch, masks)
             yield name, rows
-        if deep and "floor" in self.kinds and not self.lost:
+        if deep and "floor" in self.kinds and not self.lost and self.rounded.issuperset(batch.index.tolist()):
             rest = {label: each for label, each in reductions.items() if label.startswith(("pooled", "lens"))}
             if (rounded_rows := self._rounded(batch, mask, rest)) is not None:
                 yield ROUNDED, rounded_rows
@@ -168,7 +172,7 @@ class BatchPass:
 
     def _alone(self, label: str, name: str, held: HeldStates, anatomy: Anatomy, batch: Batch, masks: Masks) -> Reduced:
         """Pooled states behind each block of one model, given what the other's own block was given."""
-        reductions = {label + suffix: _over(pooled_mean, mask) for suffix, mask in masks.items()}
+        reductions = {label: _over_sets(pooled_means, masks)}
         rows: Reduced = {}
         for block in self.layers:
             if 0 <= block < self.top:
@@ -189,11 +193,9 @@ class BatchPass:
         return places
 
     def _reductions(self, batch: Batch, masks: Masks, *, deep: bool) -> dict[str, Reduction]:
-        reductions: dict[str, Reduction] = {}
-        for suffix, mask in masks.items():
-            reductions[f"pooled{suffix}"] = _over(pooled_mean, mask)
-            if deep and "tokens" in self.kinds:
-                reductions[f"tokens{suffix}"] = _over(self._token_columns, mask)
+        reductions: dict[str, Reduction] = {"pooled": _over_sets(pooled_means, masks)}
+        if deep and "tokens" in self.kinds:
+            reductions["tokens"] = _over_sets(self._token_columns, masks)
         if deep and "lens" in self.kinds:
             positions = lens_positions(masks[""], self.settings.lens_positions)
             reductions["lens"] = lambda states, mask: gather_positions(states, positions)
@@ -202,12 +204,18 @@ class BatchPass:
             reductions["heads"] = lambda states, mask: gather_positions(states, where)
         return reductions
 
-    def _token_columns(self, states: Tensor, mask: Tensor) -> Tensor:
-        return columns(self._names("tokens"), Tokens(states, mask))
+    def _token_columns(self, states: Tensor, masks: Sequence[Tensor]) -> Tensor:
+        whole, names = Tokens(states, masks[0]), self._names("tokens")
+        sets = (whole, *(Tokens(states, mask, among=whole) for mask in masks[1:]))
+        return torch.stack([columns(names, each) for each in sets], dim=1)
 
     def _names(self, source: str) -> tuple[str, ...]:
         """The metrics that this pass computes from one source: the columns of its rows."""
-        return computed_from(source, choose(self.settings.metrics))
+        return computed_from(source, self._wanted)
+
+    @cached_property
+    def _wanted(self) -> tuple[str, ...]:
+        return choose(self.settings.metrics)
 
     def _rounded(self, batch: Batch, mask: Tensor, reductions: Mapping[str, Reduction]) -> Reduced | None:
         """Rows of the base in the other precision; None where it cannot run in it: a side measurement ends no run."""
@@ -263,6 +271,6 @@ class BatchPass:
         return found
 
 
-def _over(reduce: Reduction, mask: Tensor) -> Reduction:
-    """A reduction over these tokens, whichever are given."""
-    return lambda states, given: reduce(states, mask.to(states.device))
+def _over_sets(reduce: Callable[[Tensor, Sequence[Tensor]], Tensor], masks: Masks) -> Reduction:
+    """A reduction over each of these sets of tokens, whichever are given: B×S×… rows."""
+    return lambda states, given: reduce(states, [mask.to(states.device) for mask in masks.values()])

@@ -114,7 +114,9 @@ class Measurement:
             MidblockError: activations that are not finite, or a piece that another run kept.
         """
         anatomies = {variant.name: Anatomy.of(variant.model) for variant in self.pair}
-        through = BatchPass(anatomies, self.settings, self.kinds, self.layers, self.pair.vocabulary)
+        through = BatchPass(
+            anatomies, self.settings, self.kinds, self.layers, self.pair.vocabulary, self.prompts.rounded
+        )
         keys = {kind: self._keys(kind) for kind, _ in self._batches()}
         steps = [
             Step(
@@ -168,9 +170,9 @@ class Measurement:
 
     def _whole(self, rows: dict[str, RowStatistic]) -> dict[str, RowStatistic]:
         """The rows, without those of a rounded base that did not get through all of its prompts."""
-        deep = sum(len(batch.index) for batch in self.prompts.deep)
+        all_of_them = len(self.prompts.rounded)
         own = {key for key in rows if key.endswith(f"|{ROUNDED_BASE}")}
-        short = {key for key in own if NO_SINKS not in key and len(rows[key].index) < deep}
+        short = {key for key in own if NO_SINKS not in key and len(rows[key].index) < all_of_them}
         if short and not self.lost:
             self.lost = "it failed on some prompts before this run was resumed"
         return {key: found for key, found in rows.items() if not (self.lost and key in own)}

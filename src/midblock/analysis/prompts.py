@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from midblock.analysis.repeats import repeats_of
@@ -16,6 +17,7 @@ from midblock.metrics.views import VIEWS, drop_tokens
 from midblock.runs.reading import Reading, few_note, read
 
 SHOWN = 3  # texts
+FLOOR_PROMPTS = 16  # on about so many rounding is measured: what it does hardly differs from prompt to prompt
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class Prompts:
     general: list[Batch] = field(default_factory=list)
     general_reference: str = ""
     clusters: Clusters | None = None
+
+    @cached_property
+    def rounded(self) -> frozenset[int]:
+        """The prompts, by index, on which the base is run in another precision too: every so many batches of `deep`."""
+        stride = max(1, sum(len(batch.index) for batch in self.deep) // FLOOR_PROMPTS)
+        return frozenset(index for batch in self.deep[::stride] for index in batch.index.tolist())
 
     def notes(self) -> list[str]:
         """What a reader must know: how many prompts were left out or cut, and why."""

@@ -8,6 +8,7 @@ Gram matrix, and takes sparsity's maximum over the batch. Formulas: docs/metrics
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,10 +23,15 @@ PerPrompt = Float[Tensor, " B"]
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A batch of prompts' token states, and which of them count."""
+    """A batch of prompts' token states, and which of them count.
+
+    Attributes:
+        among: the same states where more of them count, whose products serve these too.
+    """
 
     states: Float[Tensor, "B T D"]
     mask: Bool[Tensor, "B T"]
+    among: Tokens | None = None
 
     @cached_property
     def gram(self) -> Float[Tensor, "B s s"]:
@@ -33,17 +39,36 @@ class Tokens:
 
         Tokens that do not count are zero rows; a token that is zero has no direction and adds nothing.
         """
+        tokens, width = self.states.shape[1:]
+        if self.among is not None and tokens <= width:
+            return self.among.gram.masked_fill(~(self.mask.unsqueeze(1) & self.mask.unsqueeze(2)), 0)
         states = self.states.double()
         if not bool(self.mask.all()):
             states = states.masked_fill(~self.mask.unsqueeze(-1), 0)
         length = states.norm(dim=-1)
         scale = torch.where(length > 0, 1 / length, 0.0)
-        tokens, width = states.shape[1:]
         if tokens <= width:
             # Scaling the T×T products is cheaper than scaling the T×D states.
             return (states @ states.mT) * scale.unsqueeze(1) * scale.unsqueeze(2)
         unit = states * scale.unsqueeze(-1)
         return unit.mT @ unit
+
+    @cached_property
+    def sizes(self) -> Float[Tensor, "B T D"]:
+        """The states' entries without their signs."""
+        return self.states.abs() if self.among is None else self.among.sizes
+
+    @cached_property
+    def largest(self) -> Float[Tensor, "B T"]:
+        """The largest entry of each token, by absolute value."""
+        return self.sizes.amax(-1) if self.among is None else self.among.largest
+
+    @cached_property
+    def norms(self) -> Float[Tensor, "B T"]:
+        """Each token's length, in float64."""
+        if self.among is not None:
+            return self.among.norms
+        return torch.linalg.vector_norm(self.states, dim=-1, dtype=torch.float64)
 
     @cached_property
     def most(self) -> PerPrompt:
@@ -53,10 +78,20 @@ class Tokens:
 
 def pooled_mean(states: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
     """Mean state over the tokens that count, in float64; NaN where none does."""
-    if bool(mask.all()):
-        return states.mean(1, dtype=torch.float64)
-    kept = states.masked_fill(~mask.unsqueeze(-1), 0)
-    return kept.sum(1, dtype=torch.float64) / mask.sum(1, keepdim=True)
+    return pooled_means(states, [mask])[:, 0]
+
+
+def pooled_means(states: Float[Tensor, "B T D"], masks: Sequence[Bool[Tensor, "B T"]]) -> Float[Tensor, "B S D"]:
+    """Mean states over S sets of tokens, in float64, the first of which holds all others and nearly the same tokens."""
+    most = masks[0]
+    kept = states if bool(most.all()) else states.masked_fill(~most.unsqueeze(-1), 0)
+    total = kept.sum(1, dtype=torch.float64)
+    found = []
+    for mask in masks:
+        prompt, token = (most & ~mask).nonzero(as_tuple=True)
+        sums = total.index_add(0, prompt, -states[prompt, token].double()) if len(prompt) else total
+        found.append(sums / mask.sum(1, keepdim=True))
+    return torch.stack(found, dim=1)
 
 
 def prompt_entropy(tokens: Tokens) -> PerPrompt:
@@ -86,18 +121,14 @@ def curvature(tokens: Tokens) -> PerPrompt:
 
 def sparsity(tokens: Tokens) -> PerPrompt:
     """Share of entries smaller than 1 % of the prompt's largest, by absolute value."""
-    states, mask = tokens.states, tokens.mask
-    kept = states if bool(mask.all()) else states.masked_fill(~mask.unsqueeze(-1), 0)
-    largest = torch.linalg.vector_norm(kept, torch.inf, dim=(1, 2), keepdim=True)
+    mask, largest = tokens.mask, tokens.largest.masked_fill(~tokens.mask, 0).amax(1)
     # In float32 at least: 1 % of the largest, rounded to the states' bfloat16, would take in or leave out whole steps.
     threshold = 0.01 * largest.to(torch.promote_types(largest.dtype, torch.float32))
-    # Rows that do not count are zeros now, all of them below the threshold: they are taken off again.
-    below = (kept.abs() < threshold).sum((1, 2)) - (~mask).sum(1) * states.shape[-1]
-    return below.clamp(min=0).double() / (mask.sum(1) * states.shape[-1])
+    below = (tokens.sizes < threshold[:, None, None]).sum(-1) * mask
+    return below.sum(1).double() / (mask.sum(1) * tokens.states.shape[-1])
 
 
 def sink_share(tokens: Tokens) -> PerPrompt:
     """Share of ‖H‖² that the prompt's largest token holds."""
-    norms = torch.linalg.vector_norm(tokens.states, dim=-1, dtype=torch.float64)
-    squares = norms.square().masked_fill(~tokens.mask, 0)
+    squares = tokens.norms.square().masked_fill(~tokens.mask, 0)
     return squares.amax(1) / squares.sum(1)

@@ -1,7 +1,8 @@
 """Hold one batch's states of all layers, for what must see several of them together, or run a block again on its own.
 
 Which tokens are sinks is known only behind the last block; what another model's block makes of this model's states
-takes the state that entered here. Cost: (L+2)·B·T·D numbers for as long as a batch is looked at, and nothing in time.
+takes the state that entered here. Cost: (L+2)·B·T·D numbers for as long as a batch is looked at, and time to copy
+them.
 """
 
 from __future__ import annotations
@@ -26,14 +27,12 @@ class HeldStates:
     """One forward pass.
 
     Attributes:
-        states: by layer, -1 what enters block 0, 0…L-1 what leaves each block, L what leaves the final norm.
+        states: copies by layer, -1 what enters block 0, 0…L-1 what leaves each block, L what leaves the final norm.
         calls: how each block was called; None where that was not asked for.
-        overwrites: whether some block writes over what it is given.
     """
 
     states: Mapping[int, Float[Tensor, "B T D"]]
     calls: BlockCalls | None = None
-    overwrites: bool = False
 
     def through(self, anatomy: Anatomy, block: int) -> Float[Tensor, "B T D"]:
         """What a block of `anatomy`, of this or another model, makes of just what this pass gave its own.
@@ -42,13 +41,13 @@ class HeldStates:
         """
         if self.calls is None:
             raise MidblockError("the blocks' calls were not recorded")
-        entering = self.states[block - 1].to(device_of(anatomy.blocks[block]))
-        entering = entering.clone() if self.overwrites else entering
+        # A block may write over what it is given.
+        entering = self.states[block - 1].to(device_of(anatomy.blocks[block]), copy=True)
         return self.calls.run(list(anatomy.blocks), entering, block, block + 1)
 
 
 def hold_states(anatomy: Anatomy, input_ids: Int[Tensor, "B T"], *, calls: bool = False) -> HeldStates:
-    """Run a model without its head and keep what every layer puts out.
+    """Run a model without its head and keep a copy of what every layer puts out.
 
     Args:
         calls: record how blocks are called too.
@@ -56,26 +55,32 @@ def hold_states(anatomy: Anatomy, input_ids: Int[Tensor, "B T"], *, calls: bool 
     Raises:
         MidblockError: more than one stream; with `calls`, blocks that cannot be run one by one.
     """
-    held, versions = _run(anatomy, input_ids, calls=calls, copies=False)
-    if any(states._version != versions[layer] for layer, states in held.states.items()):
-        held, _ = _run(anatomy, input_ids, calls=calls, copies=True)
-    return held
-
-
-def _run(
-    anatomy: Anatomy, input_ids: Int[Tensor, "B T"], *, calls: bool, copies: bool
-) -> tuple[HeldStates, dict[int, int]]:
     states: dict[int, Tensor] = {}
-    versions: dict[int, int] = {}
+    shelf: list[Tensor] = []
 
     def on_layer(layer: int, found: Tensor) -> None:
-        states[layer] = found.clone() if copies else found
-        versions[layer] = states[layer]._version
+        states[layer] = _copied(found, layer + 1, len(anatomy) + 2, shelf)
 
     recording: Any = record_calls(anatomy, ()) if calls else nullcontext()
     with watch(anatomy, range(-1, len(anatomy) + 1), on_layer), recording as recorded:
-        run_backbone(anatomy, input_ids, versions=True)
-    return HeldStates(states, recorded, copies), versions
+        run_backbone(anatomy, input_ids)
+    return HeldStates(states, recorded)
+
+
+def _copied(states: Tensor, place: int, places: int, shelf: list[Tensor]) -> Tensor:
+    """A copy, on the CPU inside one piece of memory for all layers.
+
+    States kept one by one lie between the passing ones, and the allocator then hands memory back and asks for it
+    anew at every block: a sixth of the forward pass.
+    """
+    if states.device.type != "cpu":
+        return states.clone()
+    if not shelf:
+        shelf.append(states.new_empty((places, *states.shape)))
+    into = shelf[0]
+    if into.shape[1:] != states.shape or into.dtype != states.dtype:
+        return states.clone()
+    return into[place].copy_(states)
 
 
 def check_blocks_alone(anatomy: Anatomy, input_ids: Int[Tensor, "B T"]) -> None:

@@ -76,17 +76,14 @@ def _leaving(seen: OnLayer, layer: int, module: nn.Module, args: tuple[Any, ...]
     seen(layer, output if isinstance(output, Tensor) else output[0])
 
 
-def run_backbone(anatomy: Anatomy, input_ids: Int[Tensor, "B T"], *, versions: bool = False) -> Float[Tensor, "B T D"]:
+def run_backbone(anatomy: Anatomy, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
     """One forward pass without the head and without a graph; what it computes on its way is seen by `watch`.
 
     Batches are padded on the right, where causal attention never looks back from, so no mask is passed and the fast
     causal kernel serves every batch.
 
-    Args:
-        versions: count what writes into a tensor in place, so that whoever keeps one can see that it was left alone.
-
     Returns:
         What the head is given.
     """
-    with torch.no_grad() if versions else torch.inference_mode():
+    with torch.inference_mode():
         return anatomy.backbone(input_ids=input_ids.to(device_of(anatomy.embedding)), use_cache=False)[0]
