@@ -65,7 +65,7 @@ def subset_spectra(X: Float[Tensor, "N D"], keep: Tensor, *, centre: bool = Fals
         gram = X @ X.T
         found = []
         for part in keep.split(max(1, ENTRIES // keep.shape[1] ** 2)):
-            each = gram[part[:, :, None], part[:, None, :]]
+            each = gram[part].gather(2, part[:, None, :].expand(-1, part.shape[1], -1))
             if centre:
                 each = each - each.mean(1, keepdim=True) - each.mean(2, keepdim=True) + each.mean((1, 2), keepdim=True)
             found.append(eigenvalues(each))
