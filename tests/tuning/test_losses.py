@@ -8,11 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midblock.base import MidblockError
-from midblock.tuning.losses import LOSSES, Objective, Scored, dft, importance_weights, iw, iw_published, kl, nll
+from midblock.tuning.loop.scoring import top_entropy
+from midblock.tuning.losses import (
+    LOSSES,
+    Objective,
+    Scored,
+    dft,
+    eaft,
+    importance_weights,
+    iw,
+    iw_published,
+    kl,
+    nll,
+    stm,
+    stm_kept,
+)
 
 ROW = torch.tensor([0, 0, 0, 1, 2, 2])
 TARGETS = torch.tensor([3, 0, 4, 1, 1, 2])
-OBJECTIVE = Objective(iw_temperature=0.7, kl_beta=0.3)
+OBJECTIVE = Objective(iw_temperature=0.7, kl_beta=0.3, eaft_alpha=1.5, eaft_top_k=3, stm_threshold=4.0)
 
 
 def some_logits(seed=0, tokens=6, vocabulary=5):
@@ -24,7 +38,9 @@ def scored_from(logits, reference, row=ROW, targets=TARGETS):
     ours, theirs = logits.log_softmax(-1), reference.log_softmax(-1)
     pick = torch.arange(len(targets))
     divergence = (ours.exp() * (ours - theirs)).sum(-1)
-    return Scored(ours[pick, targets], row, theirs[pick, targets], divergence)
+    return Scored(
+        ours[pick, targets], row, theirs[pick, targets], divergence, top_entropy(logits.detach(), OBJECTIVE.eaft_top_k)
+    )
 
 
 def by_hand(*log_probs, reference=None, divergence=None, row=None):
@@ -49,6 +65,42 @@ def test_the_gradient_of_dft_is_minus_p_at_each_token():
     scored = by_hand(math.log(0.5), math.log(0.25))
     dft(scored, Objective())[0].backward()
     assert scored.log_probs.grad.tolist() == pytest.approx([-0.5, -0.25])
+
+
+def test_entropy_of_the_likeliest_tokens_by_hand():
+    logits = torch.tensor([[0.5, 0.25, 0.25, 0.0], [1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]]).double().log()
+    two, all_of_them = top_entropy(logits, 2), top_entropy(logits, 4)
+    p = 2 / 3  # of the likelier of two, scaled to one
+    assert two[0].item() == pytest.approx(-(p * math.log(p) + (1 - p) * math.log(1 - p)) / math.log(2))
+    assert two[1].item() == all_of_them[1].item() == pytest.approx(1)
+    # more tokens than there are: all of them
+    assert torch.equal(top_entropy(logits[1:2], 9), all_of_them[1:2])
+
+
+def test_eaft_by_hand():
+    scored = Scored(
+        torch.tensor([-1.0, -2.0, -3.0], requires_grad=True), ROW[:3], entropy=torch.tensor([1.0, 0.5, 0.0])
+    )
+    total, count = eaft(scored, Objective())
+    assert (total.item(), count) == (1 * 1 + 0.5 * 2, 3)
+    total.backward()
+    assert scored.log_probs.grad.tolist() == [-1, -0.5, 0]
+    assert eaft(scored, Objective(eaft_alpha=2.0))[0].item() == 1 + 0.25 * 2
+    assert eaft(scored, Objective(eaft_alpha=0.0))[0].item() == nll(scored, Objective())[0].item()
+    with pytest.raises(MidblockError, match="entropy"):
+        eaft(by_hand(-1.0), Objective())
+
+
+def test_stm_leaves_out_what_the_base_finds_unlikely_and_divides_by_all():
+    scored = by_hand(-1.0, -2.0, -3.0, reference=[math.log(0.5), math.log(0.4), math.log(0.39)])
+    objective = Objective(stm_threshold=2.5)
+    assert stm_kept(scored, objective).tolist() == [True, True, False]
+    total, count = stm(scored, objective)
+    total.backward()
+    assert (total.item(), count) == (3, 3)
+    assert scored.log_probs.grad.tolist() == [-1, -1, 0]
+    with pytest.raises(MidblockError, match="reference"):
+        stm(by_hand(-1.0), Objective())
 
 
 @pytest.mark.parametrize("loss", [iw, iw_published])
@@ -139,6 +191,14 @@ def written_out(loss, logits, reference):
         return -(target.detach() * target.log()).sum()
     if loss == "kl":
         return -target.log().sum() + OBJECTIVE.kl_beta * (p * (p / q).log()).sum()
+    if loss == "eaft":
+        top = p.sort(-1, descending=True).values[:, : OBJECTIVE.eaft_top_k]
+        share = top / top.sum(-1, keepdim=True)
+        entropy = -(share * share.log()).sum(-1) / math.log(OBJECTIVE.eaft_top_k)
+        return -(entropy.detach() ** OBJECTIVE.eaft_alpha * target.log()).sum()
+    if loss == "stm":
+        assert 0 < (1 / known <= OBJECTIVE.stm_threshold).sum() < len(known)
+        return -target[1 / known <= OBJECTIVE.stm_threshold].log().sum()
     source = target if loss == "iw_published" else target.detach()
     total = torch.zeros((), dtype=torch.float64)
     for row in range(3):
@@ -167,7 +227,11 @@ def test_the_gradient_is_what_central_differences_give(loss):
     total, _ = LOSSES[loss].function(scored_from(logits, reference), OBJECTIVE)
     (gradient,) = torch.autograd.grad(total, logits)
     start = scored_from(logits.detach(), reference)
-    held = {"dft": start.log_probs.exp(), "iw": importance_weights(start, OBJECTIVE.iw_temperature)}.get(loss)
+    held = {
+        "dft": start.log_probs.exp(),
+        "iw": importance_weights(start, OBJECTIVE.iw_temperature),
+        "eaft": start.entropy**OBJECTIVE.eaft_alpha,
+    }.get(loss)
 
     def value(at):
         scored = scored_from(at, reference)
@@ -225,5 +289,7 @@ def test_what_a_loss_needs_is_asked_for():
         iw(bare, Objective())
     with pytest.raises(MidblockError, match="reference's distribution"):
         kl(bare, Objective())
-    assert {name for name, loss in LOSSES.items() if loss.reference} == {"iw", "iw_published"}
+    assert {name for name, loss in LOSSES.items() if loss.reference} == {"iw", "iw_published", "stm"}
     assert {name for name, loss in LOSSES.items() if loss.divergence} == {"kl"}
+    assert {name for name, loss in LOSSES.items() if loss.entropy} == {"eaft"}
+    assert {name for name, loss in LOSSES.items() if loss.kept is not None} == {"stm"}

@@ -7,11 +7,12 @@ each loses: docs/tuning/losses.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from midblock.base import MidblockError
@@ -24,7 +25,7 @@ class Objective:
     """What is minimised."""
 
     loss: str = "nll"
-    """`nll`, `dft`, `iw`, `kl` or `iw_published`."""
+    """`nll`, `dft`, `eaft`, `stm`, `iw`, `kl` or `iw_published`."""
 
     iw_temperature: float = 1.0
     """τ of `iw`: sharpness of a sequence's weight, exp(τ·mean_t(ln p − ln p_ref)), at most 16."""
@@ -32,9 +33,18 @@ class Objective:
     kl_beta: float = 0.1
     """β of `kl`: weight of KL(p‖p_ref) over the answer's tokens."""
 
+    eaft_alpha: float = 1.0
+    """α of `eaft`: how much a token's entropy decides of its weight; at 0 every token counts alike."""
+
+    eaft_top_k: int = 20
+    """K of `eaft`: the likeliest tokens, over which the entropy is taken."""
+
+    stm_threshold: float = 2.5
+    """Of `stm`: target tokens whose perplexity under the base (1/p_ref) is above it are left out of the loss."""
+
     reference: str | None = None
-    """p_ref of `iw` and `kl` where the base is not at hand (`--method full`): a model reference, loaded as a second,
-    frozen model. With LoRA the base itself serves, adapters switched off."""
+    """p_ref of `iw`, `stm` and `kl` where the base is not at hand (`--method full`): a model reference, loaded as a
+    second, frozen model. With LoRA the base itself serves, adapters switched off."""
 
     train_on_prompt: bool = False
     """Let the prompt's tokens count too, as P1 published; by default only the completion's do."""
@@ -49,12 +59,14 @@ class Scored:
         row: which sequence of the batch each token belongs to.
         reference: ln p_ref,t of the same tokens, without a graph.
         divergence: KL(p‖p_ref) of the whole next-token distribution at each of them, in nats, with its graph.
+        entropy: of the K likeliest next tokens there, scaled to one and over ln K, so in 0…1, without a graph.
     """
 
     log_probs: Float[Tensor, "N"]
     row: Int[Tensor, "N"]
     reference: Float[Tensor, "N"] | None = None
     divergence: Float[Tensor, "N"] | None = None
+    entropy: Float[Tensor, "N"] | None = None
 
 
 Summed = tuple[Float[Tensor, ""], int]
@@ -68,6 +80,33 @@ def nll(scored: Scored, objective: Objective) -> Summed:
 def dft(scored: Scored, objective: Objective) -> Summed:
     """−sg[p_t] ln p_t: tokens the model already finds likely weigh more (arXiv 2508.05629)."""
     return -(scored.log_probs.detach().exp() * scored.log_probs).sum(), len(scored.log_probs)
+
+
+def eaft(scored: Scored, objective: Objective) -> Summed:
+    """−sg[H̃^α] ln p_t: where the model is sure, right or wrong, there is little to learn (arXiv 2601.02151).
+
+    Raises:
+        MidblockError: when there are no entropies.
+    """
+    if scored.entropy is None:
+        raise MidblockError("the loss `eaft` needs the predictions' entropy")
+    return -(scored.entropy**objective.eaft_alpha * scored.log_probs).sum(), len(scored.log_probs)
+
+
+def stm(scored: Scored, objective: Objective) -> Summed:
+    """−ln p_t of the tokens that the base does not find too unlikely, over the number of all (arXiv 2501.14315)."""
+    return -(stm_kept(scored, objective) * scored.log_probs).sum(), len(scored.log_probs)
+
+
+def stm_kept(scored: Scored, objective: Objective) -> Bool[Tensor, "N"]:
+    """Tokens whose perplexity under the reference, 1/p_ref, is at most the threshold.
+
+    Raises:
+        MidblockError: when there is no reference.
+    """
+    if scored.reference is None:
+        raise MidblockError("the loss `stm` needs a reference model")
+    return -scored.reference <= math.log(objective.stm_threshold)
 
 
 def iw(scored: Scored, objective: Objective) -> Summed:
@@ -103,7 +142,7 @@ def importance_weights(scored: Scored, temperature: float) -> Float[Tensor, "N"]
     count = gain.new_zeros(rows).index_add(0, scored.row, torch.ones_like(gain))
     mean = total / count.clamp(min=1)
     # min inside the exponential too, so that a large gain gives the cap instead of an infinity with no gradient
-    capped = (temperature * mean).clamp(max=torch.tensor(LARGEST_WEIGHT).log().item())
+    capped = (temperature * mean).clamp(max=math.log(LARGEST_WEIGHT))
     return capped.exp()[scored.row]
 
 
@@ -115,6 +154,8 @@ class Loss:
         function: (scored, objective) → (sum over tokens, how many).
         reference: it needs ln p_ref of the target tokens.
         divergence: it needs the whole distribution of the reference.
+        entropy: it needs the entropy of the likeliest next tokens.
+        kept: which target tokens it counts; None where that is all of them.
         options: options that are about it, or about it and others that name them too.
         papers: that the model card names, by their keys there.
     """
@@ -122,6 +163,8 @@ class Loss:
     function: Callable[[Scored, Objective], Summed]
     reference: bool = False
     divergence: bool = False
+    entropy: bool = False
+    kept: Callable[[Scored, Objective], Bool[Tensor, "N"]] | None = None
     options: tuple[str, ...] = ()
     papers: tuple[str, ...] = ()
 
@@ -129,6 +172,8 @@ class Loss:
 LOSSES: Mapping[str, Loss] = {
     "nll": Loss(nll),
     "dft": Loss(dft, papers=("dft",)),
+    "eaft": Loss(eaft, entropy=True, options=("eaft_alpha", "eaft_top_k"), papers=("eaft",)),
+    "stm": Loss(stm, reference=True, kept=stm_kept, options=("stm_threshold",), papers=("stm",)),
     "iw": Loss(iw, reference=True, options=("iw_temperature",)),
     "kl": Loss(kl, divergence=True, options=("kl_beta",)),
     "iw_published": Loss(iw_published, reference=True, options=("iw_temperature",)),

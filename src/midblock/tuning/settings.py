@@ -104,6 +104,11 @@ class Schedule(DataSettings):
     learning_rate: float = 1e-4
     """Peak learning rate (P1: 1e-4 for 1B and 7B; P2, full: 1e-6)."""
 
+    lr_by_depth: str | None = None
+    """Factors of the learning rate by depth. One number: by how much it is multiplied from a block to the one below
+    (0.9 keeps the last block's and lowers the others). Several, bottom first and spread over the blocks as a merge's
+    alphas are: `0.1,1,1`."""
+
     per_device_train_batch_size: int = 4
     """Examples in a forward pass on each device."""
 

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midblock.base import LayerPlan, MidblockError, divide
+from midblock.base.depth_list import per_block, read_numbers
 from midblock.checkpoints.places import located
-from midblock.interventions.merge.alphas import Alphas, modules_of, per_block, read_numbers, read_overrides
+from midblock.interventions.merge.alphas import Alphas, modules_of, read_overrides
 from midblock.interventions.merge.settings import MergeSettings, with_texts
 from midblock.runs.where import Where
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from midblock.base import LayerTable, MidblockError
+from midblock.base.depth_list import per_block
 from midblock.checkpoints import TensorReader
 from midblock.checkpoints.places import located
 from midblock.interventions import merge
-from midblock.interventions.merge.alphas import per_block
 from midblock.runs.record import read_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

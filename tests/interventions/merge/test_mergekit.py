@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
+from midblock.base.depth_list import per_block
 from midblock.checkpoints.places import located
-from midblock.interventions.merge.alphas import per_block
 from midblock.interventions.merge.mergekit import Rule, alpha_of, recipe, rules
 from midblock.interventions.merge.settings import MergeSettings
 

@@ -27,6 +27,8 @@ CASES = ["/".join(case) for case in itertools.product(METHODS, LOSSES, HOLDS)]
 def test_losses_are_those_of_the_golden_file(case, tuned, llama):
     method, loss, hold = case.split("/")
     options = {"method": method, "loss": loss, "learning_rate": 3e-3 if method == "lora" else 1e-3, **HOLDS[hold]}
+    if loss == "stm":
+        options["stm_threshold"] = 320.0  # an untrained model finds every token unlikely; this leaves out half of them
     if method == "full" and (LOSSES[loss].reference or LOSSES[loss].divergence):
         options["reference"] = str(llama)
     artifact = tuned(**options)

@@ -43,8 +43,8 @@ def log_probs(model):
 
 
 def test_which_losses_compare():
-    assert PLAIN == ["dft", "nll"]
-    assert COMPARING == ["iw", "iw_published", "kl"]
+    assert PLAIN == ["dft", "eaft", "nll"]
+    assert COMPARING == ["iw", "iw_published", "kl", "stm"]
 
 
 @pytest.mark.parametrize("loss", PLAIN)

@@ -16,6 +16,7 @@ from midblock.tuning.prefix.prefix import FrozenPrefix
 from midblock.tuning.settings import Placement
 
 LENGTHS = (9, 5, 7)
+SCORES = ("log_probs", "row", "reference", "divergence", "entropy")
 
 
 def make_batch():
@@ -36,8 +37,8 @@ def parts(model, reference=None):
     return model, anatomy, FrozenPrefix(anatomy, 0, None), reference
 
 
-def score(model, batch, reference=None):
-    with scoring(*parts(model, reference)):
+def score(model, batch, reference=None, top_k=0):
+    with scoring(*parts(model, reference), top_k):
         return model(**batch, score=True)
 
 
@@ -142,7 +143,7 @@ def test_padding_makes_no_difference(pico):
         )
 
 
-@pytest.mark.parametrize("kind", ["nothing", "reference", "divergence"])
+@pytest.mark.parametrize("kind", ["nothing", "reference", "divergence", "entropy"])
 @pytest.mark.parametrize("tokens_at_once", [1, 2, 5])
 def test_chunks_change_neither_scores_nor_gradients(pico, tuned_from, kind, tokens_at_once):
     results = []
@@ -154,10 +155,11 @@ def test_chunks_change_neither_scores_nor_gradients(pico, tuned_from, kind, toke
         hidden = torch.randn(11, 32, generator=generator).requires_grad_()
         known = torch.randn(11, 32, generator=generator)
         targets = torch.randint(300, (11,), generator=generator)
-        reference = None if kind == "nothing" else Reference(Anatomy.of(other), None, kind == "divergence")
-        scores = score_targets(
-            anatomy, hidden, targets, reference, None if reference is None else known, logit_bytes=logit_bytes
-        )
+        compares = kind in ("reference", "divergence")
+        reference = Reference(Anatomy.of(other), None, kind == "divergence") if compares else None
+        top_k = 20 if kind == "entropy" else 0
+        given = (anatomy, hidden, targets, reference, known if compares else None, top_k)
+        scores = score_targets(*given, logit_bytes=logit_bytes)
         weights = torch.linspace(0.5, 2, 11)
         (weights * scores["log_probs"] + weights.flip(0) * scores.get("divergence", torch.zeros(11))).sum().backward()
         results.append((scores, hidden.grad, anatomy.head.weight.grad))
@@ -239,8 +241,8 @@ def test_scores_are_what_the_losses_take(pico, loss):
     base, batch = pico("llama"), make_batch()
     model = adapted(base)
     reference = Reference(Anatomy.of(base), model, LOSSES[loss].divergence)
-    answer = score(base, batch, reference)
-    scored = Scored(**{name: answer.get(name) for name in ("log_probs", "row", "reference", "divergence")})
+    answer = score(base, batch, reference, top_k=20 if LOSSES[loss].entropy else 0)
+    scored = Scored(**{name: answer.get(name) for name in SCORES})
     total, count = LOSSES[loss].function(scored, Objective())
     total.backward()
     assert count == len(scored.row) == (batch["labels"][:, 1:] != IGNORED).sum()
@@ -250,8 +252,8 @@ def test_scores_are_what_the_losses_take(pico, loss):
 
 def test_a_batch_without_a_target_has_empty_scores(pico):
     model, batch = pico("llama"), make_batch()
-    scores = score(model, {**batch, "labels": torch.full_like(batch["labels"], IGNORED)})
-    assert len(scores["log_probs"]) == len(scores["row"]) == 0
+    scores = score(model, {**batch, "labels": torch.full_like(batch["labels"], IGNORED)}, top_k=20)
+    assert len(scores["log_probs"]) == len(scores["row"]) == len(scores["entropy"]) == 0
     scores["log_probs"].sum().backward()
 
 

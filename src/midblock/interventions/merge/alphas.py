@@ -1,21 +1,18 @@
 """Alphas: how much of the tuned model each tensor of a merge takes, from a list of numbers and what it is.
 
-A list shorter than the model is stretched over its blocks, by default as mergekit stretches its gradients: block i of L
-stands at t = i / (L − 1), and the list is read off at t · (count − 1), linearly between its numbers. Described in
-docs/causes/merge.md.
+Described in docs/causes/merge.md.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from midblock.base import MidblockError, unknown
+from midblock.base.depth_list import read_numbers
 from midblock.checkpoints import Projection
 from midblock.checkpoints.roles import ATTENTION, GATE_UP, MLP, QKV, ROLES
 
-INTERPOLATIONS = ("gradient", "segments")
 GROUPS = ("attention", "mlp")
 ROLE_NAMES = frozenset(
     {
@@ -78,21 +75,6 @@ class Alphas:
             raise MidblockError(f"no tensor of the model takes the alphas of the module {module}", hint=hint)
 
 
-def read_numbers(given: str | float | Sequence[float], what: str = "alphas") -> tuple[float, ...]:
-    """Read one number or several, as a text with commas or as numbers.
-
-    Raises:
-        MidblockError: nothing there, or something that is no finite number; the message begins with `what`.
-    """
-    parts: Sequence[str | float] = [given] if isinstance(given, int | float) else given
-    if isinstance(given, str):
-        parts = [part.strip() for part in given.strip().strip("[]").split(",")]
-    numbers = [_number(part, what) for part in parts]
-    if not numbers:
-        raise MidblockError(f"{what}: no number given", hint="one, or several like 0,0.5,1")
-    return tuple(numbers)
-
-
 def read_overrides(given: Iterable[str]) -> dict[str, tuple[float, ...]]:
     """Read texts like `mlp=0,1`.
 
@@ -113,30 +95,6 @@ def read_overrides(given: Iterable[str]) -> dict[str, tuple[float, ...]]:
     return found
 
 
-def per_block(numbers: Sequence[float], blocks: int, interpolation: str = "gradient") -> tuple[float, ...]:
-    """Spread a list over the blocks.
-
-    Args:
-        numbers: one for all blocks, one for each, or fewer than blocks.
-        blocks: L.
-        interpolation: of fewer: `gradient` (linear, as mergekit) or `segments` (equal depth segments, constant).
-
-    Raises:
-        MidblockError: more numbers than blocks, or an unknown interpolation.
-    """
-    if interpolation not in INTERPOLATIONS:
-        raise unknown("interpolation", interpolation, INTERPOLATIONS)
-    count = len(numbers)
-    if count > blocks:
-        what = f"{count} alphas fit neither the model's {blocks} blocks nor segments of them"
-        raise MidblockError(what, hint="give one for each block, or fewer")
-    if count in (1, blocks):
-        return tuple(numbers) * (blocks if count == 1 else 1)
-    if interpolation == "segments":
-        return tuple(numbers[block * count // blocks] for block in range(blocks))
-    return tuple(_at(numbers, block, blocks) for block in range(blocks))
-
-
 def modules_of(where: Projection) -> tuple[str, ...]:
     """The module names a block's tensor answers to, the narrowest first; none outside the blocks.
 
@@ -147,22 +105,3 @@ def modules_of(where: Projection) -> tuple[str, ...]:
         return ()
     part = where.part if where.beside_part is None else where.beside_part
     return tuple(dict.fromkeys([*where.answers, *([part] if part in GROUPS else [])]))
-
-
-def _number(given: str | float, what: str) -> float:
-    try:
-        number = float(given)
-    except (TypeError, ValueError) as error:
-        raise MidblockError(f"{what}: {given!r} is no number", hint="write them like 0,0.5,1") from error
-    if not math.isfinite(number):
-        raise MidblockError(f"{what}: {given} is not finite")
-    return number
-
-
-def _at(numbers: Sequence[float], block: int, blocks: int) -> float:
-    # In whole numbers, so that a block that stands on one of the list's numbers gets just that number.
-    first, rest = divmod(block * (len(numbers) - 1), blocks - 1)
-    if rest == 0:
-        return float(numbers[first])
-    share = rest / (blocks - 1)
-    return (1 - share) * numbers[first] + share * numbers[first + 1]

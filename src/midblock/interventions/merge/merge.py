@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import Progress, divide, folder_atomically
+from midblock.base.depth_list import read_numbers
 from midblock.base.names import name_note, name_of
 from midblock.checkpoints import load_pair
-from midblock.interventions.merge.alphas import read_numbers
 from midblock.interventions.merge.settings import MergeSettings, with_texts
 from midblock.interventions.merge.writing import Merging
 from midblock.runs.request import draft_of

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from midblock.base import MidblockError, unknown
-from midblock.interventions.merge.alphas import INTERPOLATIONS, Alphas, per_block, read_numbers, read_overrides
+from midblock.base.depth_list import INTERPOLATIONS, per_block, read_numbers
+from midblock.interventions.merge.alphas import Alphas, read_overrides
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 

@@ -97,6 +97,8 @@ def differences(source: AdapterSource) -> list[str]:
     settings, notes = run_settings(source), []
     if settings["loss"] != "nll":
         notes.append(f"the run's loss {settings['loss']!r} is midblock's; there it will be the plain one")
+    if settings.get("lr_by_depth") is not None:
+        notes.append("the run's learning rate went by depth; there it will be the same everywhere")
     if settings["anchor"] != "none":
         notes.append(f"the run's anchor {settings['anchor']!r} is midblock's; there will be none")
     return notes

@@ -21,6 +21,8 @@ PAPERS = {
         "On the Generalization of SFT: A Reinforcement Learning Perspective with Reward Rectification",
         "2508.05629",
     ),
+    "eaft": ("Entropy-Adaptive Fine-Tuning: Resolving Confident Conflicts to Mitigate Forgetting", "2601.02151"),
+    "stm": ("Mitigating Forgetting in LLM Fine-Tuning via Low-Perplexity Token Learning", "2501.14315"),
     "lora": ("LoRA: Low-Rank Adaptation of Large Language Models", "2106.09685"),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 from midblock.base import MidblockError, unknown
 from midblock.base.options import LARGEST, check_sizes
 from midblock.tuning.anchor.factors import resolve_k
+from midblock.tuning.loop.rates import read_rates
 from midblock.tuning.losses import LOSSES
 from midblock.tuning.place.methods import METHODS
 from midblock.tuning.settings import ANCHORS, OUTSIDE, PREFIX_CACHE, SCOPES, CourseSettings, Loop
@@ -16,10 +17,10 @@ from midblock.tuning.settings import ANCHORS, OUTSIDE, PREFIX_CACHE, SCOPES, Cou
 SEEDS = 2**32  # NumPy takes no larger ones, and transformers seeds it
 POSITIVE = (
     "lora_r", "lora_scale", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "max_length", "anchor_lambda", "iw_temperature", "kl_beta", "adam_epsilon",
+    "max_length", "anchor_lambda", "iw_temperature", "kl_beta", "adam_epsilon", "stm_threshold",
 )  # fmt: skip
-NOT_NEGATIVE = ("weight_decay", "max_grad_norm", "warmup_steps", "seed")
-FINITE = (*POSITIVE, "weight_decay", "warmup_steps", "lora_alpha")
+NOT_NEGATIVE = ("eaft_alpha", "weight_decay", "max_grad_norm", "warmup_steps", "seed")
+FINITE = (*POSITIVE, "eaft_alpha", "weight_decay", "warmup_steps", "lora_alpha")
 # beyond these nothing is trained any more, it only overflows
 AT_MOST = {
     "learning_rate": 100.0, "lora_scale": 1e6, "lora_alpha": 1e6, "weight_decay": 1e3, "anchor_lambda": 1e12,
@@ -104,6 +105,12 @@ def _check_ranges(settings: CourseSettings) -> None:
         raise MidblockError(f"rank_budget is {settings.rank_budget}; it must be 1 or more")
     if settings.target_modules is not None and not settings.target_modules.strip():
         raise MidblockError("target_modules names nothing", hint="`attention`, `mlp`, `all`, or leave it out")
+    if settings.eaft_top_k < 2:
+        raise MidblockError(f"eaft_top_k is {settings.eaft_top_k}; it must be 2 or more")
+    if settings.stm_threshold < 1:
+        raise MidblockError(f"stm_threshold is {settings.stm_threshold:g}; no perplexity is below 1")
+    if settings.lr_by_depth is not None:
+        read_rates(settings.lr_by_depth)
     resolve_k(settings.anchor_k, 1, 1)
 
 

@@ -16,6 +16,7 @@ from midblock.runs.processes import world_size
 from midblock.runs.request import DATA, Draft, Request, as_config
 from midblock.tuning.loop.arguments import refuse_deepspeed
 from midblock.tuning.loop.examples import TrainingExamples
+from midblock.tuning.loop.rates import DepthRates
 from midblock.tuning.loop.references import check_reference, check_vocabulary, reference_places
 from midblock.tuning.place.auto import plan_from_run
 from midblock.tuning.settings import CourseSettings, Loop
@@ -68,6 +69,7 @@ class Course:
         checkpoint = _open_base(base, loading)
         check_vocabulary(settings, loading, checkpoint)
         plan = _read_plan(settings.layers, checkpoint)
+        DepthRates.of(settings.lr_by_depth, plan.total)
         return cls(
             verb=verb,
             base=base,

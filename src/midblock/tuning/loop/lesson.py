@@ -30,6 +30,7 @@ from midblock.tuning.loop.examples import TrainingExamples, check_fit, check_los
 from midblock.tuning.loop.held_weights import HeldWeights
 from midblock.tuning.loop.memory import estimate_memory
 from midblock.tuning.loop.outputs import moved_rows, save_model
+from midblock.tuning.loop.rates import DepthRates
 from midblock.tuning.loop.resume import UNSEALED
 from midblock.tuning.loop.schedule import schedule_of
 from midblock.tuning.loop.sharding import release, shard
@@ -155,6 +156,10 @@ class Lesson:
         self._save(prepared, planned, bench)
         return self._outcome(prepared, planned, done, bench) if main_process() else Outcome(rows=[], summary={})
 
+    def _rates(self) -> dict[str, Any]:
+        rates = DepthRates.of(self.course.settings.lr_by_depth, self.course.plan.total)
+        return {} if rates is None else {"learning_rate_factors": rates.as_record()}
+
     def _save(self, prepared: Prepared, planned: Mapping[str, Any], bench: Bench) -> None:
         main = main_process()
         card = self.aim.card(bench.record, planned) if main else ""
@@ -217,6 +222,7 @@ class Lesson:
             **prepared.as_record(settings),
             "memory": memory,
             "anchor": held.as_record(),
+            **self._rates(),
             "schedule": schedule_of(settings, loop, self.examples),
             "frozen_prefix": {"blocks": prepared.first, "cached": store is not None, "bytes": cache},
             "notes": list(notes),

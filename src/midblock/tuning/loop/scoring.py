@@ -7,6 +7,7 @@ logits its largest tensor: prompt and padding never reach it, and no more than `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Reference:
 
 @contextmanager
 def scoring(
-    model: nn.Module, anatomy: Anatomy, prefix: FrozenPrefix, reference: Reference | None = None
+    model: nn.Module, anatomy: Anatomy, prefix: FrozenPrefix, reference: Reference | None = None, top_k: int = 0
 ) -> Iterator[None]:
     """Teach `model.forward` to answer `model(…, labels=…, index=…, score=True)` with the fields of `Scored`.
 
@@ -55,6 +56,7 @@ def scoring(
         model: the causal language model itself, below PEFT's wrapper.
         prefix: the frozen blocks, already installed.
         reference: None where the loss needs none.
+        top_k: how many of the likeliest tokens the entropy is taken over; 0 where none is wanted.
     """
     original, before = model.forward, vars(model).get("forward")
 
@@ -62,7 +64,7 @@ def scoring(
     def forward(self: nn.Module, *args: Any, score: bool = False, **kwargs: Any) -> Any:
         if not score:
             return original(*args, **kwargs)
-        return _scored(anatomy, prefix, reference, **kwargs)
+        return _scored(anatomy, prefix, reference, top_k, **kwargs)
 
     model.forward = MethodType(forward, model)
     try:
@@ -78,6 +80,7 @@ def _scored(
     anatomy: Anatomy,
     prefix: FrozenPrefix,
     reference: Reference | None,
+    top_k: int,
     input_ids: Int[Tensor, "B T"],
     attention_mask: Int[Tensor, "B T"],
     labels: Int[Tensor, "B T"],
@@ -95,7 +98,7 @@ def _scored(
             with bypass, evaluating(reference.anatomy.backbone):
                 known = reference.anatomy.backbone(**inputs).last_hidden_state[:, :-1][mask]
         hidden = anatomy.backbone(**inputs).last_hidden_state[:, :-1][mask]
-    scores = score_targets(anatomy, hidden, targets[mask], reference, known)
+    scores = score_targets(anatomy, hidden, targets[mask], reference, known, top_k)
     return {**scores, "row": mask.nonzero()[:, 0]}
 
 
@@ -105,6 +108,7 @@ def score_targets(
     targets: Int[Tensor, "N"],
     reference: Reference | None = None,
     known: Float[Tensor, "N D"] | None = None,
+    top_k: int = 0,
     logit_bytes: int = LOGIT_BYTES,
 ) -> dict[str, Float[Tensor, "N"]]:
     """Log-probabilities of the targets, and where there is a reference, its own or the divergence from it.
@@ -113,30 +117,37 @@ def score_targets(
         hidden: final-norm outputs at the positions before the targets.
         targets: token ids.
         known: the reference's final-norm outputs at the same positions.
+        top_k: as of `scoring`.
         logit_bytes: most memory for float32 logits at a time; more tokens are recomputed in the backward pass.
 
     Returns:
-        `log_probs`, and `reference` (ln p_ref of the targets) or `divergence` (KL(p‖p_ref)), in nats, float32.
+        `log_probs`, and `reference` (ln p_ref of the targets) or `divergence` (KL(p‖p_ref)), in nats, float32; with
+        `top_k` the `entropy`, from 0 to 1.
     """
     step = max(1, logit_bytes // (4 * anatomy.config.vocab_size))
     if len(hidden) <= step:
-        return _score(anatomy, reference, hidden, targets, known)
+        return _score(anatomy, reference, top_k, hidden, targets, known)
     parts = []
     for start in range(0, len(hidden), step):
         chunk = slice(start, start + step)
         states = None if known is None else known[chunk]
-        parts.append(checkpoint(_score, anatomy, reference, hidden[chunk], targets[chunk], states, use_reentrant=False))
+        given = (anatomy, reference, top_k, hidden[chunk], targets[chunk], states)
+        parts.append(checkpoint(_score, *given, use_reentrant=False))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _score(
     anatomy: Anatomy,
     reference: Reference | None,
+    top_k: int,
     hidden: Float[Tensor, "n D"],
     targets: Int[Tensor, "n"],
     known: Float[Tensor, "n D"] | None,
 ) -> dict[str, Float[Tensor, "n"]]:
     logits = anatomy.logits(hidden).float()
+    if top_k:
+        log_probs = -functional.cross_entropy(logits, targets, reduction="none")
+        return {"log_probs": log_probs, "entropy": top_entropy(logits.detach(), top_k)}
     if reference is None or known is None:
         return {"log_probs": -functional.cross_entropy(logits, targets, reduction="none")}
     with torch.no_grad():
@@ -153,3 +164,9 @@ def _score(
     ours = logits.log_softmax(-1)
     divergence = (ours.exp() * (ours - expected)).sum(-1)
     return {"log_probs": ours.gather(-1, targets[:, None])[:, 0], "divergence": divergence}
+
+
+def top_entropy(logits: Float[Tensor, "n V"], count: int) -> Float[Tensor, "n"]:
+    """Entropy of the likeliest `count` tokens, scaled to sum to one, over its largest value ln(count): 0…1."""
+    likeliest = logits.topk(min(count, logits.shape[-1]), dim=-1).values.log_softmax(-1)
+    return -(likeliest.exp() * likeliest).sum(-1) / math.log(likeliest.shape[-1])

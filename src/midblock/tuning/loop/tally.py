@@ -41,20 +41,24 @@ class Tally:
         self.clear()
 
     def clear(self) -> None:
-        # −ln p, how many target tokens, KL, how many tokens in all
-        self.sums = torch.zeros(4, dtype=self.dtype, device=self.device)
+        # −ln p, how many target tokens, KL, how many tokens in all, how many target tokens the loss kept
+        self.sums = torch.zeros(5, dtype=self.dtype, device=self.device)
         self.losses = torch.zeros((), device=self.device)
         self.taken = 0
         self.diverges = False
+        self.chooses = False
 
-    def add(self, scored: Scored, mask: Tensor) -> None:
-        """Count a batch."""
+    def add(self, scored: Scored, mask: Tensor, kept: Tensor | None = None) -> None:
+        """Count a batch, `kept` being the target tokens that the loss counts, where it leaves some out."""
         self.sums[0] -= scored.log_probs.detach().sum(dtype=self.dtype)
         self.sums[1] += len(scored.log_probs)
         if scored.divergence is not None:
             self.diverges = True
             self.sums[2] += scored.divergence.detach().sum(dtype=self.dtype)
         self.sums[3] += mask.sum()
+        if kept is not None:
+            self.chooses = True
+            self.sums[4] += kept.sum()
 
     def add_loss(self, loss: Tensor) -> None:
         """Count the loss of a batch."""
@@ -72,6 +76,7 @@ class Tally:
             "loss": float(reduce(self.losses, "mean")),
             "taken": self.taken,
             "diverges": self.diverges,
+            "chooses": self.chooses,
         }
 
     def go_on(self, carried: Mapping[str, Any], *, main: bool) -> None:
@@ -81,9 +86,10 @@ class Tally:
             main: this process goes on with the sums; the others begin at zero.
         """
         if main:
-            self.sums += torch.tensor(carried["sums"], dtype=self.dtype, device=self.device)
+            self.sums[: len(carried["sums"])] += torch.tensor(carried["sums"], dtype=self.dtype, device=self.device)
         self.losses += carried["loss"]
         self.taken, self.diverges = carried["taken"], carried["diverges"]
+        self.chooses = carried.get("chooses", False)
 
     def line(self, reduce: Reduce, logs: Mapping[str, float]) -> dict[str, Any]:
         """One line of the log, after which counting begins anew.
@@ -99,6 +105,8 @@ class Tally:
         line["nll"] = sums[0] / max(sums[1], 1)
         if self.diverges:
             line["divergence"] = sums[2] / max(sums[1], 1)
+        if self.chooses:
+            line["kept"] = sums[4] / max(sums[1], 1)
         if self.anchored:
             line["penalty"] = float(self.penalty)
         line["tokens"] = self.tokens

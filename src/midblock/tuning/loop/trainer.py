@@ -22,12 +22,13 @@ from midblock.base import MidblockError
 from midblock.tuning.anchor.anchor import Anchor
 from midblock.tuning.loop.fingerprints import Untouched
 from midblock.tuning.loop.observer import Observer
+from midblock.tuning.loop.rates import first_factor
 from midblock.tuning.loop.tally import Tally
 from midblock.tuning.loop.watch import Watch
 from midblock.tuning.losses import LOSSES, Scored
 from midblock.tuning.place.gradients import plain_name
 
-SCORES = ("log_probs", "row", "reference", "divergence")
+SCORES = ("log_probs", "row", "reference", "divergence", "entropy")
 
 
 class DepthTrainer(SFTTrainer):
@@ -73,12 +74,21 @@ class DepthTrainer(SFTTrainer):
         answer = model(**inputs, score=True)
         scored = Scored(**{name: answer.get(name) for name in SCORES})
         objective = self.watch.objective
-        total, count = LOSSES[objective.loss].function(scored, objective)
-        self.tally.add(scored, inputs["attention_mask"])
+        loss = LOSSES[objective.loss]
+        total, count = loss.function(scored, objective)
+        self.tally.add(scored, inputs["attention_mask"], loss.kept and loss.kept(scored, objective))
         if num_items_in_batch is None:
             return total / count
         # over the tokens of all devices; whatever averages gradients over devices divides by their number
         return total / num_items_in_batch * self.accelerator.num_processes
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The Trainer's optimiser, each depth at its own rate where the course wants that."""
+        new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if new and self.watch.rates is not None:
+            self.watch.rates.apply(optimizer, self.watch.gradients)
+        return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """A forward and backward pass; after the last one of a step, what comes before the optimiser."""
@@ -109,11 +119,19 @@ class DepthTrainer(SFTTrainer):
         squares = gradients.squares()
         self._check_finite(float(self.tally.loss), sum(squares.values()) ** 0.5)
         if not self.looked:
+            self._check_kept()
             gradients.check_first(squares)
             self.looked, self.unreached = True, tuple(map(plain_name, gradients.unreached))
         self.tally.loss = 0.0
         self.tally.taken += 1
         self.tally.norms = gradients.by_place(squares)
+
+    def _check_kept(self) -> None:
+        if self.tally.chooses and not self.accelerator.reduce(self.tally.sums[4], "sum") > 0:
+            raise MidblockError(
+                f"the loss {self.watch.objective.loss} leaves out every target token of the first step",
+                hint="raise --stm-threshold",
+            )
 
     def _check_finite(self, loss: float, norm: float) -> None:
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -125,6 +143,8 @@ class DepthTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Tell the line of a logged step, and trackers what they take of it."""
+        if "learning_rate" in logs:
+            logs["learning_rate"] /= first_factor(self.optimizer)  # the course's own rate
         if "loss" in logs:
             # the Trainer's own mean forgets, where a run goes on, the steps behind the last line
             line = {

@@ -21,12 +21,14 @@ from midblock.tuning.loop.arguments import first_line
 from midblock.tuning.loop.examples import Collator, TrainingExamples, check_loss, runs_here
 from midblock.tuning.loop.held_weights import HeldWeights
 from midblock.tuning.loop.log_file import LogFile
+from midblock.tuning.loop.rates import DepthRates
 from midblock.tuning.loop.references import find_reference
 from midblock.tuning.loop.resume import PREFIX, Waypoint, check_whole
 from midblock.tuning.loop.schedule import epochs_of, schedule_of
 from midblock.tuning.loop.scoring import scoring
 from midblock.tuning.loop.seal import seal
 from midblock.tuning.loop.watch import Watch
+from midblock.tuning.losses import LOSSES
 from midblock.tuning.place.gradients import Gradients
 from midblock.tuning.place.methods import METHODS
 from midblock.tuning.place.prepared import Prepared
@@ -114,7 +116,8 @@ class Training:
         prefix = FrozenPrefix(prepared.anatomy, prepared.first, self.store)
         with ExitStack() as surgery:
             surgery.enter_context(prefix.installed())
-            surgery.enter_context(scoring(prepared.causal, prepared.anatomy, prefix, reference))
+            top_k = self.settings.eaft_top_k if LOSSES[self.settings.loss].entropy else 0
+            surgery.enter_context(scoring(prepared.causal, prepared.anatomy, prefix, reference, top_k))
             waiting = not runs_here(prepared.causal)
             trainer = self._trainer(log, earlier, found)
             if waiting and runs_here(prepared.causal):
@@ -154,6 +157,7 @@ class Training:
         watch = Watch(
             objective=self.settings,
             gradients=Gradients(self.prepared.model, self.prepared.anatomy.projection_of),
+            rates=DepthRates.of(self.settings.lr_by_depth, len(self.prepared.anatomy)),
             anchor=self.held.anchor(self.prepared),
             on_line=log.append if main_process() else lambda line: None,
             on_gradients=self.on_gradients,
