@@ -34,6 +34,8 @@ class After:
 KINDS = {
     "lora": {"lora_dropout": 0.2},
     "full, few lines": {"method": "full", "logging_steps": 4, "gradient_accumulation_steps": 2},
+    "rates by depth": {"method": "full", "also": ("embedding",), "lr_by_depth": "0.5,2"},
+    "tokens left out": {"loss": "stm", "stm_threshold": 320.0, "logging_steps": 4},
     "in the warm-up": {"warmup_steps": 5, "lr_scheduler_type": "constant_with_warmup"},
 }
 
