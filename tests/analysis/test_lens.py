@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midblock.analysis.lens import gather_positions, lens_positions, log_probabilities
+from midblock.analysis.lens import gather_positions, lens_positions, log_probabilities, read_logits
 from midblock.checkpoints import Anatomy
 from midblock.metrics.predictions import Predictions, logit_kl
 from midblock.trace import run_backbone, watch
@@ -42,7 +42,7 @@ def states_of(model, ids):
 def test_the_last_block_predicts_what_the_model_predicts(model, ids, normed):
     anatomy, states = states_of(model, ids)
     last = states[len(anatomy) if normed else len(anatomy) - 1]
-    found = log_probabilities(anatomy, last, normed=normed, vocabulary=300)
+    found = log_probabilities(read_logits(anatomy, last, normed=normed, vocabulary=300))
     with torch.inference_mode():
         expected = scipy.special.log_softmax(model(input_ids=ids).logits.double().numpy(), axis=-1)
     assert found.dtype == torch.float64
@@ -52,13 +52,17 @@ def test_the_last_block_predicts_what_the_model_predicts(model, ids, normed):
 def test_earlier_blocks_predict_something_else(model, ids):
     """So the test above is not true of any state whatever."""
     anatomy, states = states_of(model, ids)
-    first, last = (log_probabilities(anatomy, states[layer], normed=False, vocabulary=300) for layer in (0, 2))
+    first, last = (
+        log_probabilities(read_logits(anatomy, states[layer], normed=False, vocabulary=300)) for layer in (0, 2)
+    )
     assert float(logit_kl(Predictions(last, first)).min()) > 1e-4
 
 
 def test_a_shared_part_of_the_vocabulary_is_a_distribution_of_its_own(model, ids):
     anatomy, states = states_of(model, ids)
-    whole, part = (log_probabilities(anatomy, states[1], normed=False, vocabulary=size) for size in (300, 120))
+    whole, part = (
+        log_probabilities(read_logits(anatomy, states[1], normed=False, vocabulary=size)) for size in (300, 120)
+    )
     assert part.shape[-1] == 120
     assert torch.allclose(part.exp().sum(-1), torch.ones(2, 9, dtype=torch.float64))
     assert torch.allclose(part - part[..., :1], whole[..., :120] - whole[..., :1], atol=1e-6)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from midblock.analysis.heads import divergences, predicting
-from midblock.analysis.lens import gather_positions, lens_positions, log_probabilities
+from midblock.analysis.lens import gather_positions, lens_positions, log_probabilities, read_logits
 from midblock.analysis.rounding import FATAL, rounded, types_of
 from midblock.analysis.settings import AnalysisSettings
 from midblock.base import MidblockError
@@ -260,15 +260,19 @@ class BatchPass:
                 yield Found(name, "lens", layer, batch.index, values)
 
     def _compare_layer(self, states: Mapping[str, Tensor], *, normed: bool) -> dict[str, Tensor]:
-        read = partial(log_probabilities, normed=normed, vocabulary=self.vocabulary)
-        base = read(self.anatomies[BASE], states[BASE])
-        found = {}
-        for name, at in states.items():
-            if name != BASE:
-                # The rounded base is read with the base's own head: only its states are rounded.
-                tuned = read(self.anatomies.get(name, self.anatomies[BASE]), at).to(base.device)
-                found[name] = columns(self._names("lens"), Predictions(base, tuned))
-        return found
+        base = self.anatomies[BASE]
+        logits = {
+            # The rounded base is read with the base's own head: only its states are rounded.
+            name: read_logits(self.anatomies.get(name, base), at, normed=normed, vocabulary=self.vocabulary)
+            for name, at in states.items()
+        }
+        names, found = self._names("lens"), {name: list[Tensor]() for name in logits if name != BASE}
+        for place, of_base in enumerate(logits[BASE].unsqueeze(1)):  # a prompt at a time
+            ours = log_probabilities(of_base)
+            for name, rows in found.items():
+                theirs = log_probabilities(logits[name][place : place + 1]).to(ours.device)
+                rows.append(columns(names, Predictions(ours, theirs)))
+        return {name: torch.cat(rows) for name, rows in found.items()}
 
 
 def _over_sets(reduce: Callable[[Tensor, Sequence[Tensor]], Tensor], masks: Masks) -> Reduction:

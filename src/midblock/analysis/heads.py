@@ -10,11 +10,13 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from midblock.analysis.lens import lens_positions, log_probabilities
+from midblock.analysis.lens import lens_positions, log_probabilities, read_logits
 from midblock.checkpoints import Anatomy
 from midblock.data import Batch
 from midblock.evaluation import Targets
 from midblock.metrics.predictions import divergence
+
+ROWS = 4  # positions whose V log-probabilities are held at a time
 
 
 def predicting(batch: Batch, count: int, *, region: str) -> tuple[Int[Tensor, "B P"], Bool[Tensor, "B P"]]:
@@ -44,12 +46,14 @@ def divergences(
         vocabulary: number of token ids to compare, the first ones.
     """
     rows = []
-    for place, counted in enumerate(kept):  # a prompt at a time: P·V numbers in float64, not B·P·V
-        read = (
-            log_probabilities(anatomy, states[place][counted.to(states.device)], normed=True, vocabulary=vocabulary)
+    for place, counted in enumerate(kept):
+        logits = [
+            read_logits(anatomy, states[place][counted.to(states.device)], normed=True, vocabulary=vocabulary)
             for anatomy, states in (base, tuned)
-        )
-        ours, theirs = (each.cpu().double() for each in read)
-        both = torch.stack([divergence(ours, theirs).sum(), divergence(theirs, ours).sum()])
-        rows.append(torch.cat([both, counted.sum()[None].double().cpu()]))
+        ]
+        total = torch.zeros(2, dtype=torch.float64)
+        for parts in zip(*(each.split(ROWS) for each in logits), strict=True):
+            ours, theirs = (log_probabilities(part).cpu().double() for part in parts)
+            total += torch.stack([divergence(ours, theirs).sum(), divergence(theirs, ours).sum()])
+        rows.append(torch.cat([total, counted.sum()[None].double().cpu()]))
     return torch.stack(rows)
