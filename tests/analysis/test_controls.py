@@ -1,6 +1,7 @@
 """Controls: changes of the same size as the tuned model's, made and taken back, and what they say of a real one."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from midblock.analysis import analyze
 from midblock.analysis.control_rows import beside_random, equal_step_rows, lean, random_rows
 from midblock.analysis.control_words import Control, cost_of, read_controls
 from midblock.analysis.controls import changed, check_controllable
+from midblock.analysis.states import with_states
 from midblock.base import LayerRow, LayerTable, MidblockError
 from midblock.checkpoints import Anatomy, Pair, load_pair
 from midblock.data import load_dataset
@@ -216,3 +218,13 @@ def test_the_cost_is_told():
     assert cost_of(()) == ""
     assert "3 more passes of all models" in cost_of(read_controls("random", 3))
     assert "1 more pass of" in cost_of(read_controls("equal-step", 3))
+
+
+def test_where_one_draw_alone_has_a_value_no_side_is_named():
+    """It has no spread: neither the table of controls nor the number's state may call that no other than random."""
+    real = LayerRow("sft", 0, 1, "change_own", 0.5, 9, 0.4, 0.6)
+    drawn = [[replace(real, value=value)] for value in (0.5, 0.7)]
+    for draws, sides in ((drawn, [0]), (drawn[:1], [])):
+        rows = [real, *random_rows(draws)]
+        assert beside_random(LayerTable.from_rows(rows), "sft")["change_own"]["not_different"] == sides
+        assert with_states(rows)[0].state == ("as_random" if sides else "measured")

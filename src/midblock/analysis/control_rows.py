@@ -59,10 +59,16 @@ def beside_random(table: LayerTable, model: str) -> dict[str, dict[str, list[int
         real, random = (headline_curve(table, metric, model, reference=each) for each in ("", RANDOM))
         both = real.merge(random, on="layer", suffixes=("", "_random"))
         if not both.empty:
-            above, below = both.value > both.high_random, both.value < both.low_random
-            parts = {"above": above, "below": below, "not_different": ~(above | below)}
-            found[metric] = {word: both.layer[rows].astype(int).tolist() for word, rows in parts.items()}
+            sides = side_of(both.value, both.low_random, both.high_random)
+            parts = {"above": 1, "below": -1, "not_different": 0}
+            found[metric] = {word: both.layer[sides == of].astype(int).tolist() for word, of in parts.items()}
     return found
+
+
+def side_of(value: Any, low: Any, high: Any) -> Any:
+    """1 above where another random change would lie, −1 below it, 0 there; NaN where too few were drawn to tell."""
+    value, low, high = (np.asarray(each, dtype=float) for each in (value, low, high))
+    return np.where(np.isnan(low) | np.isnan(high), np.nan, (value > high) * 1.0 - (value < low))
 
 
 def lean(center: float | None, equal: float | None) -> str:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from midblock.analysis.control_rows import side_of
 from midblock.base import LayerRow, LayerTable
 from midblock.base.names import BASE
 from midblock.base.states import AS_NULL, AS_RANDOM, BELOW_FLOOR, MEASURED, NOT_DEFINED, TOO_FEW
@@ -105,7 +106,7 @@ def _as_null(row: LayerRow, metric: Metric, beside: Mapping[Place, LayerRow]) ->
 def _as_random(row: LayerRow, beside: Mapping[Place, LayerRow]) -> bool:
     """Whether the value lies where another random change of the same size would."""
     random = _beside(row, beside, row.metric + RANDOM)
-    return random is not None and random.low <= row.value <= random.high
+    return random is not None and float(side_of(row.value, random.low, random.high)) == 0
 
 
 def _ends(row: LayerRow) -> Iterable[float]:
