@@ -147,7 +147,7 @@ def continue_ids(
     if max_new_tokens < 1 or batch_tokens < 1:
         raise MidblockError(f"cannot write {max_new_tokens} tokens in batches of {batch_tokens}")
     check_room(model, prompts, max_new_tokens)
-    padding = next((token for token in (tokenizer.pad_token_id, *stop) if isinstance(token, int)), 0)
+    padding = padding_of(tokenizer, stop)
     settings = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -264,6 +264,11 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, template: str) -> int | Non
     behind = tokenizer(text.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     return next((token for token in behind if token in special), None)
+
+
+def padding_of(tokenizer: PreTrainedTokenizerBase, stop: Sequence[int]) -> int:
+    """The id that fills batches up."""
+    return next((token for token in (tokenizer.pad_token_id, *stop) if isinstance(token, int)), 0)
 
 
 def check_room(model: Any, prompts: Sequence[EncodedPrompt], max_new_tokens: int) -> None:

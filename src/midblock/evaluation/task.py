@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import Parameter
 from torch import nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -94,7 +93,7 @@ class TaskSettings:
     batch_tokens: int = 8192
     """Tokens a batch may hold, padding and answers included."""
 
-    reader: Annotated[str | None, Parameter(name=("--reader", "--answer"))] = None
+    reader: str | None = None
     """How answers are read: `marked` (behind ####), `boxed`, `last_number`, `first_line`, `exact`, or `gsm8k` (behind
     ####, else the last number); each task's own rule when left out."""
 

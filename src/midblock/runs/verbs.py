@@ -50,6 +50,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "probe": Verb("Read models off at every depth.", "midblock.interventions", plans=("generate_layers",)),
     "swap": Verb("Put blocks of one model into the other.", "midblock.interventions"),
+    "evaluate": Verb("Score models on tasks and compare them item by item.", "midblock.evaluation", layered=False),
     "steer": Verb(
         "Push a base towards a tuned model by adding directions.", "midblock.interventions", plans=("blocks",)
     ),
