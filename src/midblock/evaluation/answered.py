@@ -13,7 +13,17 @@ from midblock.base import MidblockError, Progress, unknown
 from midblock.data import ExampleSet, load_dataset
 from midblock.evaluation.answers import ANSWERS, choose_strict_reader, gold_answer, read_gold
 from midblock.evaluation.generate import answer_text, continue_ids, encode_prompts, stop_tokens
-from midblock.evaluation.task import SHARE, Item, Scored, Subject, Task, TaskRequest, TaskSettings, items_of
+from midblock.evaluation.task import (
+    SHARE,
+    Item,
+    Scored,
+    Subject,
+    Task,
+    TaskRequest,
+    TaskSettings,
+    examples_of,
+    items_of,
+)
 
 Verdict = tuple[float, str]  # a value, and why it could not be had as others are
 
@@ -36,8 +46,7 @@ class Answered:
         self, subject: Subject, items: Sequence[Item], settings: TaskSettings, progress: Progress
     ) -> Iterator[Scored]:
         """Ask a model the items, in batches."""
-        examples = ExampleSet("", "", "", tuple(item.example for item in items), "")
-        prompts = encode_prompts(examples, subject.tokenizer, subject.template)
+        prompts = encode_prompts(examples_of(items), subject.tokenizer, subject.template)
         stop = stop_tokens(subject.model, subject.tokenizer, subject.template)
         written = continue_ids(
             subject.model,

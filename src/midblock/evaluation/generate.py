@@ -274,6 +274,11 @@ def padding_of(tokenizer: PreTrainedTokenizerBase, stop: Sequence[int]) -> int:
 def check_room(model: Any, prompts: Sequence[EncodedPrompt], max_new_tokens: int) -> None:
     """Raise MidblockError where a prompt and its answer do not fit into the model's context."""
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    check_fits(config, prompts, max_new_tokens)
+
+
+def check_fits(config: Any, prompts: Sequence[EncodedPrompt], max_new_tokens: int) -> None:
+    """The same of a text model's config, before the model is loaded."""
     most = getattr(config, "max_position_embeddings", None)
     longest = max(range(len(prompts)), key=lambda index: len(prompts[index].input_ids))
     length = len(prompts[longest].input_ids)

@@ -17,7 +17,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from midblock.base import MidblockError, Progress
 from midblock.base.clusters import Clusters
 from midblock.base.seal import fingerprint
-from midblock.data import Example
+from midblock.data import Example, ExampleSet
 from midblock.data.examples import hash_examples
 
 Kind = Literal["share", "mean"]
@@ -156,6 +156,11 @@ class Task:
     notes: tuple[str, ...] = ()
 
     @property
+    def examples(self) -> ExampleSet:
+        """The items' examples."""
+        return examples_of(self.items)
+
+    @property
     def clusters(self) -> Clusters | None:
         """Which items are variants of one question, by their places; None where none are."""
         return Clusters.of([item.cluster or "" for item in self.items])
@@ -176,6 +181,11 @@ def items_of(task: str, examples: Sequence[Example]) -> tuple[Item, ...]:
         key = fingerprint(task, content, counted[content])[:16]
         found.append(Item(key, example, example.question or None))
     return tuple(found)
+
+
+def examples_of(items: Sequence[Item]) -> ExampleSet:
+    """Items as samples, for whoever writes prompts."""
+    return ExampleSet("", "", "", tuple(item.example for item in items), "")
 
 
 def check_items(task: Task) -> Task:

@@ -46,17 +46,27 @@ def ask(
     return [asdict(found[item.id]) for item in items]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Within:
-    """Progress of a piece of work, told as a part of all of it.
+    """Progress of a piece of work, told as a part of all of it, whatever phases the piece has.
 
     Attributes:
         advance: hears of the whole.
-        share: how much of the whole the piece is.
+        left: how much of the whole the piece still is.
     """
 
     advance: Advance
-    share: float
+    left: float
 
     def phase(self, title: str, total: float) -> Advance:
-        return lambda amount: self.advance(self.share * amount / total if total else 0.0)
+        share = self.left
+        return lambda amount: self._tell(share * amount / total if total else 0.0)
+
+    def finish(self) -> None:
+        """Tell of what no phase told."""
+        self._tell(self.left)
+
+    def _tell(self, amount: float) -> None:
+        amount = min(amount, self.left)
+        self.left -= amount
+        self.advance(amount)

@@ -13,8 +13,9 @@ from midblock.base.seal import fingerprint
 from midblock.checkpoints import LoadSettings, Pair, Variant, load_models, quiet_transformers
 from midblock.data import encode_renderable, load_dataset, local_places, tokenizer_difference
 from midblock.evaluation.evaluate.result import Evaluation
-from midblock.evaluation.evaluate.settings import EvaluateSettings
+from midblock.evaluation.evaluate.settings import EvaluateSettings, split_names
 from midblock.evaluation.evaluate.work import Evaluating
+from midblock.evaluation.generate import EncodedPrompt, check_fits, encode_prompts
 from midblock.evaluation.task import Task
 from midblock.evaluation.tasks import open_task
 from midblock.runs.lending import lent
@@ -52,15 +53,14 @@ def evaluate(
     Example:
         >>> found = evaluate([base, tuned], "exact_match:" + data, num_samples=8, max_new_tokens=4)
         >>> found.scores.model.tolist()
-        ['base', 'tuned']
+        ['base', 'sft']
         >>> found.comparisons.verdict.tolist()
         ['the evidence does not say']
     """
     if tasks is not None:
-        options["tasks"] = (tasks,) if isinstance(tasks, str) else tuple(tasks)
-    for name in ("tasks", "target"):
-        if isinstance(options.get(name), str | list):
-            options[name] = (options[name],) if isinstance(options[name], str) else tuple(options[name])
+        options["tasks"] = tasks
+    for name in {"tasks", "target"} & options.keys():
+        options[name] = tuple(split_names(options[name]))  # one way to write them, so that runs are known again
     where, settings = divide(options, Where, EvaluateSettings)
     pair = models if isinstance(models, Pair) else open_models(models, loading or {})
     chosen = _chosen(pair, reference)
@@ -78,6 +78,7 @@ def evaluate(
     def prepare(progress: Progress) -> Ready:
         drawn = [_open(name, settings) for name in settings.task_names]
         tokenizers = tokenizers_of(pair, settings.template)
+        _check_askable(pair, drawn, tokenizers, settings)
         general, facts = _general(pair, tokenizers[chosen.name], settings)
         work = Evaluating(pair, drawn, settings, chosen, tokenizers, general)
 
@@ -153,6 +154,22 @@ def _open(name: str, settings: EvaluateSettings) -> Task:
     if len(task.items) < FEWEST:
         raise MidblockError(f"{name} has {len(task.items)} item(s)", hint="two at least can be compared")
     return task
+
+
+def _check_askable(
+    pair: Pair, tasks: Sequence[Task], tokenizers: Mapping[str, Any], settings: EvaluateSettings
+) -> None:
+    """Raise MidblockError for prompts that a model cannot be given, before any model is loaded."""
+    for task in (task for task in tasks if task.generates):
+        known: dict[int, list[EncodedPrompt]] = {}
+        for variant in pair:
+            tokenizer = tokenizers[variant.name]
+            try:
+                if id(tokenizer) not in known:
+                    known[id(tokenizer)] = encode_prompts(task.examples, tokenizer, settings.template)
+                check_fits(variant.config, known[id(tokenizer)], settings.max_new_tokens)
+            except MidblockError as error:
+                raise MidblockError(f"{task.name}: {error.what}", hint=error.hint) from error
 
 
 def _general(pair: Pair, tokenizer: Any, settings: EvaluateSettings) -> tuple[list[Sequence[int]] | None, Any]:

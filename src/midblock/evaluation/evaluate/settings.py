@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from midblock.base import MidblockError, unknown
@@ -70,13 +71,14 @@ class EvaluateSettings(TaskSettings):
 
     @property
     def task_names(self) -> list[str]:
-        return _split(self.tasks)
+        return split_names(self.tasks)
 
     @property
     def targets(self) -> list[str]:
-        return _split(self.target)
+        return split_names(self.target)
 
 
-def _split(names: tuple[str, ...]) -> list[str]:
+def split_names(names: str | Iterable[str]) -> list[str]:
     """Names given one by one or with commas."""
-    return [name.strip() for each in names for name in each.split(",") if name.strip()]
+    given = [names] if isinstance(names, str) else names
+    return [name.strip() for each in given for name in each.split(",") if name.strip()]

@@ -14,7 +14,6 @@ from midblock.base import Estimate
 from midblock.base.progress import Advance
 from midblock.base.seal import fingerprint
 from midblock.checkpoints import Pair, Variant
-from midblock.data import Example, ExampleSet
 from midblock.evaluation.evaluate.asking import Within, ask, rounds_of
 from midblock.evaluation.evaluate.forgetting import (
     KLS,
@@ -32,7 +31,7 @@ from midblock.evaluation.evaluate.settings import EvaluateSettings
 from midblock.evaluation.evaluate.tables import Answers, Compared, compare, comparison_rows, score_rows
 from midblock.evaluation.generate import encode_prompts, padding_of, padding_shows, stop_tokens
 from midblock.evaluation.paired import ALPHA
-from midblock.evaluation.task import Item, Scored, Subject, Task
+from midblock.evaluation.task import Item, Scored, Subject, Task, examples_of
 from midblock.runs.run import Bench, Outcome
 from midblock.runs.stopping import STOPPING
 
@@ -103,6 +102,7 @@ class Evaluating:
                 progress = Within(advance, len(items))
                 rows = ask(self._subject(variant), task, items, self.settings, progress)
                 kept.keep(step, rows)
+                progress.finish()
                 self._stop_if_asked()
             else:
                 advance(len(items))
@@ -137,8 +137,8 @@ class Evaluating:
         targets = self.settings.targets or self.settings.task_names
         items = [item for task in self.tasks if task.name in targets for item in task.items]
         step = max(1, len(items) // self.settings.general_samples)
-        asked = [item.example for item in items[::step]][: self.settings.general_samples]
-        prompts = encode_prompts(_as_set(asked), self.tokenizers[self.reference.name], self.settings.template)
+        asked = examples_of(items[::step][: self.settings.general_samples])
+        prompts = encode_prompts(asked, self.tokenizers[self.reference.name], self.settings.template)
         ids = {"general": self.general or (), "tasks": [prompt.input_ids for prompt in prompts]}
         return {name: batches_of(each, self.settings.max_length, 1024) for name, each in ids.items()}
 
@@ -151,7 +151,7 @@ class Evaluating:
         note = ""
         if asked is not None:
             subject = self._subject(variant)
-            prompts = encode_prompts(_as_set([asked.items[0].example]), subject.tokenizer, subject.template)
+            prompts = encode_prompts(examples_of(asked.items[:1]), subject.tokenizer, subject.template)
             stop = stop_tokens(subject.model, subject.tokenizer, subject.template)
             shows = padding_shows(subject.model, prompts, padding_of(subject.tokenizer, stop))
             note = PADDING.format(variant.name) if shows else ""
@@ -250,7 +250,3 @@ def _told(task: Task) -> dict[str, Any]:
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """For JSON, which has no NaN."""
     return {name: None if isinstance(value, float) and value != value else value for name, value in row.items()}
-
-
-def _as_set(examples: Sequence[Example]) -> ExampleSet:
-    return ExampleSet("", "", "", tuple(examples), "")

@@ -26,7 +26,7 @@ PAIRED = (
     "the run (Holm). Detectable: the smallest difference that four of five such runs would find at the strictest level."
 )
 FORGOTTEN = (
-    "Gain: the mean change on the tasks that tuning was about; loss: on the others. Below the dashed line a model lost "
+    "Gain: the mean change on the tasks that tuning was about; loss: on the others. Above the dashed line a model lost "
     "more than it gained."
 )
 
