@@ -18,7 +18,7 @@ from midblock.report.read.reading import Traits
 from midblock.report.read.tuning import read_tune
 from midblock.report.sections.analysis import analysis_opening, analysis_sections
 from midblock.report.sections.analysis_page import analysis_page
-from midblock.report.sections.evaluate import evaluate_sections
+from midblock.report.sections.evaluate import evaluate_provenance, evaluate_sections
 from midblock.report.sections.evidence_rows import exit_row, flow_row, steer_row, swap_row
 from midblock.report.sections.flow import flow_data, flow_sections
 from midblock.report.sections.merge import merge_sections
@@ -73,7 +73,7 @@ PAGES: Mapping[str, VerbPage] = {
     ),
     "evaluate": VerbPage(
         evaluate_sections, "do", {"scores": scores, "forgetting": forgetting}, told=2,
-        traits=Traits(colour=7, compared=never), read=read_evaluation, paper="each",
+        traits=Traits(colour=7, compared=never), read=read_evaluation, paper="each", provenance=evaluate_provenance,
         command="{base} {tuned} --tasks gsm_symbolic",
     ),
     "tune": VerbPage(  # its figures for papers stay in its own folder

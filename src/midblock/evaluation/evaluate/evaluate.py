@@ -89,7 +89,7 @@ def evaluate(
             return outcome
 
         inputs = {f"the items of {task.name}": fingerprint([item.id for item in task.items]) for task in drawn}
-        told = {"reference": ", ".join(settings.task_names), "template": settings.template, **facts}
+        told = {"tasks": ", ".join(settings.task_names), "template": settings.template, **facts}
         listed = [{"name": task.name, "metric": task.metric, "rule": task.rule, **dict(task.facts)} for task in drawn]
         notes = [*pair.notes(), *_template_notes(pair, tokenizers)]
         return Ready(draft.decided(inputs), measure, {"seed": settings.seed, "data": told, "tasks": listed}, notes)

@@ -11,8 +11,10 @@ from typing import Any
 from midblock.report.page.chart import Chart, Section
 from midblock.report.page.facts import number
 from midblock.report.page.palette import look
+from midblock.report.page.provenance import provenance_of
 from midblock.report.read.evaluation import EvaluateRun
 from midblock.report.read.joint import Joint, labels_of
+from midblock.report.read.reading import Run
 from midblock.runs.finished import BASE
 from midblock.runs.lenient import as_number, entries_of
 
@@ -20,6 +22,9 @@ MOST_ROWS = 60  # of a figure
 MOST_ITEMS, OPEN, LETTERS = 8, 2, 1500  # whose outputs are shown, unfolded, and letters of each
 KLS = (("kl_general", "General texts"), ("kl_general_reverse", "reverse"), ("kl_tasks", "Tasks' prompts"),
        ("kl_tasks_reverse", "reverse"))  # fmt: skip
+DATA_FACTS: Mapping[str, str] = {
+    "tasks": "Tasks", "general": "General texts", "general_hash": "Their content hash",
+}  # fmt: skip
 SCORES = "What each model reaches on each task: dots, with 95 % intervals (of variants of one question together)."
 PAIRED = (
     "Second minus first on the same items, with 95 % intervals. The verdict asks p, corrected for all comparisons of "
@@ -59,6 +64,11 @@ def evaluate_sections(run: Joint) -> list[Section]:
             titled = f"{section.title} · {label}" if len(run.runs) > 1 else section.title
             found.append(replace(numbered, title=titled))
     return found
+
+
+def evaluate_provenance(run: Run) -> str:
+    """How an evaluation was made."""
+    return provenance_of(run, DATA_FACTS)
 
 
 def hue_of(run: Joint, member: EvaluateRun, model: str) -> int:
