@@ -18,7 +18,7 @@ def made(tmp_path_factory, pico, tokenizer, fit, answered, example_set):
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     base, taught = pico("llama"), pico("llama").train()
     examples = example_set(*(answered(row["question"], row["answer"]) for row in rows))
-    fit(taught, tokenizer, examples, steps=25)
+    fit(taught, tokenizer, examples, steps=15)
     for name, model in {"base": base, "taught": taught.eval(), "copy": base}.items():
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
