@@ -160,3 +160,8 @@ def test_headlines():
     assert "only 0.200 or more would have been found in four of five runs" in headline([], [unclear])
     alone = {"model": "base", "task": "sums", "metric": "exact_match", "value": 0.5, "low": 0.4, "high": 0.6}
     assert headline([alone], []) == "base: exact match 0.500 (0.400 to 0.600) on sums"
+    few = {"low": math.nan, "high": math.nan}
+    assert headline([alone | few], []) == "base: exact match 0.500 on sums"
+    assert headline([], [unclear | few]).endswith(
+        "+0.300, with too few items for an interval; only 0.200 or more would have been found in four of five runs"
+    )

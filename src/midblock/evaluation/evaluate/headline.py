@@ -50,7 +50,8 @@ def notes_on(scores: Sequence[Mapping[str, Any]], tasks: Sequence[Task], limit: 
 
 
 def _level(row: Mapping[str, Any]) -> str:
-    return f"{row['metric'].replace('_', ' ')} {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+    interval = f" ({row['low']:.3f} to {row['high']:.3f})" if row["low"] == row["low"] else ""
+    return f"{row['metric'].replace('_', ' ')} {row['value']:.3f}{interval}"
 
 
 def _more(count: int) -> str:
@@ -58,6 +59,8 @@ def _more(count: int) -> str:
 
 
 def _between(each: Mapping[str, Any]) -> str:
+    if each["low"] != each["low"]:  # too few units
+        return f"{each['difference']:+.3f}, with too few items for an interval"
     return f"{each['difference']:+.3f} (95 % interval {each['low']:+.3f} to {each['high']:+.3f})"
 
 
