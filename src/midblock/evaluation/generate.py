@@ -24,7 +24,8 @@ from midblock.data.sandbox import RunawayTemplateError
 from midblock.data.templates import render
 from midblock.runs.lending import evaluating
 
-PROBED, PADDED = 32, 13  # tokens of a prompt, and of padding before it, that show whether padding shows
+# Last tokens of a prompt, and tokens of padding before them, at least and at most, that show whether padding shows.
+PROBED, PADDED, MOST_PADDED = 32, 9, 512
 # Of the predictions' size: in float32 rounding makes at most 3e-6 of it in any family, padding that shows 6e-2 or more.
 ROUNDING = 1e-3
 
@@ -161,7 +162,7 @@ def continue_ids(
     outputs: list[tuple[int, ...]] = [()] * len(prompts)
     with evaluating(model), _plain_generation(model):
         groups = _groups(prompts, max_new_tokens, batch_tokens)
-        if _mixed(prompts, groups) and padding_shows(model, prompts, padding):
+        if (width := _most_padding(prompts, groups)) and padding_shows(model, prompts, padding, width):
             groups = _groups(prompts, max_new_tokens, batch_tokens, alike=True)
         for group in groups:
             rows = [prompts[index].input_ids for index in group]
@@ -304,11 +305,15 @@ def _generated(model: nn.Module, **inputs: Any) -> Any:
         raise MidblockError(what, hint="this architecture cannot be asked for answers") from error
 
 
-def padding_shows(model: nn.Module, prompts: Sequence[EncodedPrompt], padding: int) -> bool:
+def padding_shows(model: nn.Module, prompts: Sequence[EncodedPrompt], padding: int, width: int = PADDED) -> bool:
     """Whether a model writes otherwise behind padding than without: its state is no attention that a mask ends.
 
-    Asked of the model itself, by the predictions of three tokens in a row behind one short prompt. Cost: six forward
-    passes of at most 48 tokens.
+    Asked of the model itself, by the predictions of two tokens in a row behind the shortest prompt's end. Cost: two
+    forward passes over it, two over a token, and the padding.
+
+    Args:
+        padding: the id that fills up.
+        width: how much of it is put before the prompt, as far as that says more: 9 to 512 tokens.
 
     Raises:
         MidblockError: the model does not write at all.
@@ -316,19 +321,19 @@ def padding_shows(model: nn.Module, prompts: Sequence[EncodedPrompt], padding: i
     ids = min((prompt.input_ids for prompt in prompts), key=len)[-PROBED:]
     alone = _predictions(model, [ids], padding)
     try:
-        padded = _predictions(model, [ids, (padding,) * PADDED + ids], padding)
+        padded = _predictions(model, [ids, (padding,) * max(PADDED, min(width, MOST_PADDED)) + ids], padding)
     except MidblockError:
         return True  # it takes no padding
     allowed = max(ROUNDING, 4 * torch.finfo(next(model.parameters()).dtype).eps)
     return not bool((padded - alone).norm() <= allowed * alone.norm())
 
 
-def _predictions(model: nn.Module, rows: Sequence[tuple[int, ...]], padding: int) -> Float64[Tensor, "3 V"]:
-    """The centred logits of three tokens in a row behind the first of the rows."""
+def _predictions(model: nn.Module, rows: Sequence[tuple[int, ...]], padding: int) -> Float64[Tensor, "2 V"]:
+    """The centred logits of two tokens in a row behind the first of the rows."""
     settings = GenerationConfig(
         do_sample=False,
-        max_new_tokens=3,
-        min_new_tokens=3,
+        max_new_tokens=2,
+        min_new_tokens=2,
         pad_token_id=padding,
         use_cache=True,
         output_logits=True,
@@ -343,9 +348,10 @@ def _predictions(model: nn.Module, rows: Sequence[tuple[int, ...]], padding: int
     return logits - logits.mean(-1, keepdim=True)
 
 
-def _mixed(prompts: Sequence[EncodedPrompt], groups: Sequence[Sequence[int]]) -> bool:
-    """Whether prompts of different length share a batch."""
-    return any(len({len(prompts[index].input_ids) for index in group}) > 1 for group in groups)
+def _most_padding(prompts: Sequence[EncodedPrompt], groups: Sequence[Sequence[int]]) -> int:
+    """The most padding before a prompt; 0 where prompts of one length share each batch."""
+    lengths = ([len(prompts[index].input_ids) for index in group] for group in groups)
+    return max(max(each) - min(each) for each in lengths)
 
 
 def _groups(prompts: Sequence[EncodedPrompt], new: int, batch_tokens: int, *, alike: bool = False) -> list[list[int]]:
