@@ -98,6 +98,8 @@ def test_what_does_not_stop_is_counted_as_cut(subject):
         ("gsm_symbol", "unknown task 'gsm_symbol' (did you mean 'gsm_symbolic'?)"),
         ("gsm8", "did you mean 'gsm8k'?"),
         ("reasoning_gym:chainsum", "did you mean 'chain_sum'?"),
+        ("exactmatch:sums.jsonl", "unknown task 'exactmatch' (did you mean 'exact_match'?)"),
+        ("???", "chain_sum, exact_match"),
         ("exact_match", "wants a dataset"),
         ("exact_match:nothing.jsonl", "nothing.jsonl"),
     ],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from midblock.base import unknown
+from midblock.base import nearest, unknown
+from midblock.data import BUILTIN_SETS
 from midblock.data.procedural import reasoning_sets
 from midblock.evaluation.answered import open_exact_match, open_gsm8k
 from midblock.evaluation.reasoning import open_reasoning
@@ -46,4 +47,5 @@ def open_task(
         return check_items(TASKS[kind](request))
     if name in (sets := reasoning_sets()):
         return check_items(open_reasoning(TaskRequest(name, name, num_samples, seed, split, request.settings)))
-    raise unknown("task", name, [*TASKS, *sets])
+    known = [*TASKS, *sets]
+    raise unknown("task", kind, known if nearest(kind, known) else [*TASKS, *BUILTIN_SETS])
