@@ -25,7 +25,7 @@ from midblock.data.templates import render
 from midblock.runs.lending import evaluating
 
 # Last tokens of a prompt, and tokens of padding before them, at least and at most, that show whether padding shows.
-PROBED, PADDED, MOST_PADDED = 32, 9, 512
+PROBED, PADDED, MOST_PADDED = 16, 9, 512
 # Of the predictions' size: in float32 rounding makes at most 3e-6 of it in any family, padding that shows 6e-2 or more.
 ROUNDING = 1e-3
 
