@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from midblock.base import MidblockError, Silent
-from midblock.checkpoints import Pair
+from midblock.checkpoints import Pair, load_pair
 from midblock.evaluation import Evaluation, evaluate
 
 
@@ -108,6 +108,7 @@ def test_the_files_are_read_back_as_they_were_made(run):
     assert [each["name"] for each in record["models"]] == ["base", "taught", "copy"]
     assert [each["rule"] for each in record["tasks"]] == ["first_line", "first_line"]
     assert any("never stopped" in note for note in record["notes"])
+    assert any("6 of the 6 general texts are prompts of the tasks" in note for note in record["notes"])
 
 
 class Breaking:
@@ -163,6 +164,14 @@ def test_models_in_memory_of_other_sizes_are_compared_on_what_they_write(pico, t
     assert found.scores.model.tolist() == ["base", "small"]
     assert found.folder is None
     assert len(found.samples) == 12
+
+
+def test_models_that_were_loaded_before_stay_loaded(made, task):
+    pair = load_pair(str(made / "base"), str(made / "copy"), device="cpu")
+    model = pair.base.model
+    evaluate(pair, task, num_samples=4, max_new_tokens=2)
+    assert pair.base.loaded is model
+    assert pair.tuned[0].loaded is None  # it was loaded for this alone
 
 
 def _variants(base, small):

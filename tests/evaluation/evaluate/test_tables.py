@@ -90,6 +90,7 @@ def test_rounds_hold_every_item_once_the_longest_first():
         (lambda items: [Scored(items[0].id, 1.0)], "no score for the item"),
         (lambda items: [Scored(item.id, 1.0) for item in (*items, items[0])], "two scores"),
         (lambda items: [Scored(item.id, math.nan) for item in items], "the score nan"),
+        (lambda items: [Scored(item.id, 0.5) for item in items], "the score 0.5"),
     ],
 )
 def test_a_task_that_scores_badly_is_told(given, said, pico, tokenizer):

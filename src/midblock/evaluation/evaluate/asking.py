@@ -13,7 +13,7 @@ from typing import Any
 
 from midblock.base import MidblockError, Progress
 from midblock.base.progress import Advance
-from midblock.evaluation.task import Item, Scored, Subject, Task, TaskSettings
+from midblock.evaluation.task import SHARE, Item, Scored, Subject, Task, TaskSettings
 
 LEAST, BATCHES = 64, 4  # items and batches in a round
 
@@ -37,13 +37,20 @@ def ask(
     """
     found: dict[str, Scored] = {}
     for scored in task.run(subject, items, settings, progress):
-        if scored.item in found or not (math.isfinite(scored.value) and scored.weight > 0):
+        if scored.item in found or not _usable(task, scored):
             what = "two scores" if scored.item in found else f"the score {scored.value} (weight {scored.weight})"
             raise MidblockError(f"{task.name} gives {subject.name} {what} for the item {scored.item}")
         found[scored.item] = scored
     if missing := [item.id for item in items if item.id not in found]:
         raise MidblockError(f"{task.name} gives {subject.name} no score for the item {missing[0]}")
     return [asdict(found[item.id]) for item in items]
+
+
+def _usable(task: Task, scored: Scored) -> bool:
+    """Whether a score is a number; of a share one that is 0 or 1 and counts once."""
+    if task.kind == SHARE:
+        return scored.value in (0.0, 1.0) and scored.weight == 1.0
+    return math.isfinite(scored.value) and scored.weight > 0
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 from midblock.base import MidblockError, Progress, divide, unknown
 from midblock.base.seal import fingerprint
 from midblock.checkpoints import LoadSettings, Pair, Variant, load_models, quiet_transformers
-from midblock.data import encode_renderable, load_dataset, local_places, tokenizer_difference
+from midblock.data import Example, encode_renderable, load_dataset, local_places, tokenizer_difference
 from midblock.evaluation.evaluate.result import Evaluation
 from midblock.evaluation.evaluate.settings import EvaluateSettings, split_names
 from midblock.evaluation.evaluate.work import Evaluating
@@ -79,7 +79,7 @@ def evaluate(
         drawn = [_open(name, settings) for name in settings.task_names]
         tokenizers = tokenizers_of(pair, settings.template)
         _check_askable(pair, drawn, tokenizers, settings)
-        general, facts = _general(pair, tokenizers[chosen.name], settings)
+        general, examples, facts = _general(pair, tokenizers[chosen.name], settings)
         work = Evaluating(pair, drawn, settings, chosen, tokenizers, general)
 
         def measure(bench: Bench) -> Outcome:
@@ -91,7 +91,7 @@ def evaluate(
         inputs = {f"the items of {task.name}": fingerprint([item.id for item in task.items]) for task in drawn}
         told = {"tasks": ", ".join(settings.task_names), "template": settings.template, **facts}
         listed = [{"name": task.name, "metric": task.metric, "rule": task.rule, **dict(task.facts)} for task in drawn]
-        notes = [*pair.notes(), *_template_notes(pair, tokenizers)]
+        notes = [*pair.notes(), *_template_notes(pair, tokenizers), *_overlap(drawn, examples)]
         return Ready(draft.decided(inputs), measure, {"seed": settings.seed, "data": told, "tasks": listed}, notes)
 
     with lent(pair, tries=TRIES):
@@ -172,15 +172,26 @@ def _check_askable(
                 raise MidblockError(f"{task.name}: {error.what}", hint=error.hint) from error
 
 
-def _general(pair: Pair, tokenizer: Any, settings: EvaluateSettings) -> tuple[list[Sequence[int]] | None, Any]:
-    """Ids of the general texts, and what is recorded of them; None where predictions are not compared.
+def _overlap(tasks: Sequence[Task], general: Sequence[Example]) -> list[str]:
+    """A note on general texts that are asked as tasks, too: what is told of them is told of the tasks."""
+    asked = {item.example.prompt for task in tasks for item in task.items}
+    both = sum(example.prompt in asked for example in general)
+    return [f"{both} of the {len(general)} general texts are prompts of the tasks, too: they are not held out."] * bool(
+        both
+    )
+
+
+def _general(
+    pair: Pair, tokenizer: Any, settings: EvaluateSettings
+) -> tuple[list[Sequence[int]] | None, Sequence[Example], dict[str, Any]]:
+    """Ids of the general texts, the texts, and what is recorded of them; None where predictions are not compared.
 
     Raises:
         MidblockError: there is nothing to compare with, models that read text as other tokens, or the data cannot be
             read.
     """
     if settings.general is None:
-        return None, {}
+        return None, (), {}
     if not pair.tuned:
         raise MidblockError("--general compares predictions, and there is one model", hint="give two")
     examples = load_dataset(settings.general, num_samples=settings.general_samples, seed=settings.seed)
@@ -191,4 +202,4 @@ def _general(pair: Pair, tokenizer: Any, settings: EvaluateSettings) -> tuple[li
             raise MidblockError(what, hint="leave out --general: predictions over other tokens cannot be compared")
     _, tokens = encode_renderable(examples, tokenizer, template="raw", max_length=settings.max_length, min_tokens=2)
     facts = {"general": settings.general, "general_hash": examples.content_hash}
-    return [prompt.input_ids for prompt in tokens.prompts], facts
+    return [prompt.input_ids for prompt in tokens.prompts], examples.examples, facts

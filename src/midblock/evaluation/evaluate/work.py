@@ -70,6 +70,7 @@ class Evaluating:
         """Ask, compare, and make the tables."""
         plan = fingerprint(bench.owner, [[task.name, [item.id for item in items]] for *_, task, items in self.rounds])
         kept = Kept(bench.partial, plan)
+        given = [variant for variant in self.pair if variant.loaded is not None]
         found: dict[tuple[str, str], list[Scored]] = {}
         kls: dict[str, dict[str, Any]] = {}
         total = len(self.models) * sum(len(task.items) for task in self.tasks)
@@ -81,7 +82,8 @@ class Evaluating:
                 found |= answers
                 kls[variant.name] = told
                 records += kept.once(f"{place:03d}-model", partial(self._described, variant))
-                self._let_go(variant)
+                if variant not in given:
+                    self._let_go(variant)
         bench.notes += kept.notes
         bench.notes += [record["note"] for record in records if record["note"]]
         return self._outcome(found, kls, records, bench)
