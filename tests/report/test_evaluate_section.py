@@ -99,8 +99,8 @@ def test_what_is_broken_or_missing_is_left_out(folder):
     assert "A run of midblock evaluate" in page_of(read_one(folder))
 
 
-def test_it_stands_on_a_page_of_several_runs(folder, tmp_path, make_run):
-    page = page_of(read_joint([make_run(), folder]))
+def test_it_stands_on_a_page_of_several_runs(folder, tmp_path, runs):
+    page = page_of(read_joint([runs.WRITERS["merge"](tmp_path / "merged"), folder]))
     assert 'id="figure-scores"' in page
     assert "sft is better" in page
 
