@@ -1,12 +1,13 @@
 """All benchmarks, one after the other: `make bench`."""
 
-from benchmarks import analysis, interventions, merging, startup, tuning, weights
+from benchmarks import analysis, evaluation, interventions, merging, startup, tuning, weights
 
 if __name__ == "__main__":
     for name, benchmark in (
         ("startup", startup.main),
         ("weights", lambda: weights.main([])),
         ("analysis", lambda: analysis.main([])),
+        ("evaluation", lambda: evaluation.main([])),
         ("interventions", lambda: interventions.main([])),
         ("merging", lambda: merging.main([])),
         ("tuning", lambda: tuning.main([])),

@@ -27,6 +27,7 @@ from midblock.base import LayerTable, MidblockError
 from midblock.checkpoints import Anatomy, ModelReference
 from midblock.cli.main import main
 from midblock.data import load_dataset
+from midblock.evaluation import Evaluation
 from midblock.metrics import METRICS, geometry
 from midblock.report.gather import read_joint, read_one
 from midblock.report.write import page_of
@@ -145,7 +146,7 @@ def test_all_code_of_the_page_has_its_place():
     text = PAGE.read_text()
     assert text.count("```python") == len(BLOCK.findall(text))
     titles = re.findall(r"^## (.*)", text, re.MULTILINE)
-    assert titles == ["A metric", "A loss", "A method", "A verb", "A model family"]
+    assert titles == ["A metric", "A loss", "A method", "A task", "A verb", "A model family"]
 
 
 def test_a_metric(page, start, sft, tmp_path, capfd):
@@ -216,6 +217,18 @@ def test_a_method(page, start, sums, tmp_path):
 
 def weights_of(folder):
     return dict(transformers.AutoModelForCausalLM.from_pretrained(folder).named_parameters())
+
+
+def test_a_task(page, start, sft, tmp_path):
+    page.follow("A task")
+    folder, sizes = tmp_path / "run", ["--num-samples", "6", "--max-new-tokens", "3", "--device", "cpu"]
+    assert main(["evaluate", str(start), str(sft), "--tasks", "doubling", *sizes, "-o", str(folder)]) == 0
+    found = Evaluation.read(folder)
+    assert found.scores.task.tolist() == ["doubling"] * 2
+    assert [line["expected"] for line in found.samples[::2]] == ["0", "2", "4", "6", "8", "10"]
+    for line in found.samples:
+        assert line["value"] == float(line["answer"] == line["expected"])
+    assert "doubling" in (folder / "report.html").read_text()
 
 
 def test_a_verb(page, start, sft, sums, tmp_path, capfd, monkeypatch, request):

@@ -34,6 +34,7 @@ LINE = {room: line for line, rooms in enumerate(ORDER) for room in rooms}
 
 # Inside a room a folder imports folders on earlier places of its line; "." is what lies in the room itself.
 INSIDE = {
+    "evaluation": (".", "evaluate"),
     "analysis": (".", "gate"),
     "interventions": (".", "probe", "swap", "merge", "steer"),
     "tuning": (".", "anchor", "place", "prefix", "loop", "flow", "export"),
@@ -52,6 +53,7 @@ HIDDEN = {
     ("base/hub.py", "huggingface_hub"): "only for hub names",
     ("base/layer_table.py", "pandas"): HELP,
     ("base/layer_table.py", "pyarrow"): HELP,
+    ("base/frame_files.py", "pandas"): HELP,
     ("base/progress.py", "rich"): "only where a person watches",
     ("checkpoints/cache.py", "filelock"): "only where something is put into the cache",
     ("checkpoints/config.py", "huggingface_hub"): WITHOUT_MODELS,
@@ -72,6 +74,7 @@ HIDDEN = {
     ("data/hub.py", "huggingface_hub"): "only for hub names",
     ("data/procedural.py", "reasoning_gym"): EXTRA,
     ("data/sandbox_process.py", "resource"): "not on Windows",
+    ("evaluation/evaluate/result.py", "pandas"): HELP,
     ("runs/surroundings.py", "resource"): "not on Windows",
     ("report/figures/analysis.py", "matplotlib"): "only where figures are drawn",
     ("report/figures/paper.py", "matplotlib"): "only where figures are drawn",

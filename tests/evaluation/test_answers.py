@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from midblock.base import MidblockError
 from midblock.data import Example, load_dataset
 from midblock.evaluation import ANSWERS, choose_reader
+from midblock.evaluation.answers import choose_strict_reader, read_gold
 
 NUMBERS = {
     "The answer is 11.": "11",
@@ -93,3 +94,60 @@ def test_every_builtin_answer_is_read_as_the_right_one(name, reader):
         assert read == ANSWERS[reader](example.extra["answer"])
         # Next to what was asked, too, which is full of other numbers.
         assert ANSWERS[reader](f"{example.prompt}\n{example.completion}") == read
+
+
+BOXES = {
+    r"So \boxed{42}.": "42",
+    r"\boxed{1} and then \boxed{2}": "2",
+    r"\boxed{\frac{1}{2}}": r"\frac{1}{2}",
+    r"\boxed{\text{a {b} c}}": r"\text{a {b} c}",
+    r"\boxed{\boxed{5}}": "5",
+    r"\boxed {1{,}000}": "1000",
+    r"\fbox{$1,234.50$}": "1234.5",
+    r"\boxed{\$5.00}": "5",
+    r"\boxed{18\%}": "18",
+    r"\boxed{-3}": "-3",
+    r"\boxed{x = \{1, 2\}}": r"x = \{1, 2\}",
+    r"\boxed{7} but \boxed{8": "7",
+    r"\boxed{8": None,
+    r"\boxed{}": None,
+    "boxed{8}": None,
+    "the answer is 8": None,
+}
+
+
+@pytest.mark.parametrize(("text", "answer"), BOXES.items())
+def test_what_the_last_whole_box_holds(text, answer):
+    assert ANSWERS["boxed"](text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("7\n#### 8", "8"), ("#### 1,000 apples", "1000"), ("it is 8", None), ("8\n####", None), ("", None)],
+)
+def test_marked_takes_no_number_that_is_not_marked(text, answer):
+    assert ANSWERS["marked"](text) == answer
+
+
+def asked(completion, **extra):
+    return Example("How many?", completion, extra=extra)
+
+
+@pytest.mark.parametrize(
+    ("completions", "reader"),
+    [
+        (["so\n#### 4", "#### 5"], "marked"),
+        ([r"so \boxed{4}", r"\boxed{x}"], "boxed"),
+        (["4", "5"], "first_line"),
+        (["4", "5\n6"], "exact"),
+    ],
+)
+def test_no_rule_is_chosen_that_takes_any_last_number(completions, reader):
+    assert choose_strict_reader([asked(text) for text in completions]) == reader
+
+
+def test_right_answers_need_no_mark_of_their_own():
+    assert read_gold("marked", asked("so\n#### 1,000", answer="1,000")) == "1000"
+    assert read_gold("boxed", asked("1000", answer="1,000")) == "1000"
+    assert read_gold("boxed", asked(r"so \boxed{\frac12}")) == r"\frac12"
+    assert read_gold("last_number", asked("none")) is None

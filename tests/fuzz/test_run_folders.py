@@ -77,8 +77,9 @@ def kind_of(verb: str, file: str, cases: int, kept: Sequence[tuple[int, Spoil]] 
 def read_back(verb: str, file: str, cases: int, kept: Sequence[tuple[int, Spoil]] = ()) -> Kind:
     """A finished run that is told again: the folder is both read and written."""
     command = (*RUNS[verb], "--resume", "-o", verb)
+    needs = (verb, "start", "sft", "adapter", "sums.jsonl")
     return Kind(
-        f"{file} of a finished {verb}", f"{verb}/{file}", [command], (verb, "start", "sft", "sums.jsonl"), cases,
+        f"{file} of a finished {verb}", f"{verb}/{file}", [command], needs, cases,
         also=harmless, out=verb, kept=kept,
     )  # fmt: skip
 
@@ -95,6 +96,8 @@ KINDS = [
     *(read_back(verb, "summary.json", 2) for verb in ("probe", "merge", "tune-lora", "flow")),
     *(read_back(verb, "run.json", 2) for verb in (VERBS if MANY else ("analysis", "tune-lora"))),
     read_back("steer", "texts.json", 4, FAILED_TEXTS),
+    kind_of("evaluate", "summary.json", 6),
+    read_back("evaluate", "summary.json", 3),
 ]
 
 test = cases_of(KINDS)

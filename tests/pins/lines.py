@@ -26,7 +26,8 @@ HASH = re.compile(r"SHA-256 [0-9a-f]+")
 VERSIONS = re.compile(r"(midblock|transformers|torch|peft|trl) \d+\.\d[\w.+]*")
 OUTLINE = re.compile(r"<(h[1-4])\b[^>]*>(.*?)</\1>|<(?:section|figure|div)\b[^>]*\bid=\"([^\"]+)\"", re.S)
 NUMBER = re.compile(r"-?(\d+\.\d*(e[+-]?\d+)?|nan|inf)", re.I)  # integers are compared as text
-ONLY_NAMED = ("tokenizer.json", "tokenizer_config.json", "layers.csv")  # the last is layers.parquet once more
+TABLES = ("layers.csv", "scores.csv", "comparisons.csv", "forgetting.csv")  # in Parquet once more
+ONLY_NAMED = ("tokenizer.json", "tokenizer_config.json", *TABLES)
 
 # Relative and absolute tolerance by what a line says, the first that fits: another CPU's kernels round float32
 # otherwise. Each is some times what ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE changes.

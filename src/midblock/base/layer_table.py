@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midblock.base.errors import MidblockError, unknown
-from midblock.base.files import replace_atomically
+from midblock.base.frame_files import write_frame
 from midblock.base.names import BASE
 from midblock.base.plain_file import check_plain_file
-from midblock.base.quoting import cell, cell_text, printable
+from midblock.base.quoting import cell_text, printable
 from midblock.base.states import MEASURED, NOT_DEFINED
 from midblock.base.table_rules import COLUMNS, MOST_ROWS, TEXTS, checked_frame
 
@@ -148,12 +148,7 @@ class LayerTable:
 
     def write(self, folder: Path | str) -> None:
         """Write `layers.parquet` and the same rows as `layers.csv`, in which no text is a spreadsheet's formula."""
-        folder = Path(folder)
-        with replace_atomically(folder / "layers.parquet") as path, path.open("wb") as stream:
-            self.frame.to_parquet(stream, index=False)
-        with replace_atomically(folder / "layers.csv") as path:
-            texts = {name: self.frame[name].map(cell, na_action="ignore") for name in TEXTS}
-            self.frame.assign(**texts).to_csv(path, index=False, float_format="%.17g")
+        write_frame(self.frame, Path(folder), "layers", TEXTS)
 
 
 def _read_parquet(file: Path) -> pd.DataFrame:

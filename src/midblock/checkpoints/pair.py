@@ -220,8 +220,11 @@ def load_pair(base: str, *tuned: str, **options: Any) -> Pair:
     return load_models(base, *tuned, **options)
 
 
-def load_models(first: str, *others: str, **options: Any) -> Pair:
+def load_models(first: str, *others: str, alike: bool = True, **options: Any) -> Pair:
     """As `load_pair`, but a model may come alone; it then keeps its own name instead of being called "base".
+
+    Args:
+        alike: models of other depth or width than the first are refused.
 
     Raises:
         MidblockError: as `load_pair`.
@@ -238,7 +241,8 @@ def load_models(first: str, *others: str, **options: Any) -> Pair:
     settings = _concrete(settings, base)
     names = [BASE, *_names(checkpoints[1:])] if others else [own_name(base.name, "alone")]
     variants = [Variant(name, checkpoint, settings) for name, checkpoint in zip(names, checkpoints, strict=True)]
-    return Pair(variants[0], tuple(variants[1:])).checked()
+    pair = Pair(variants[0], tuple(variants[1:]))
+    return pair.checked() if alike else pair
 
 
 def _concrete(settings: LoadSettings, base: Checkpoint) -> LoadSettings:

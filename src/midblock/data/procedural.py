@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 from typing import Any
 
@@ -27,6 +29,8 @@ BUILTIN_SETS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "gsm_symbolic": _worked_solution,
     "chain_sum": lambda item: item["answer"],
 }
+
+UNABLE = frozenset({"composite"})  # sets that are nothing without others
 
 
 def make_rows(name: str, *, split: str | None, num_samples: int | None, seed: int, skip: int) -> Records:
@@ -55,20 +59,69 @@ def make_rows(name: str, *, split: str | None, num_samples: int | None, seed: in
     if skip + size > MOST:
         what = f"{told_number(size)} samples" + (f" after skipping {told_number(skip)}" if skip else "")
         raise MidblockError(f"builtin:{name} gives at most {MOST:,} questions; {what} were asked for")
-    records = list(islice(_questions(name, split, seed), skip, skip + size))
+    records = [_record(name, entry) for entry in islice(_questions(name, split, seed), skip, skip + size)]
     return Records.from_records(f"builtin:{name}", records, split=split, layout="question/answer")
 
 
-def _questions(name: str, split: str, seed: int) -> Iterator[Record]:
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A question of a reasoning-gym set, with what its own scorer needs.
+
+    Attributes:
+        question: as a model is asked it.
+        answer: a right one; "" where the set has none to show (its scorer checks what it is given).
+        template: what the question is one of many variants of; None where that is not known.
+        score: the set's own scorer: from an answer (None for none) to its marks, 1 for a right one.
+        item: all that the generator made.
+    """
+
+    question: str
+    answer: str
+    template: int | None
+    score: Callable[[str | None], float]
+    item: Mapping[str, Any]
+
+
+def make_entries(name: str, *, split: str | None, num_samples: int | None, seed: int) -> list[Entry]:
+    """Make questions of any reasoning-gym set; of a builtin one, the very questions of `make_rows`.
+
+    Args:
+        name, split, num_samples, seed: as of `make_rows`.
+
+    Raises:
+        MidblockError: as `make_rows`, or the generator fails.
+    """
+    split = split or DEFAULT_SPLIT
+    if split not in ("train", "test"):
+        raise unknown("split", split, ("train", "test"))
+    size = DEFAULT_SAMPLES if num_samples is None else num_samples
+    if not 1 <= size <= MOST:
+        raise MidblockError(f"{name} gives 1 to {MOST:,} questions; {told_number(size)} were asked for")
+    return list(islice(_questions(name, split, seed), size))
+
+
+def reasoning_sets() -> list[str]:
+    """Names of the sets that reasoning-gym makes, the builtin ones alone where it is not installed."""
+    try:
+        from reasoning_gym.factory import DATASETS
+    except ImportError:
+        return sorted(BUILTIN_SETS)
+    return sorted(name for name in DATASETS if name not in UNABLE)
+
+
+def _record(name: str, entry: Entry) -> Record:
+    variant = {} if entry.template is None else {"question_id": entry.template}
+    return {"question": entry.question, "answer": BUILTIN_SETS[name](entry.item), **variant}
+
+
+def _questions(name: str, split: str, seed: int) -> Iterator[Entry]:
     seen: set[str] = set()
     last = 0
-    for draw, item in enumerate(_items(name, split, seed)):
-        question = item["question"]
-        if question not in seen and split_of(question) == split:
-            seen.add(question)
+    for draw, entry in enumerate(_entries(name, split, seed)):
+        if entry.question not in seen and split_of(entry.question) == split:
+            seen.add(entry.question)
             last = draw
-            variant = {} if item["template"] is None else {"question_id": item["template"]}
-            yield {"question": question, "answer": BUILTIN_SETS[name](item), **variant}
+            yield entry
         elif draw - last > PATIENCE:
             raise MidblockError(f"builtin:{name} has no more than {len(seen)} different questions to give")
 
@@ -79,7 +132,7 @@ def split_of(question: str) -> str:
     return "test" if hashlib.sha256(words.encode()).digest()[0] % 5 == 0 else "train"
 
 
-def _items(name: str, split: str, seed: int) -> Iterator[Mapping[str, Any]]:
+def _entries(name: str, split: str, seed: int) -> Iterator[Entry]:
     try:
         import reasoning_gym
     except ImportError as error:
@@ -91,6 +144,7 @@ def _items(name: str, split: str, seed: int) -> Iterator[Mapping[str, Any]]:
         templates = getattr(
             made, "task_indices", [None] * PART
         )  # questions of one template differ in names and numbers
-        yield from (
-            {**item, "template": template} for item, template in zip(islice(made, PART), templates, strict=True)
-        )
+        for item, template in zip(islice(made, PART), templates, strict=True):
+            score = partial(made.score_answer, entry=item)
+            answer = "" if item["answer"] is None else str(item["answer"])
+            yield Entry(item["question"], answer, template, score, item)

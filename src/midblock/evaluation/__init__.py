@@ -4,6 +4,9 @@ from midblock.evaluation.answers import ANSWERS as ANSWERS
 from midblock.evaluation.answers import choose_reader as choose_reader
 from midblock.evaluation.divergence import mean_divergence as mean_divergence
 from midblock.evaluation.divergence import mean_nll as mean_nll
+from midblock.evaluation.evaluate.evaluate import evaluate as evaluate
+from midblock.evaluation.evaluate.result import Evaluation as Evaluation
+from midblock.evaluation.evaluate.settings import EvaluateSettings as EvaluateSettings
 from midblock.evaluation.exact_match import MatchResult as MatchResult
 from midblock.evaluation.exact_match import PairedDifference as PairedDifference
 from midblock.evaluation.exact_match import check_answerable as check_answerable
@@ -19,6 +22,13 @@ from midblock.evaluation.targets import Scores as Scores
 from midblock.evaluation.targets import Targets as Targets
 from midblock.evaluation.targets import check_finite as check_finite
 from midblock.evaluation.targets import score as score
+from midblock.evaluation.task import Item as Item
+from midblock.evaluation.task import Scored as Scored
+from midblock.evaluation.task import Subject as Subject
+from midblock.evaluation.task import Task as Task
+from midblock.evaluation.task import TaskSettings as TaskSettings
+from midblock.evaluation.tasks import TASKS as TASKS
+from midblock.evaluation.tasks import open_task as open_task
 from midblock.evaluation.token_mean import TokenMean as TokenMean
 from midblock.evaluation.token_mean import difference as difference
 from midblock.evaluation.token_mean import differences as differences

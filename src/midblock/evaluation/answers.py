@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from midblock.base import MidblockError
 from midblock.data import Example
@@ -14,15 +14,39 @@ NUMBER = re.compile(
     r"(?P<sign>(?<![\w)\]])[-−][$€£]?|[$€£][-−]?)?"
     r"(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<!\w)\.[0-9]+)"
 )
+BOX = re.compile(r"\\(?:f?boxed|fbox)\s*\{")
+TYPESETTING = re.compile(r"\\[$%!,;: ]")
+WRAPPED = frozenset({"marked", "boxed"})  # readers of what stands in something, which right answers may lack
 
 
 def gsm8k(text: str) -> str | None:
     """The number behind the first ####, on its line; without ####, the last number anywhere."""
+    return marked(text) if MARK in text else last_number(text)
+
+
+def marked(text: str) -> str | None:
+    """The number behind the first ####, on its line."""
     _, mark, behind = text.partition(MARK)
-    if not mark:
-        return last_number(text)
-    found = NUMBER.search(behind.strip().partition("\n")[0])
+    found = NUMBER.search(behind.strip().partition("\n")[0]) if mark else None
     return _normal(found) if found else None
+
+
+def boxed(text: str) -> str | None:
+    """What the last whole \\boxed{} holds, braces inside it included; a number in one spelling."""
+    for start in reversed([found.end() for found in BOX.finditer(text)]):
+        depth = 1
+        for place in range(start, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[place], 0) if text[place - 1] != "\\" else 0
+            if not depth:
+                return plain(text[start:place])
+    return None
+
+
+def plain(text: str) -> str | None:
+    """A text alone: a number in one spelling, with or without currency, percent and LaTeX's spaces; else itself."""
+    alone = TYPESETTING.sub("", text).replace("{,}", ",").strip().removesuffix("%").removesuffix(".")
+    found = NUMBER.fullmatch(alone.replace("$", ""))
+    return _normal(found) if found else exact(text)
 
 
 def last_number(text: str) -> str | None:
@@ -43,6 +67,8 @@ def first_line(text: str) -> str | None:
 
 ANSWERS: Mapping[str, Callable[[str], str | None]] = {
     "gsm8k": gsm8k,
+    "marked": marked,
+    "boxed": boxed,
     "last_number": last_number,
     "exact": exact,
     "first_line": first_line,
@@ -52,6 +78,27 @@ ANSWERS: Mapping[str, Callable[[str], str | None]] = {
 def gold_answer(example: Example) -> str:
     """What scoring compares with: the answer that came with the sample, else its completion; empty if it has none."""
     return example.extra.get("answer") or example.completion
+
+
+def read_gold(reader: str, example: Example) -> str | None:
+    """The right answer as a reader gives it; one that came without its mark or box is taken as it stands."""
+    gold = gold_answer(example)
+    found = ANSWERS[reader](gold)
+    return plain(gold) if found is None and reader in WRAPPED else found
+
+
+def choose_strict_reader(examples: Sequence[Example]) -> str:
+    """Pick the reader that fits a dataset and takes no number for an answer that is not said to be it.
+
+    `marked` where completions mark their answer with ####, `boxed` where they box it, `first_line` where answers have
+    one line, else `exact`.
+    """
+    if all(MARK in example.completion for example in examples):
+        return "marked"
+    if all(BOX.search(example.completion) for example in examples):
+        return "boxed"
+    one_line = all("\n" not in gold_answer(example).strip() for example in examples)
+    return "first_line" if one_line else "exact"
 
 
 def choose_reader(examples: Iterable[Example]) -> str:

@@ -20,7 +20,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from midblock.base import LEVEL, MidblockError, Progress, unknown
 from midblock.base.shares import clopper_pearson
 from midblock.data import ExampleSet
-from midblock.evaluation.answers import ANSWERS, choose_reader, gold_answer
+from midblock.evaluation.answers import ANSWERS, choose_reader, gold_answer, read_gold
 from midblock.evaluation.generate import check_room, continue_prompts, encode_prompts, stop_tokens
 
 
@@ -228,7 +228,7 @@ def expected_answers(examples: ExampleSet, reader: str | None = None) -> tuple[s
         raise unknown("reader", reader, ANSWERS)
     found: list[str] = []
     for index, example in enumerate(examples):
-        answer = ANSWERS[reader](gold_answer(example))
+        answer = read_gold(reader, example)
         if answer is None:
             what = f"sample {index}: {reader} reads no answer from {gold_answer(example)[:40]!r}"
             raise MidblockError(what, hint=f"choose another reader: {', '.join(ANSWERS)}")

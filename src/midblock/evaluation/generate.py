@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -23,6 +23,11 @@ from midblock.data import Example, ExampleSet, Message, encode
 from midblock.data.sandbox import RunawayTemplateError
 from midblock.data.templates import render
 from midblock.runs.lending import evaluating
+
+# Last tokens of a prompt, and tokens of padding before them, at least and at most, that show whether padding shows.
+PROBED, PADDED, MOST_PADDED = 16, 9, 512
+# Of the predictions' size: in float32 rounding makes at most 3e-6 of it in any family, padding that shows 6e-2 or more.
+ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ def continue_ids(
     if max_new_tokens < 1 or batch_tokens < 1:
         raise MidblockError(f"cannot write {max_new_tokens} tokens in batches of {batch_tokens}")
     check_room(model, prompts, max_new_tokens)
-    padding = next((token for token in (tokenizer.pad_token_id, *stop) if isinstance(token, int)), 0)
+    padding = padding_of(tokenizer, stop)
     settings = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -156,12 +161,14 @@ def continue_ids(
     advance = (progress or Silent()).phase("generating answers", len(prompts))
     outputs: list[tuple[int, ...]] = [()] * len(prompts)
     with evaluating(model), _plain_generation(model):
-        for group in _groups(prompts, max_new_tokens, batch_tokens):
+        groups = _groups(prompts, max_new_tokens, batch_tokens)
+        if (width := _most_padding(prompts, groups)) and padding_shows(model, prompts, padding, width):
+            groups = _groups(prompts, max_new_tokens, batch_tokens, alike=True)
+        for group in groups:
             rows = [prompts[index].input_ids for index in group]
             input_ids, mask = _pad_left(rows, padding)
-            generate: Any = model.generate
             inputs = {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
-            written = generate(**inputs, generation_config=settings)
+            written = _generated(model, generation_config=settings, **inputs)
             for index, ids in zip(group, written[:, input_ids.shape[1] :].tolist(), strict=True):
                 outputs[index] = tuple(ids[: _end(ids, stop) + 1])
             advance(len(group))
@@ -260,23 +267,104 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, template: str) -> int | Non
     return next((token for token in behind if token in special), None)
 
 
+def padding_of(tokenizer: PreTrainedTokenizerBase, stop: Sequence[int]) -> int:
+    """The id that fills batches up."""
+    return next((token for token in (tokenizer.pad_token_id, *stop) if isinstance(token, int)), 0)
+
+
 def check_room(model: Any, prompts: Sequence[EncodedPrompt], max_new_tokens: int) -> None:
     """Raise MidblockError where a prompt and its answer do not fit into the model's context."""
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    check_fits(config, prompts, max_new_tokens)
+
+
+def check_fits(config: Any, prompts: Sequence[EncodedPrompt], max_new_tokens: int) -> None:
+    """The same of a text model's config, before the model is loaded."""
     most = getattr(config, "max_position_embeddings", None)
     longest = max(range(len(prompts)), key=lambda index: len(prompts[index].input_ids))
     length = len(prompts[longest].input_ids)
-    if most is not None and length + max_new_tokens > most:
+    if most is not None and most > 0 and length + max_new_tokens > most:  # XLNet says -1: no end
         what = f"prompt {longest} has {length} tokens; with {max_new_tokens} new ones it exceeds the model's {most}"
         raise MidblockError(what, hint=f"max_new_tokens {most - length}" if most > length else "drop this prompt")
 
 
-def _groups(prompts: Sequence[EncodedPrompt], new: int, batch_tokens: int) -> list[list[int]]:
-    """Indices by length, longest first, so that little is padded and a lack of memory shows at once."""
+def _generated(model: nn.Module, **inputs: Any) -> Any:
+    """What transformers' `generate` gives.
+
+    Raises:
+        MidblockError: the model cannot be run by it.
+    """
+    generate: Any = model.generate
+    try:
+        return generate(**inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        what = f"{type(model).__name__} does not write with transformers' generate: {reason}"
+        raise MidblockError(what, hint="this architecture cannot be asked for answers") from error
+
+
+def padding_shows(model: nn.Module, prompts: Sequence[EncodedPrompt], padding: int, width: int = PADDED) -> bool:
+    """Whether a model writes otherwise behind padding than without: its state is no attention that a mask ends.
+
+    Asked of the model itself, by the predictions of two tokens in a row behind the shortest prompt's end. Cost: two
+    forward passes over it, two over a token, and the padding.
+
+    Args:
+        padding: the id that fills up.
+        width: how much of it is put before the prompt, as far as that says more: 9 to 512 tokens.
+
+    Raises:
+        MidblockError: the model does not write at all.
+    """
+    ids = min((prompt.input_ids for prompt in prompts), key=len)[-PROBED:]
+    alone = _predictions(model, [ids], padding)
+    try:
+        padded = _predictions(model, [ids, (padding,) * max(PADDED, min(width, MOST_PADDED)) + ids], padding)
+    except MidblockError:
+        return True  # it takes no padding
+    allowed = max(ROUNDING, 4 * torch.finfo(next(model.parameters()).dtype).eps)
+    return not bool((padded - alone).norm() <= allowed * alone.norm())
+
+
+def _predictions(model: nn.Module, rows: Sequence[tuple[int, ...]], padding: int) -> Float64[Tensor, "2 V"]:
+    """The centred logits of two tokens in a row behind the first of the rows."""
+    settings = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=2,
+        min_new_tokens=2,
+        pad_token_id=padding,
+        use_cache=True,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    device = device_of(model.get_input_embeddings())  # type: ignore[operator]
+    input_ids, mask = _pad_left(rows, padding)
+    inputs = {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
+    with evaluating(model), _plain_generation(model):
+        written = _generated(model, generation_config=settings, **inputs)
+    logits = torch.stack([each[0] for each in written.logits]).cpu().double()
+    return logits - logits.mean(-1, keepdim=True)
+
+
+def _most_padding(prompts: Sequence[EncodedPrompt], groups: Sequence[Sequence[int]]) -> int:
+    """The most padding before a prompt; 0 where prompts of one length share each batch."""
+    lengths = ([len(prompts[index].input_ids) for index in group] for group in groups)
+    return max(max(each) - min(each) for each in lengths)
+
+
+def _groups(prompts: Sequence[EncodedPrompt], new: int, batch_tokens: int, *, alike: bool = False) -> list[list[int]]:
+    """Indices by length, longest first, so that little is padded and a lack of memory shows at once.
+
+    Args:
+        alike: nothing is padded: a batch holds prompts of one length.
+    """
     groups: list[list[int]] = []
     for index in sorted(range(len(prompts)), key=lambda index: (-len(prompts[index].input_ids), index)):
         widest = len(prompts[groups[-1][0]].input_ids) + new if groups else 0
-        if groups and (len(groups[-1]) + 1) * widest <= batch_tokens:
+        fits = not alike or widest == len(prompts[index].input_ids) + new
+        if groups and fits and (len(groups[-1]) + 1) * widest <= batch_tokens:
             groups[-1].append(index)
         else:
             groups.append([index])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Int, Real
 from torch import Tensor
 
 from midblock.base import Estimate, MidblockError
@@ -41,7 +41,7 @@ class TokenMean:
     interval: Estimate
     index: Int[Tensor, "N"]
     sums: Float[Tensor, "N"]
-    counts: Int[Tensor, "N"]
+    counts: Real[Tensor, "N"]
     share: bool = False
     clusters: Clusters | None = None
 
@@ -50,7 +50,7 @@ class TokenMean:
         cls,
         index: Int[Tensor, "M"],
         sums: Float64[Tensor, "M"],
-        counts: Int[Tensor, "M"],
+        counts: Real[Tensor, "M"],
         seed: int = 0,
         *,
         share: bool = False,

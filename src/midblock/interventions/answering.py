@@ -37,7 +37,8 @@ class AnsweringSettings(ReadingSettings):
     """Where an answer that does not end is cut."""
 
     reader: str | None = None
-    """How an answer is read: `gsm8k`, `last_number`, `first_line`, `exact`; by default what fits the data."""
+    """How an answer is read: `gsm8k`, `marked`, `boxed`, `last_number`, `first_line`, `exact`; by default what fits the
+    data."""
 
     @property
     def answering(self) -> dict[str, Any]:

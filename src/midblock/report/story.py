@@ -23,7 +23,7 @@ LAST = STEPS[-1].id  # the step that suggests what to do
 
 def lead(run: Joint, found: Sequence[Suggestion]) -> str:
     """HTML of the opening: what was compared, the headline, notes, the three steps."""
-    words = [subject_of(run), f"{run.blocks} blocks", *dict.fromkeys(filter(None, map(data_of, run.runs)))]
+    words = [subject_of(run), *_depth(run), *dict.fromkeys(filter(None, map(data_of, run.runs)))]
     eyebrow, headline = escape(" · ".join(words)), escape(unbroken(headline_of(run)))
     steps = "".join(_step(place, step, run, found) for place, step in enumerate(STEPS, 1))
     return (
@@ -32,9 +32,14 @@ def lead(run: Joint, found: Sequence[Suggestion]) -> str:
     )
 
 
+def _depth(run: Joint) -> list[str]:
+    """How deep the models are, where the runs tell it."""
+    return [f"{run.blocks} blocks"] if run.measured or run.depth else []
+
+
 def verb_lead(run: Joint) -> str:
     """HTML of the opening of a single run's page."""
-    words = [subject_of(run), f"{run.blocks} blocks", *filter(None, map(data_of, run.runs))]
+    words = [subject_of(run), *_depth(run), *filter(None, map(data_of, run.runs))]
     headline = str(run.summary.get("headline") or f"A run of midblock {run.runs[0].verb}")
     eyebrow, headline = escape(" · ".join(words)), escape(unbroken(headline))
     return (

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from midblock.report.figures.analysis import FIGURES
+from midblock.report.figures.evaluate import forgetting, scores
 from midblock.report.figures.tune import TUNE_FIGURES
 from midblock.report.figures.verbs import early_exit, gradient_flow, merge_alphas, steering, swapped
 from midblock.report.page.facts import facts_of
+from midblock.report.read.evaluation import read_evaluation
 from midblock.report.read.reading import Traits
 from midblock.report.read.tuning import read_tune
 from midblock.report.sections.analysis import analysis_opening, analysis_sections
 from midblock.report.sections.analysis_page import analysis_page
+from midblock.report.sections.evaluate import evaluate_provenance, evaluate_sections
 from midblock.report.sections.evidence_rows import exit_row, flow_row, steer_row, swap_row
 from midblock.report.sections.flow import flow_data, flow_sections
 from midblock.report.sections.merge import merge_sections
@@ -67,6 +70,11 @@ PAGES: Mapping[str, VerbPage] = {
     "steer": VerbPage(
         steer_sections, "matters", {"steering": steering}, told=2, traits=Traits(colour=3), shared=True,
         command="{base} --from {tuned} --data {data}", evidence=steer_row,
+    ),
+    "evaluate": VerbPage(
+        evaluate_sections, "do", {"scores": scores, "forgetting": forgetting}, told=2,
+        traits=Traits(colour=7, compared=never), read=read_evaluation, paper="each", provenance=evaluate_provenance,
+        command="{base} {tuned} --tasks gsm_symbolic",
     ),
     "tune": VerbPage(  # its figures for papers stay in its own folder
         tune_sections, "do", TUNE_FIGURES, told=0, traits=Traits(colour=4), read=read_tune, page=tune_page,

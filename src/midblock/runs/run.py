@@ -24,6 +24,7 @@ from midblock.runs.processes import barrier, main_process
 from midblock.runs.record import read_config, read_record
 from midblock.runs.request import DATA_FILES, Draft, Request
 from midblock.runs.stopping import STOPPING, Stoppable
+from midblock.runs.verbs import VERBS
 from midblock.runs.where import Where
 
 Write = Callable[[Path], None]
@@ -133,7 +134,7 @@ class Done:
     """A run behind us.
 
     Attributes:
-        table: its numbers; empty on all processes but the main one.
+        table: its numbers; empty on all processes but the main one, and of a verb that leaves none.
         folder: where they were written, None if nowhere.
         outcome: what was found; None where a finished run was read back, or another process makes it.
     """
@@ -206,7 +207,7 @@ def _finished(folder: Path, draft: Draft, where: Where) -> Done | None:
     if run.scratch and main_process():  # killed while it was tidying up
         with held(folder):
             run.drop_scratch()
-    return Done(LayerTable.read(folder), folder, None)
+    return Done(LayerTable.read(folder) if VERBS[draft.known.verb].layered else LayerTable.from_rows([]), folder, None)
 
 
 def _fill(folder: Path, ready: Ready, where: Where, progress: Progress) -> tuple[Outcome, LayerTable]:
@@ -220,7 +221,8 @@ def _fill(folder: Path, ready: Ready, where: Where, progress: Progress) -> tuple
     with bench.phase(outcome.phase):
         for name, write in outcome.files.items():
             write(run.path / name)
-        table.write(run.path)
+        if VERBS[ready.request.verb].layered:
+            table.write(run.path)
         write_json(run.path / "summary.json", outcome.summary)
     run.finish()
     return outcome, table

@@ -22,6 +22,7 @@ class Verb:
         goes_on: it goes on where it was when the same command is given again.
         scratch: folders inside a run folder that are not needed any more once the run is whole.
         function: the Python function's name where it is not the verb's.
+        layered: it leaves a LayerTable; what it finds else lies in files of its own.
         plans: options that take a plan of layers. A YAML file must quote them: 01100 would be a number.
     """
 
@@ -32,6 +33,7 @@ class Verb:
     goes_on: bool = False
     scratch: tuple[str, ...] = ("partial",)
     function: str = ""
+    layered: bool = True
     plans: tuple[str, ...] = ()
 
 
@@ -48,6 +50,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "probe": Verb("Read models off at every depth.", "midblock.interventions", plans=("generate_layers",)),
     "swap": Verb("Put blocks of one model into the other.", "midblock.interventions"),
+    "evaluate": Verb("Score models on tasks and compare them item by item.", "midblock.evaluation", layered=False),
     "steer": Verb(
         "Push a base towards a tuned model by adding directions.", "midblock.interventions", plans=("blocks",)
     ),

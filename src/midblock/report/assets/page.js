@@ -55,7 +55,7 @@ async function saveFigure(figure, kind) {
   return blob;
 }
 
-const KINDS = { lines: drawLines, heat: drawHeat, steps: drawSteps, step_heat: drawStepHeat, plan: drawPlan, spans: drawSpans, matrix: drawMatrix, forest: drawForest };
+const KINDS = { lines: drawLines, heat: drawHeat, steps: drawSteps, step_heat: drawStepHeat, plan: drawPlan, spans: drawSpans, matrix: drawMatrix, forest: drawForest, estimates: drawEstimates, plane: drawPlane };
 
 function drawFigure(figure) {
   const spec = DATA.figures[figure.dataset.figure];

@@ -83,7 +83,8 @@ class Chart:
     Attributes:
         kind: "lines" (panels by depth), "heat" (metrics, layer by module), "steps" (by optimizer step),
             "step_heat" (gradient, block by step), "plan" (which blocks and projections are trained), "spans" (swapped
-            blocks), "matrix" (correlations of curves) or "forest" (the strongest of them, with intervals).
+            blocks), "matrix" (correlations of curves), "forest" (the strongest of them, with intervals),
+            "estimates" (numbers with intervals in rows) or "plane" (points with intervals both ways).
         rows: of a heat map, each a label and its modules.
         modes: scales the reader may switch between, the first one shown: "zoom" on the curves, "full" with the null,
             "distance" (1 − value, logarithmic).

@@ -24,6 +24,7 @@ SCRIPTS = (
     "plan.js",
     "spans.js",
     "matrix.js",
+    "estimates.js",
     "table.js",
     "page.js",
 )

@@ -1,0 +1,51 @@
+"""TASKS: the one table of the tasks that models can be asked, by name or by what stands before the colon of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from midblock.base import nearest, unknown
+from midblock.data import BUILTIN_SETS
+from midblock.data.procedural import reasoning_sets
+from midblock.evaluation.answered import open_exact_match, open_gsm8k
+from midblock.evaluation.reasoning import open_reasoning
+from midblock.evaluation.task import Task, TaskRequest, TaskSettings, check_items
+
+Opener = Callable[[TaskRequest], Task]
+
+# Any set of reasoning-gym is a task by its own name besides: `gsm_symbolic`, `chain_sum`, …
+TASKS: Mapping[str, Opener] = {
+    "gsm8k": open_gsm8k,
+    "exact_match": open_exact_match,
+    "reasoning_gym": open_reasoning,
+}
+
+
+def open_task(
+    name: str,
+    num_samples: int | None = None,
+    seed: int = 0,
+    split: str | None = None,
+    settings: TaskSettings | None = None,
+) -> Task:
+    """Draw the items of a task.
+
+    Args:
+        name: a name of `TASKS`, with or without `:ARGUMENT` (a dataset reference, a set's name), or a reasoning-gym
+            set.
+        num_samples: items wanted; None for all there are.
+        seed: decides which are drawn.
+        split: which part of the data; its usual evaluation split when left out.
+
+    Raises:
+        MidblockError: an unknown task (the nearest is named), one whose items have no answers, or data that cannot be
+            read.
+    """
+    kind, _, argument = name.partition(":")
+    request = TaskRequest(name, argument, num_samples, seed, split, settings or TaskSettings())
+    if kind in TASKS:
+        return check_items(TASKS[kind](request))
+    if name in (sets := reasoning_sets()):
+        return check_items(open_reasoning(TaskRequest(name, name, num_samples, seed, split, request.settings)))
+    known = [*TASKS, *sets]
+    raise unknown("task", kind, known if nearest(kind, known) else [*TASKS, *BUILTIN_SETS])
