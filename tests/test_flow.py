@@ -34,7 +34,7 @@ LINE = {room: line for line, rooms in enumerate(ORDER) for room in rooms}
 
 # Inside a room a folder imports folders on earlier places of its line; "." is what lies in the room itself.
 INSIDE = {
-    "evaluation": (".", "evaluate"),
+    "evaluation": ("isolation", ".", "evaluate"),
     "analysis": (".", "gate"),
     "interventions": (".", "probe", "swap", "merge", "steer"),
     "tuning": (".", "anchor", "place", "prefix", "loop", "flow", "export"),
