@@ -46,23 +46,29 @@ class Answered:
         self, subject: Subject, items: Sequence[Item], settings: TaskSettings, progress: Progress
     ) -> Iterator[Scored]:
         """Ask a model the items, in batches."""
-        prompts = encode_prompts(examples_of(items), subject.tokenizer, subject.template)
-        stop = stop_tokens(subject.model, subject.tokenizer, subject.template)
-        written = continue_ids(
-            subject.model,
-            subject.tokenizer,
-            prompts,
-            stop=stop,
-            max_new_tokens=settings.max_new_tokens,
-            batch_tokens=settings.batch_tokens,
-            progress=progress,
-        )
-        for item, prompt, ids in zip(items, prompts, written, strict=True):
-            output = answer_text(subject.tokenizer, prompt, ids, stop)
+        for item, output, cut in write_answers(subject, items, settings, progress):
             answer = ANSWERS[self.reader](output)
             value, failed = self.score(item, answer)
-            cut = not (ids and ids[-1] in stop)
             yield Scored(item.id, value, 1.0, output, answer, self.expected(item), cut, failed)
+
+
+def write_answers(
+    subject: Subject, items: Sequence[Item], settings: TaskSettings, progress: Progress
+) -> Iterator[tuple[Item, str, bool]]:
+    """Let a model answer the items greedily: each with what was written, and whether that ends at the limit."""
+    prompts = encode_prompts(examples_of(items), subject.tokenizer, subject.template)
+    stop = stop_tokens(subject.model, subject.tokenizer, subject.template)
+    written = continue_ids(
+        subject.model,
+        subject.tokenizer,
+        prompts,
+        stop=stop,
+        max_new_tokens=settings.max_new_tokens,
+        batch_tokens=settings.batch_tokens,
+        progress=progress,
+    )
+    for item, prompt, ids in zip(items, prompts, written, strict=True):
+        yield item, answer_text(subject.tokenizer, prompt, ids, stop), not (ids and ids[-1] in stop)
 
 
 def open_exact_match(request: TaskRequest) -> Task:
