@@ -8,6 +8,7 @@ from midblock.base import nearest, unknown
 from midblock.data import BUILTIN_SETS
 from midblock.data.procedural import reasoning_sets
 from midblock.evaluation.answered import open_exact_match, open_gsm8k
+from midblock.evaluation.programs import open_humaneval
 from midblock.evaluation.reasoning import open_reasoning
 from midblock.evaluation.task import Task, TaskRequest, TaskSettings, check_items
 
@@ -18,6 +19,7 @@ TASKS: Mapping[str, Opener] = {
     "gsm8k": open_gsm8k,
     "exact_match": open_exact_match,
     "reasoning_gym": open_reasoning,
+    "humaneval": open_humaneval,
 }
 
 
