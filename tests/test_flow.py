@@ -75,6 +75,8 @@ HIDDEN = {
     ("data/procedural.py", "reasoning_gym"): EXTRA,
     ("data/sandbox_process.py", "resource"): "not on Windows",
     ("evaluation/evaluate/result.py", "pandas"): HELP,
+    ("evaluation/lm_eval_tasks.py", "datasets"): EXTRA,
+    ("evaluation/lm_eval_tasks.py", "lm_eval"): EXTRA,
     ("runs/surroundings.py", "resource"): "not on Windows",
     ("report/figures/analysis.py", "matplotlib"): "only where figures are drawn",
     ("report/figures/paper.py", "matplotlib"): "only where figures are drawn",

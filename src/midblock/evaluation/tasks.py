@@ -9,6 +9,7 @@ from midblock.data import BUILTIN_SETS
 from midblock.data.procedural import reasoning_sets
 from midblock.evaluation.answered import open_exact_match, open_gsm8k
 from midblock.evaluation.choices import open_choices
+from midblock.evaluation.lm_eval_tasks import open_lm_eval
 from midblock.evaluation.perplexity import open_bits_per_byte, open_perplexity
 from midblock.evaluation.programs import open_humaneval
 from midblock.evaluation.reasoning import open_reasoning
@@ -25,6 +26,7 @@ TASKS: Mapping[str, Opener] = {
     "mmlu": open_choices,
     "perplexity": open_perplexity,
     "bits_per_byte": open_bits_per_byte,
+    "lm_eval": open_lm_eval,
 }
 
 
