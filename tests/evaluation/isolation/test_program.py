@@ -113,6 +113,7 @@ def test_it_ends_with_the_process_that_started_it():
     own = Path(f"/proc/{child}/task/{child}/children")
     until(lambda: own.read_text().split())
     (grandchild,) = own.read_text().split()
+    until(lambda: "Seccomp:\t2" in Path(f"/proc/{grandchild}/status").read_text())  # it runs what it was asked to
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     until(lambda: _ended(grandchild))

@@ -149,8 +149,10 @@ def _listen(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, st
     """What the process reported, and the limit that it went beyond while it was listened to ("" if none)."""
     end, report = time.monotonic() + seconds, b""
     pipe = process.stdout.fileno()  # type: ignore[union-attr]
+    waiting = select.poll()  # select itself takes no descriptor beyond 1,023
+    waiting.register(pipe, select.POLLIN)
     while (left := end - time.monotonic()) > 0:
-        if not select.select([pipe], [], [], left)[0]:
+        if not waiting.poll(1000 * left):
             break
         part = os.read(pipe, REPORT)
         report += part
