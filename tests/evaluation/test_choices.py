@@ -80,6 +80,14 @@ def test_the_known_answer_is_the_likeliest(pico, tokenizer, rows_file, fit, exam
     assert run(task, subject, task.items[1:2]) == scored[1:2]
 
 
+def test_where_there_are_fewer_than_wanted_all_are_asked(rows_file):
+    path = rows_file(*ROWS)
+    assert len(open_task(f"mmlu:{path}", 4).items) == 4
+    task = open_task(f"mmlu:{path}", 200)
+    assert [item.id for item in task.items] == [item.id for item in open_task(f"mmlu:{path}").items]
+    assert task.notes == (f"mmlu:{path} has 6 items, all of which were asked (200 were wanted).",)
+
+
 def test_of_a_chat_the_choice_alone_counts(chatty):
     example = Example("How many?", extra={"choices": json.dumps(["7", "3 + 4"])})
     sevens, sums = encode_offered(offered_with(example, texts=True), chatty, "chat")

@@ -93,7 +93,7 @@ def matched(request: TaskRequest, key: str, data: str, *, reader: str | None = N
     Raises:
         MidblockError: the data cannot be read, an unknown reader, or samples without an answer that it can read.
     """
-    examples = load_dataset(data, split=request.split, num_samples=request.num_samples, seed=request.seed)
+    examples = drawn(request, data)
     if missing := [place for place, example in enumerate(examples) if not gold_answer(example).strip()]:
         what = f"{request.name}: {len(missing)} of {len(examples)} samples have no answer to compare with"
         raise MidblockError(what, hint="a task needs answered data")
@@ -116,7 +116,7 @@ def matched(request: TaskRequest, key: str, data: str, *, reader: str | None = N
         rule=reader,
         generates=True,
         facts=tuple(facts_of(examples).items()),
-        notes=tuple(examples.notes()),
+        notes=notes_of(request, examples),
     )
 
 
@@ -129,6 +129,28 @@ def known_reader(reader: str | None) -> str | None:
     if reader is not None and reader not in ANSWERS:
         raise unknown("reader", reader, ANSWERS)
     return reader
+
+
+def drawn(request: TaskRequest, data: str) -> ExampleSet:
+    """As many samples of a dataset as were asked for, or all there are.
+
+    Raises:
+        MidblockError: it cannot be read, or holds none.
+    """
+    split, count = request.split, request.num_samples
+    return load_dataset(data, split=split, num_samples=count, seed=request.seed, at_most=True)
+
+
+def notes_of(request: TaskRequest, examples: ExampleSet) -> tuple[str, ...]:
+    """What a reader must know of the samples that were drawn."""
+    return (*examples.notes(), *fewer(request, len(examples)))
+
+
+def fewer(request: TaskRequest, count: int) -> list[str]:
+    """A note where there are fewer items than were asked for."""
+    if request.num_samples is None or count >= request.num_samples:
+        return []
+    return [f"{request.name} has {count} items, all of which were asked ({request.num_samples} were wanted)."]
 
 
 def facts_of(examples: ExampleSet) -> dict[str, object]:

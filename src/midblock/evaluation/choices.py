@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from midblock.base import MidblockError, Progress, unknown
-from midblock.data import Example, Message, TokenizedPrompt, load_dataset
+from midblock.data import Example, Message, TokenizedPrompt
 from midblock.data.encode import tokenise
 from midblock.data.layouts import ASKED, LETTERS, lettered
 from midblock.data.templates import Rendering, render
-from midblock.evaluation.answered import facts_of
+from midblock.evaluation.answered import drawn, facts_of, notes_of
 from midblock.evaluation.generate import without_end
 from midblock.evaluation.likelihood import log_likelihoods
 from midblock.evaluation.task import SHARE, Item, Scored, Subject, Task, TaskRequest, TaskSettings, items_of
@@ -56,7 +56,7 @@ def open_choices(request: TaskRequest) -> Task:
     if request.settings.choices not in OFFERS:
         raise unknown("way to compare choices", request.settings.choices, OFFERS)
     data = request.argument or "mmlu"
-    examples = load_dataset(data, split=request.split, num_samples=request.num_samples, seed=request.seed)
+    examples = drawn(request, data)
     for place, example in enumerate(examples):
         if "choices" not in example.extra:
             what = f"{request.name}: sample {place} offers no choices"
@@ -70,7 +70,7 @@ def open_choices(request: TaskRequest) -> Task:
     def run(subject: Subject, items: Sequence[Item], settings: TaskSettings, progress: Progress) -> Iterator[Scored]:
         return _run(offer, subject, items, settings, progress)
 
-    facts, notes = tuple(facts_of(examples).items()), tuple(examples.notes())
+    facts, notes = tuple(facts_of(examples).items()), notes_of(request, examples)
     items = items_of("mmlu", examples.examples)
     return Task(request.name, offer.metric, SHARE, items, run, rule=request.settings.choices, facts=facts, notes=notes)
 

@@ -23,6 +23,7 @@ from midblock.base.hub import hub_answers
 from midblock.data import Example
 from midblock.data.examples import hash_examples
 from midblock.data.hub import offline
+from midblock.evaluation.answered import fewer
 from midblock.evaluation.lm_eval_scores import Chosen, choose
 from midblock.evaluation.task import Item, Scored, Subject, Task, TaskRequest, TaskSettings, items_of
 from midblock.runs.lending import evaluating
@@ -80,6 +81,7 @@ def open_lm_eval(request: TaskRequest) -> Task:
             ("content_hash", hash_examples(item.example for item in items)),
             ("versions", {each: _version(task) for each, task in tasks.items()}),
         ),
+        notes=tuple(fewer(request, len(items))),
     )
 
 
@@ -185,10 +187,7 @@ def _version(task: Any) -> str:
 def _draw(tasks: Mapping[str, Any], num_samples: int | None, seed: int) -> tuple[tuple[Item, ...], dict[str, Place]]:
     """Items, in the order of the tasks and their documents."""
     places = [Place(name, number) for name, task in tasks.items() for number in range(len(task.eval_docs))]
-    if num_samples is not None:
-        if num_samples > len(places):
-            what = f"lm-eval's task holds {len(places)} samples; {num_samples} were asked for"
-            raise MidblockError(what, hint=f"--num-samples {len(places)}")
+    if num_samples is not None and num_samples < len(places):
         order = generator(seed, "data", "sample").permutation(len(places))[:num_samples]
         places = [places[int(index)] for index in sorted(order)]
     items: list[Item] = []

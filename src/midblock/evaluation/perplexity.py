@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from midblock.base import MidblockError, Progress
-from midblock.data import Example, ExampleSet, TokenizedPrompt, encode, load_dataset, make_batches
-from midblock.evaluation.answered import facts_of
+from midblock.data import Example, ExampleSet, TokenizedPrompt, encode, make_batches
+from midblock.evaluation.answered import drawn, facts_of, notes_of
 from midblock.evaluation.divergence import mean_nll
 from midblock.evaluation.generate import context_of, text_config, without_end
 from midblock.evaluation.task import MEAN, Item, Scored, Subject, Task, TaskRequest, TaskSettings, items_of
@@ -36,7 +36,7 @@ def _open(request: TaskRequest, metric: str, *, per_byte: bool) -> Task:
     if not request.argument:
         what = f"the task {request.name!r} wants a dataset"
         raise MidblockError(what, hint=f"{request.name}:wikitext, {request.name}:FILE.jsonl, …")
-    examples = load_dataset(request.argument, split=request.split, num_samples=request.num_samples, seed=request.seed)
+    examples = drawn(request, request.argument)
     reading = Reading(all(example.completion for example in examples), per_byte)
     return Task(
         request.name,
@@ -47,7 +47,7 @@ def _open(request: TaskRequest, metric: str, *, per_byte: bool) -> Task:
         higher_is_better=False,
         rule=f"tokens: {'answers' if reading.answers else 'all'}",
         facts=tuple(facts_of(examples).items()),
-        notes=tuple(examples.notes()),
+        notes=notes_of(request, examples),
     )
 
 

@@ -12,8 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from midblock.base import MidblockError, Progress
-from midblock.data import load_dataset
-from midblock.evaluation.answered import facts_of, write_answers
+from midblock.evaluation.answered import drawn, facts_of, notes_of, write_answers
 from midblock.evaluation.isolation.check import check_isolation
 from midblock.evaluation.isolation.program import run_program
 from midblock.evaluation.task import SHARE, Item, Scored, Subject, Task, TaskRequest, TaskSettings, items_of
@@ -35,12 +34,12 @@ def open_humaneval(request: TaskRequest) -> Task:
         what = f"{request.name} runs programs that models write"
         raise MidblockError(what, hint="--allow-code lets it, each in a process with limits and no network")
     data = request.argument or "humaneval"
-    examples = load_dataset(data, split=request.split, num_samples=request.num_samples, seed=request.seed)
+    examples = drawn(request, data)
     for place, example in enumerate(examples):
         if missing := [name for name in ("test", "entry_point") if not example.extra.get(name)]:
             what = f"{request.name}: problem {place} has no {missing[0]!r} to run"
             raise MidblockError(what, hint="columns: prompt, canonical_solution, test, entry_point")
-    notes = (*examples.notes(), *check_isolation())
+    notes = (*notes_of(request, examples), *check_isolation())
     facts = tuple(facts_of(examples).items())
     items = items_of("humaneval", examples.examples)
     return Task(request.name, "pass@1", SHARE, items, _run, rule="program", generates=True, facts=facts, notes=notes)
