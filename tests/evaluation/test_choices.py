@@ -88,6 +88,12 @@ def test_where_there_are_fewer_than_wanted_all_are_asked(rows_file):
     assert task.notes == (f"mmlu:{path} has 6 items, all of which were asked (200 were wanted).",)
 
 
+def test_parquet_holds_the_same_items(rows_file, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pandas.DataFrame(ROWS).to_parquet(tmp_path / "rows.parquet")
+    assert open_task(f"mmlu:{tmp_path / 'rows.parquet'}").items == open_task(f"mmlu:{rows_file(*ROWS)}").items
+
+
 def test_of_a_chat_the_choice_alone_counts(chatty):
     example = Example("How many?", extra={"choices": json.dumps(["7", "3 + 4"])})
     sevens, sums = encode_offered(offered_with(example, texts=True), chatty, "chat")

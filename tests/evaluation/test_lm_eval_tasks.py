@@ -37,6 +37,11 @@ def settings(tmp_path, rows_file):
         (tmp_path / f"{name}.yaml").write_text(HEAD.format(name=name, data=data) + rest)
     away = "task: pico_away\ndataset_path: nobody/nothing\ntest_split: test\ndoc_to_text: q\ndoc_to_target: q\n"
     (tmp_path / "pico_away.yaml").write_text(away)
+    choice = (tmp_path / "pico_choice.yaml").read_text()
+    for name, line in {"pico_again": "", "pico_unsafe": "unsafe_code: true\n"}.items():
+        (tmp_path / f"{name}.yaml").write_text(line + choice.replace("task: pico_choice", f"task: {name}"))
+    (tmp_path / "groups.yaml").write_text("group: pico_group\ntask: [pico_choice, pico_again]\n")
+    (tmp_path / "mixed.yaml").write_text("group: pico_mixed\ntask: [pico_choice, pico_text]\n")
     return TaskSettings(include_path=str(tmp_path))
 
 
@@ -65,6 +70,15 @@ def test_its_samples_are_our_rows(settings, subject, capfd):
     assert capfd.readouterr() == ("", "")
     some = [task.items[5], task.items[2]]
     assert {row.item: row for row in run(task, subject, some)} == {item.id: rows[item.id] for item in some}
+
+
+def test_a_group_is_all_items_of_its_tasks(settings, subject):
+    task = open_task("lm_eval:pico_group", settings=settings)
+    assert len({item.id for item in task.items}) == 2 * len(ROWS)
+    rows = {row.item: row.value for row in run(task, subject)}
+    alone = {row.item: row.value for row in run(open_task("lm_eval:pico_again", settings=settings), subject)}
+    assert {item: rows[item] for item in alone} == alone
+    assert sum(rows.values()) == 2 * sum(alone.values())
 
 
 def test_a_draw_is_of_the_same_items_for_all(settings):
@@ -128,6 +142,8 @@ def test_a_head_that_is_tied_by_the_configs_word_alone_stays(settings, pico, tok
         ("lm_eval:pico_away", "lm_eval:pico_away: lm-eval fails: .*nobody/nothing"),
         ("lm_eval:pico_choice@acc_nrm", r"unknown metric of pico_choice 'acc_nrm' \(did you mean 'acc_norm'\?\)"),
         ("lm_eval:pico_choice@acc/some", "unknown filter of pico_choice 'some'"),
+        ("lm_eval:pico_unsafe", "lm-eval would run what models write in pico_unsafe with no limits"),
+        ("lm_eval:pico_mixed", "pico_text is scored by another metric"),
         ("lm_eval:pico_choice@mcc", r"mcc is no mean over items \(of this task: acc, acc_norm\)"),
     ],
 )
