@@ -169,3 +169,17 @@ def _log_likelihood(model, ids, start):
     with torch.no_grad():
         log_probs = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].double(), -1)
     return sum(float(log_probs[place - 1, ids[place]]) for place in range(start, len(ids)))
+
+
+def test_a_chat_template_is_the_tokenizers_own(settings, subject, chatty):
+    task = open_task("lm_eval:pico_choice", settings=settings)
+    rows = run(task, Subject("pico", subject.model, chatty, "chat"))
+    assert {row.item for row in rows} == {item.id for item in task.items}
+    before = "<bos>user\nHow many apples, 0?<end>\n<bos>assistant"
+    start = len(chatty(before)["input_ids"])
+    values = [
+        _log_likelihood(subject.model, chatty(f"{before}\n{option}")["input_ids"], start)
+        for option in ROWS[0]["options"]
+    ]
+    first = next(row for row in rows if row.item == task.items[0].id)
+    assert first.answer == ROWS[0]["options"][values.index(max(values))]
