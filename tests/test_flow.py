@@ -34,7 +34,7 @@ LINE = {room: line for line, rooms in enumerate(ORDER) for room in rooms}
 
 # Inside a room a folder imports folders on earlier places of its line; "." is what lies in the room itself.
 INSIDE = {
-    "evaluation": (".", "evaluate"),
+    "evaluation": ("isolation", ".", "evaluate"),
     "analysis": (".", "gate"),
     "interventions": (".", "probe", "swap", "merge", "steer"),
     "tuning": (".", "anchor", "place", "prefix", "loop", "flow", "export"),
@@ -75,6 +75,8 @@ HIDDEN = {
     ("data/procedural.py", "reasoning_gym"): EXTRA,
     ("data/sandbox_process.py", "resource"): "not on Windows",
     ("evaluation/evaluate/result.py", "pandas"): HELP,
+    ("evaluation/lm_eval_tasks.py", "datasets"): EXTRA,
+    ("evaluation/lm_eval_tasks.py", "lm_eval"): EXTRA,
     ("runs/surroundings.py", "resource"): "not on Windows",
     ("report/figures/analysis.py", "matplotlib"): "only where figures are drawn",
     ("report/figures/paper.py", "matplotlib"): "only where figures are drawn",

@@ -73,6 +73,14 @@ def test_impossible_draws(ten, kwargs, complaint):
         load_dataset(ten, **kwargs)
 
 
+def test_at_most_so_many(ten):
+    whole = load_dataset(ten)
+    assert load_dataset(ten, num_samples=11, at_most=True).examples == whole.examples
+    assert load_dataset(ten, num_samples=4, at_most=True) == load_dataset(ten, num_samples=4)
+    with pytest.raises(MidblockError, match="holds 10 samples; samples after skipping 10 were asked for"):
+        load_dataset(ten, num_samples=1, skip=10, at_most=True)
+
+
 @pytest.mark.parametrize(
     ("reference", "complaint"),
     [

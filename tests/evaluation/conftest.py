@@ -1,4 +1,5 @@
 import copy
+import json
 from collections.abc import Callable
 
 import pytest
@@ -34,6 +35,18 @@ def answered() -> Callable[..., Example]:
 @pytest.fixture(scope="session")
 def example_set() -> Callable[..., ExampleSet]:
     return lambda *examples: ExampleSet("made here", "", "made here", examples, "")
+
+
+@pytest.fixture
+def rows_file(tmp_path) -> Callable[..., str]:
+    """Write rows as a dataset file."""
+
+    def write(*rows: dict) -> str:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+        return str(path)
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,7 @@ def encode(
     if not 1 <= min_tokens <= max_length:
         raise MidblockError(f"a maximum length of {max_length} leaves no prompts of {min_tokens} tokens or more")
     rendering = render(examples.examples, tokenizer, template)
-    whole = _tokenise(rendering, tokenizer)
+    whole = tokenise(rendering, tokenizer)
     if add_eos and rendering.template == "raw":
         end = _end_token(tokenizer)
         whole = [_ended(prompt, examples.examples[prompt.index], end) for prompt in whole]
@@ -121,7 +121,12 @@ def encode(
     )
 
 
-def _tokenise(rendering: Rendering, tokenizer: PreTrainedTokenizerBase) -> list[TokenizedPrompt]:
+def tokenise(rendering: Rendering, tokenizer: PreTrainedTokenizerBase) -> list[TokenizedPrompt]:
+    """Tokenise texts whole, each with the place of its answer.
+
+    Raises:
+        MidblockError: the tokenizer is not a fast one.
+    """
     if not tokenizer.is_fast:
         what = f"{type(tokenizer).__name__} does not say which characters a token holds"
         raise MidblockError(what, hint="use a fast tokenizer (one with a tokenizer.json)")

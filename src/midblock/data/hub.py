@@ -77,7 +77,7 @@ def _load(name: str, source: HubSet) -> tuple[Any, list[str]]:
         raise MidblockError(what, hint='pip install "midblock[hub]", or give a local .jsonl or .parquet') from error
     local = Path(source.hub_id).is_dir()
     try:
-        with _offline(datasets) if not local and not _answers(source) else nullcontext():
+        with offline(datasets) if not local and not _answers(source) else nullcontext():
             outside = _outside(datasets, source) if local else []
             return datasets.load_dataset(source.hub_id, source.config, split=source.split), outside
     except DatasetNotFoundError as error:
@@ -101,7 +101,7 @@ def _answers(source: HubSet) -> bool:
 
 
 @contextmanager
-def _offline(datasets: Any) -> Iterator[None]:
+def offline(datasets: Any) -> Iterator[None]:
     """Let `datasets` look into its cache alone, which it else does after half a minute."""
     from huggingface_hub import constants
 

@@ -12,6 +12,7 @@ from midblock.data.records import Record, Records, text_in
 from midblock.data.turns import tools_in, turns_in
 
 SHOWN = 20  # columns in a message
+LETTERS, ASKED = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "Answer:"  # of a question with choices
 QUESTION = ("question_id", "original_id")  # columns that say what a row is a variant of, the first one counts
 # columns that a row of some layout may have besides
 READ_TOO = ("input", "tools", "task_id", "entry_point", "test", *QUESTION)
@@ -148,11 +149,16 @@ def _read_choices(row: Record) -> Example:
         raise MidblockError("column 'choices' is no list of texts")
     if isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(choices):
         raise MidblockError(f"column 'answer' is {right!r}, not the position of one of {len(choices)} choices")
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    lettered = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=False)]
-    prompt = "\n".join([text_in(row, "question"), *lettered, "Answer:"])
-    extra = {"answer": letters[right], "choices": json.dumps(choices)}
-    return _answered(prompt, letters[right], separator=" ", **extra)
+    if len(choices) > len(LETTERS):
+        raise MidblockError(f"column 'choices' has {len(choices)} choices; there are {len(LETTERS)} letters for them")
+    extra = {"answer": LETTERS[right], "choices": json.dumps(choices)}
+    return _answered(text_in(row, "question") + lettered(choices), LETTERS[right], separator=" ", **extra)
+
+
+def lettered(choices: Sequence[str]) -> str:
+    """What stands behind the question: the choices by their letters, and the word that asks for one."""
+    lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
+    return "\n" + "\n".join([*lines, ASKED])
 
 
 def _read_code(row: Record) -> Example:

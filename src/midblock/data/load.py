@@ -27,6 +27,7 @@ def load_dataset(
     num_samples: int | None = None,
     seed: int = 0,
     skip: int = 0,
+    at_most: bool = False,
 ) -> ExampleSet:
     """Load a dataset and draw samples from it.
 
@@ -37,6 +38,7 @@ def load_dataset(
         num_samples: how many samples; None for all there are, or 1000 of a builtin set, which never ends.
         seed: decides which samples: a seeded shuffle, then the first `num_samples`, given in the dataset's order.
         skip: how many of the shuffled samples to pass over first, so that two draws with one seed share none.
+        at_most: take all there are where those are fewer than `num_samples`.
 
     Returns:
         The samples, with the layout that was recognised and a hash of their content.
@@ -60,7 +62,7 @@ def load_dataset(
     else:
         rows = _open(reference, split)
         layout = rows.layout or detect_layout(rows)
-        examples, bad = _sample(rows, layout, num_samples, seed, skip)
+        examples, bad = _sample(rows, layout, num_samples, seed, skip, at_most)
     reasons = {row + 1: error.what.removeprefix(f"{rows.name}, row {row + 1}: ") for row, error in bad.items()}
     found = reference, rows.split, layout, examples, hash_examples(examples)
     return ExampleSet(*found, left_out(reasons, "row {}"), rows.notes)
@@ -98,7 +100,7 @@ def _open(reference: str, split: str | None) -> Records:
 
 
 def _sample(
-    rows: Records, layout: str, num_samples: int | None, seed: int, skip: int
+    rows: Records, layout: str, num_samples: int | None, seed: int, skip: int, at_most: bool
 ) -> tuple[tuple[Example, ...], dict[int, MidblockError]]:
     """The samples in the dataset's order, and the rows met on the way that cannot be read: the next ones stand in."""
     order: Sequence[int] | np.ndarray = _usable(rows)
@@ -118,7 +120,7 @@ def _sample(
         at += len(chosen)
         if not good:
             break  # nothing of what was drawn can be read
-    _check_enough(rows, good, bad, num_samples, skip)
+    _check_enough(rows, good, bad, None if at_most else num_samples, skip)
     return tuple(good[row] for row in sorted(list(good)[skip:])), bad
 
 

@@ -46,23 +46,29 @@ class Answered:
         self, subject: Subject, items: Sequence[Item], settings: TaskSettings, progress: Progress
     ) -> Iterator[Scored]:
         """Ask a model the items, in batches."""
-        prompts = encode_prompts(examples_of(items), subject.tokenizer, subject.template)
-        stop = stop_tokens(subject.model, subject.tokenizer, subject.template)
-        written = continue_ids(
-            subject.model,
-            subject.tokenizer,
-            prompts,
-            stop=stop,
-            max_new_tokens=settings.max_new_tokens,
-            batch_tokens=settings.batch_tokens,
-            progress=progress,
-        )
-        for item, prompt, ids in zip(items, prompts, written, strict=True):
-            output = answer_text(subject.tokenizer, prompt, ids, stop)
+        for item, output, cut in write_answers(subject, items, settings, progress):
             answer = ANSWERS[self.reader](output)
             value, failed = self.score(item, answer)
-            cut = not (ids and ids[-1] in stop)
             yield Scored(item.id, value, 1.0, output, answer, self.expected(item), cut, failed)
+
+
+def write_answers(
+    subject: Subject, items: Sequence[Item], settings: TaskSettings, progress: Progress
+) -> Iterator[tuple[Item, str, bool]]:
+    """Let a model answer the items greedily: each with what was written, and whether that ends at the limit."""
+    prompts = encode_prompts(examples_of(items), subject.tokenizer, subject.template)
+    stop = stop_tokens(subject.model, subject.tokenizer, subject.template)
+    written = continue_ids(
+        subject.model,
+        subject.tokenizer,
+        prompts,
+        stop=stop,
+        max_new_tokens=settings.max_new_tokens,
+        batch_tokens=settings.batch_tokens,
+        progress=progress,
+    )
+    for item, prompt, ids in zip(items, prompts, written, strict=True):
+        yield item, answer_text(subject.tokenizer, prompt, ids, stop), not (ids and ids[-1] in stop)
 
 
 def open_exact_match(request: TaskRequest) -> Task:
@@ -87,7 +93,7 @@ def matched(request: TaskRequest, key: str, data: str, *, reader: str | None = N
     Raises:
         MidblockError: the data cannot be read, an unknown reader, or samples without an answer that it can read.
     """
-    examples = load_dataset(data, split=request.split, num_samples=request.num_samples, seed=request.seed)
+    examples = drawn(request, data)
     if missing := [place for place, example in enumerate(examples) if not gold_answer(example).strip()]:
         what = f"{request.name}: {len(missing)} of {len(examples)} samples have no answer to compare with"
         raise MidblockError(what, hint="a task needs answered data")
@@ -110,7 +116,7 @@ def matched(request: TaskRequest, key: str, data: str, *, reader: str | None = N
         rule=reader,
         generates=True,
         facts=tuple(facts_of(examples).items()),
-        notes=tuple(examples.notes()),
+        notes=notes_of(request, examples),
     )
 
 
@@ -123,6 +129,28 @@ def known_reader(reader: str | None) -> str | None:
     if reader is not None and reader not in ANSWERS:
         raise unknown("reader", reader, ANSWERS)
     return reader
+
+
+def drawn(request: TaskRequest, data: str) -> ExampleSet:
+    """As many samples of a dataset as were asked for, or all there are.
+
+    Raises:
+        MidblockError: it cannot be read, or holds none.
+    """
+    split, count = request.split, request.num_samples
+    return load_dataset(data, split=split, num_samples=count, seed=request.seed, at_most=True)
+
+
+def notes_of(request: TaskRequest, examples: ExampleSet) -> tuple[str, ...]:
+    """What a reader must know of the samples that were drawn."""
+    return (*examples.notes(), *fewer(request, len(examples)))
+
+
+def fewer(request: TaskRequest, count: int) -> list[str]:
+    """A note where there are fewer items than were asked for."""
+    if request.num_samples is None or count >= request.num_samples:
+        return []
+    return [f"{request.name} has {count} items, all of which were asked ({request.num_samples} were wanted)."]
 
 
 def facts_of(examples: ExampleSet) -> dict[str, object]:

@@ -113,7 +113,7 @@ def encode_prompts(
         # A template that writes the prompt otherwise once an answer follows: not to be trained with, but to be asked.
         return [EncodedPrompt(ids) for ids, _ in alone]
     return [
-        _before_answer(tokenizer, _without_end(ids, example.prompt, tokenizer, template), trained[:start], example)
+        _before_answer(tokenizer, without_end(ids, example.prompt, tokenizer, template), trained[:start], example)
         for (ids, _), (trained, start), example in zip(alone, whole, examples, strict=True)
     ]
 
@@ -222,7 +222,7 @@ def _encode(
     return [found.get(index, ((), 0)) for index in range(len(examples))]
 
 
-def _without_end(
+def without_end(
     ids: tuple[int, ...], prompt: str, tokenizer: PreTrainedTokenizerBase, template: str
 ) -> tuple[int, ...]:
     """Take off the end token that some tokenizers put behind any text: nothing would be left to say."""
@@ -274,18 +274,29 @@ def padding_of(tokenizer: PreTrainedTokenizerBase, stop: Sequence[int]) -> int:
 
 def check_room(model: Any, prompts: Sequence[EncodedPrompt], max_new_tokens: int) -> None:
     """Raise MidblockError where a prompt and its answer do not fit into the model's context."""
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    check_fits(config, prompts, max_new_tokens)
+    check_fits(text_config(model), prompts, max_new_tokens)
 
 
 def check_fits(config: Any, prompts: Sequence[EncodedPrompt], max_new_tokens: int) -> None:
     """The same of a text model's config, before the model is loaded."""
-    most = getattr(config, "max_position_embeddings", None)
+    most = context_of(config)
     longest = max(range(len(prompts)), key=lambda index: len(prompts[index].input_ids))
     length = len(prompts[longest].input_ids)
-    if most is not None and most > 0 and length + max_new_tokens > most:  # XLNet says -1: no end
-        what = f"prompt {longest} has {length} tokens; with {max_new_tokens} new ones it exceeds the model's {most}"
+    if most is not None and length + max_new_tokens > most:
+        new = f"with {max_new_tokens} new ones " if max_new_tokens else ""
+        what = f"prompt {longest} has {length} tokens; {new}it exceeds the model's {most}"
         raise MidblockError(what, hint=f"max_new_tokens {most - length}" if most > length else "drop this prompt")
+
+
+def context_of(config: Any) -> int | None:
+    """The most tokens that a text model takes, if its config says so."""
+    most = getattr(config, "max_position_embeddings", None)
+    return most if isinstance(most, int) and most > 0 else None  # XLNet says -1: no end
+
+
+def text_config(model: Any) -> Any:
+    """The config of a model, of a multimodal one that of its text model."""
+    return model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
 
 
 def _generated(model: nn.Module, **inputs: Any) -> Any:

@@ -100,6 +100,12 @@ class TaskSettings:
     allow_code: bool = False
     """Run programs that models write, each in a process with limits and no network."""
 
+    choices: str = "letters"
+    """What multiple choice compares: `letters` below a list, `texts`, or `texts_per_byte` (length-normalised)."""
+
+    include_path: str | None = None
+    """Folder of further lm-eval tasks (YAML), for `lm_eval:NAME`."""
+
 
 @dataclass(frozen=True)
 class TaskRequest:

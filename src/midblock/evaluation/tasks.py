@@ -8,6 +8,10 @@ from midblock.base import nearest, unknown
 from midblock.data import BUILTIN_SETS
 from midblock.data.procedural import reasoning_sets
 from midblock.evaluation.answered import open_exact_match, open_gsm8k
+from midblock.evaluation.choices import open_choices
+from midblock.evaluation.lm_eval_tasks import open_lm_eval
+from midblock.evaluation.perplexity import open_bits_per_byte, open_perplexity
+from midblock.evaluation.programs import open_humaneval
 from midblock.evaluation.reasoning import open_reasoning
 from midblock.evaluation.task import Task, TaskRequest, TaskSettings, check_items
 
@@ -18,6 +22,11 @@ TASKS: Mapping[str, Opener] = {
     "gsm8k": open_gsm8k,
     "exact_match": open_exact_match,
     "reasoning_gym": open_reasoning,
+    "humaneval": open_humaneval,
+    "mmlu": open_choices,
+    "perplexity": open_perplexity,
+    "bits_per_byte": open_bits_per_byte,
+    "lm_eval": open_lm_eval,
 }
 
 

@@ -144,9 +144,9 @@ def _named(pair: Pair) -> dict[str, Any]:
 
 
 def _data(settings: EvaluateSettings) -> list[str]:
-    """What may be files: what stands behind tasks' colons, and the general texts."""
+    """What may be files: what stands behind tasks' colons, the general texts, and tasks for lm-eval."""
     behind = [name.partition(":")[2] for name in settings.task_names]
-    return [each for each in (*behind, settings.general or "") if each]
+    return [each for each in (*behind, settings.general or "", settings.include_path or "") if each]
 
 
 def _open(name: str, settings: EvaluateSettings) -> Task:

@@ -24,7 +24,7 @@ class EvaluateSettings(TaskSettings):
 
     tasks: tuple[str, ...] = ()
     """Tasks, comma-separated: `gsm_symbolic`, `chain_sum`, any reasoning-gym set, `gsm8k`, `gsm8k:FILE`,
-    `exact_match:DATA`, …"""
+    `exact_match:DATA`, `humaneval`, `mmlu`, `perplexity:DATA`, `bits_per_byte:DATA`, `lm_eval:TASK`, …"""
 
     num_samples: int | None = 200
     """Items drawn of each task."""
@@ -49,6 +49,9 @@ class EvaluateSettings(TaskSettings):
 
     compare: str = "all"
     """Which models are compared: `all` with each other, or each with the `reference`."""
+
+    inspect: bool = False
+    """Write an Inspect log of each model and task besides, into `inspect/`."""
 
     seed: int = 0
     """Decides which items are drawn and every resampling."""

@@ -5,9 +5,10 @@ Only the reference stays in memory beside the model that is asked, and only wher
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from midblock.base import Estimate
@@ -30,6 +31,7 @@ from midblock.evaluation.evaluate.result import Evaluation
 from midblock.evaluation.evaluate.settings import EvaluateSettings
 from midblock.evaluation.evaluate.tables import Answers, Compared, compare, comparison_rows, score_rows
 from midblock.evaluation.generate import encode_prompts, padding_of, padding_shows, stop_tokens
+from midblock.evaluation.inspect_log import write_inspect_log
 from midblock.evaluation.paired import ALPHA
 from midblock.evaluation.task import Item, Scored, Subject, Task, examples_of
 from midblock.runs.run import Bench, Outcome
@@ -195,7 +197,16 @@ class Evaluating:
             "detectable_level": ALPHA / max(len(compared), 1),
         }
         record = {"models": [each["model"] for each in records]}
-        return Outcome([], summary, record, result.files()), result
+        files = {**result.files(), **({"inspect": self._logs(answers)} if self.settings.inspect else {})}
+        return Outcome([], summary, record, files), result
+
+    def _logs(self, answers: Answers) -> Callable[[Path], None]:
+        def write(folder: Path) -> None:
+            for task in self.tasks:
+                for model in self.models:
+                    write_inspect_log(folder, model, task, answers[model, task.name], self.settings)
+
+        return write
 
     def _forgetting(self, compared: Sequence[Compared], kls: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         if self.general is None and not self.settings.targets:
