@@ -1,6 +1,7 @@
 """Scores, comparisons and the forgetting table from planted answers: a task whose models answer as the test says."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from midblock.data import Example
 from midblock.evaluation import Scored, Subject, Task, TaskSettings
 from midblock.evaluation.evaluate.asking import LEAST, Within, ask, rounds_of
 from midblock.evaluation.evaluate.forgetting import FORGETTING, forgetting_row, mean_of, weight_drift
-from midblock.evaluation.evaluate.headline import headline
+from midblock.evaluation.evaluate.headline import headline, notes_on
 from midblock.evaluation.evaluate.tables import compare, comparison_rows, score_rows
 from midblock.evaluation.task import items_of
 
@@ -166,3 +167,20 @@ def test_headlines():
     assert headline([], [unclear | few]).endswith(
         "+0.300, with too few items for an interval; only 0.200 or more would have been found in four of five runs"
     )
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ("The answer is 11.", True),
+        ("11", False),  # right by the rule: its value is 1
+        ("It is 112, or -11, or 1.11, or 11.5.", False),
+        ("No idea", False),
+    ],
+)
+def test_right_answers_among_other_words_are_told(output, told):
+    task = replace(planted(n=8), generates=True, rule="first_line")
+    value = float(output == "11")
+    given = {("base", "sums"): [Scored(item.id, value, 1.0, output, output, "11") for item in task.items]}
+    notes = notes_on(score_rows(["base"], [task], given, 0), [task], given, limit=9)
+    assert any("8 of 8 outputs hold the expected answer among other words" in note for note in notes) == told

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from midblock.evaluation.evaluate.tables import BETTER, UNTOLD
-from midblock.evaluation.task import Task
+from midblock.evaluation.evaluate.tables import BETTER, UNTOLD, Answers
+from midblock.evaluation.task import Scored, Task
 
 OFTEN = 0.1  # of the outputs: from here on a reader is told
+WORD = 40  # letters, up to which an expected answer may stand among other words
 
 
 def headline(scores: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
@@ -27,8 +29,8 @@ def headline(scores: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[
     return f"{each['second']} is {word} than {each['first']} on {each['task']}: {_between(each)}{others}"
 
 
-def notes_on(scores: Sequence[Mapping[str, Any]], tasks: Sequence[Task], limit: int) -> list[str]:
-    """Which models often gave no answer, or did not stop, and what could not be scored."""
+def notes_on(scores: Sequence[Mapping[str, Any]], tasks: Sequence[Task], answers: Answers, limit: int) -> list[str]:
+    """Which models often gave no answer, said it among other words, or did not stop, and what could not be scored."""
     rules = {task.name: task.rule for task in tasks}
     found = []
     for row in scores:
@@ -40,6 +42,12 @@ def notes_on(scores: Sequence[Mapping[str, Any]], tasks: Sequence[Task], limit: 
             found.append(
                 f"{name}: {row['no_answer']} of {n} outputs hold no answer by the rule {rule}; they are wrong."
             )
+        among = sum(map(_among_other_words, answers[row["model"], row["task"]]))
+        if row["no_answer"] is not None and among >= OFTEN * n:
+            found.append(
+                f"{name}: {among} of {n} outputs hold the expected answer among other words, and are wrong by the rule "
+                f"{rules[row['task']]}; another --reader, or --template, may read it."
+            )
         if row["failed"]:
             found.append(f"{name}: {row['failed']} of {n} items could not be scored as others are (see samples.jsonl).")
     for task in tasks:
@@ -47,6 +55,13 @@ def notes_on(scores: Sequence[Mapping[str, Any]], tasks: Sequence[Task], limit: 
         if (clusters := task.clusters) is not None:
             found.append(f"{task.name}: {clusters.note('items')}")
     return found
+
+
+def _among_other_words(scored: Scored) -> bool:
+    """Whether an output that counts as wrong has the expected answer in it, as a word of its own."""
+    if scored.value or not scored.expected or len(scored.expected) > WORD:
+        return False
+    return re.search(rf"(?<![\w.-]){re.escape(scored.expected)}(?![\w]|\.\d)", scored.output) is not None
 
 
 def _level(row: Mapping[str, Any]) -> str:

@@ -183,7 +183,7 @@ class Evaluating:
             "forgetting": self._forgetting(compared, kls),
         }
         result = Evaluation.of(rows, list(self._samples(answers)), bench.run.path if bench.run else None)
-        bench.notes += notes_on(rows["scores"], self.tasks, self.settings.max_new_tokens)
+        bench.notes += notes_on(rows["scores"], self.tasks, answers, self.settings.max_new_tokens)
         bench.notes += self._not_averaged()
         summary = {
             "headline": headline(rows["scores"], rows["comparisons"]),
