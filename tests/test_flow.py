@@ -37,6 +37,7 @@ INSIDE = {
     "analysis": (".", "gate"),
     "interventions": (".", "probe", "swap", "merge", "steer"),
     "tuning": (".", "anchor", "place", "prefix", "loop", "flow", "export"),
+    "studies": (".", "recommend"),
     "report": ("read", "page", "tune", "sections", "figures", "."),
 }
 
