@@ -77,6 +77,7 @@ HIDDEN = {
     ("report/figures/analysis.py", "matplotlib"): "only where figures are drawn",
     ("report/figures/paper.py", "matplotlib"): "only where figures are drawn",
     ("report/figures/swap.py", "matplotlib"): "only where figures are drawn",
+    ("studies/recommend/change_points.py", "ruptures"): EXTRA,
     ("tuning/place/adapters.py", "peft"): EXTRA,
     ("tuning/loop/arguments.py", "transformers"): TRAINER,
     ("tuning/loop/arguments.py", "trl"): EXTRA,

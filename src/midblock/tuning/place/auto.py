@@ -1,12 +1,14 @@
-"""`auto:RUN`: a layer plan from an analysis. Provisional: the rule has not been scored against sweeps yet.
+"""`auto:RUN`: a layer plan from an analysis, or the one that `midblock recommend` wrote down.
 
 The shortest run of neighbouring blocks that holds half of Σ change_own (of Σ delta_rel, where that was not measured).
 What states carry is no ground for it: a block that only reacts adds to their change too. Where the evidence does not
-say where the tuning acts, no plan is made of it. Described in docs/tuning/layers.md.
+say where the tuning acts, no plan is made of it. A recommendation places the ends at change points by the same rule,
+and says whether the evidence says anything. Described in docs/tuning/layers.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from jaxtyping import Float64
 from midblock.analysis.verdict import Verdict
 from midblock.base import LayerPlan, LayerTable, MidblockError
 from midblock.metrics.headline_curve import headline_curve
+from midblock.tuning.place.recommended import RECOMMENDED, recommended
 
 SHARE = 0.5
 TRY = "analyse more prompts (--num-token-samples), or name the blocks: --layers 6-17"
@@ -22,17 +25,19 @@ CURVES = (("change_own", "residual"), ("delta_rel", "block"))
 
 
 def plan_from_run(folder: Path | str, total: int) -> LayerPlan:
-    """The shortest run of neighbouring blocks that holds half of what an earlier tuning changed inside blocks.
+    """The plan that a recommendation wrote down; of an analysis the shortest run of blocks with half of what changed.
 
     Of several tuned models or datasets the first counts.
 
     Args:
-        folder: a run folder of `midblock analyze`.
+        folder: a run folder of `midblock recommend` or `midblock analyze`.
         total: L of the model to tune.
 
     Raises:
         MidblockError: no such folder, another depth, no change by block in it, or none that the evidence places.
     """
+    if (Path(folder) / RECOMMENDED).is_file():
+        return recommended(Path(folder), total)
     table = LayerTable.read(Path(folder))
     models = [name for name in table.models if name != "base"]
     if models and table.blocks != total:
@@ -67,13 +72,21 @@ def window_of(table: LayerTable, model: str) -> tuple[int, int] | None:
     return None
 
 
-def shortest_window(values: Float64[np.ndarray, "L"], share: float) -> tuple[int, int]:
-    """First and last index of the shortest window that holds at least `share` of the sum; of equals the fullest."""
+def shortest_window(
+    values: Float64[np.ndarray, "L"], share: float, cuts: Collection[int] | None = None
+) -> tuple[int, int]:
+    """First and last index of the shortest window that holds at least `share` of the sum; of equals the fullest.
+
+    Args:
+        cuts: the indices at which a window may begin or end, besides the ends of the curve; all when left out.
+    """
     sums = np.concatenate([[0.0], np.cumsum(values)])
     wanted = share * sums[-1] * (1 - 1e-12)
+    ends = np.arange(len(sums)) if cuts is None else np.array(sorted({0, *cuts, len(values)}))
     for width in range(1, len(values) + 1):
-        held = sums[width:] - sums[:-width]
-        best = int(np.argmax(held))
-        if held[best] >= wanted:
-            return best, best + width - 1
+        starts = ends[np.isin(ends + width, ends)]
+        held = sums[starts + width] - sums[starts]
+        if len(starts) and held.max() >= wanted:
+            first = int(starts[np.argmax(held)])
+            return first, first + width - 1
     return 0, len(values) - 1
