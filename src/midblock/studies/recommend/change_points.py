@@ -2,11 +2,10 @@
 shows one as clear.
 
 Levels are fitted by least squares (ruptures, an extra); how many, the Bayesian information criterion decides. The
-stretch is found by the rule of `auto:RUN`, the shortest that holds half, with two differences: it begins and ends at
-change points, and what counts is what stands above the lowest level. That noise shows as much is asked twice: how
-often a curve of normal noise has a stretch as clear (the difference of the levels in and outside it over what the fit
-leaves over), and how often the same values in another order have neighbours as much alike (Bartels' rank version of
-von Neumann's ratio), which knows slow rises that are no levels. Described in docs/recommend.md.
+stretch is the run of neighbouring parts over which most stands above the average of all. Whether noise shows as much is
+asked twice: how often a curve of normal noise has a stretch as clear (the difference of the levels in and outside it
+over what the fit leaves over), and how often the same values in another order have neighbours as much alike (Bartels'
+rank version of von Neumann's ratio), which knows slow rises that are no levels. Described in docs/recommend.md.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from scipy.stats import rankdata
 
 from midblock.base import MidblockError, generator
 from midblock.studies.recommend.curve import Span, Values
-from midblock.tuning.place.auto import SHARE, shortest_window
 
 MOST_CUTS = 4
 EXACT = 1e-3  # of the sum of squares: what is left over below that is no worse a fit
@@ -48,7 +46,7 @@ class Levels:
         """First and last part of the stretch that stands out; None where there is one level."""
         if not self.cuts:
             return None
-        return shortest_window(self.fitted - self.fitted.min(), SHARE, self.cuts)
+        return raised(self.fitted - self.fitted.mean())
 
     def clearness(self, values: Values) -> float:
         """How far the stretch stands out, in units of what is left over; 0 where there is none, or it is everything."""
@@ -62,6 +60,16 @@ class Levels:
         size = (1 / inside.sum() + 1 / (~inside).sum()) ** 0.5
         step = float(values[inside].mean() - values[~inside].mean())
         return step / (self.left * size) if self.left > 0 else np.inf
+
+
+def raised(over: Values) -> Span:
+    """First and last index of the run whose sum is largest; of equals the shortest, of those the first."""
+    sums = np.concatenate([[0.0], np.cumsum(over)])
+    held = np.round(sums[None, 1:] - sums[:-1, None], 12)  # first × last
+    width = np.arange(len(over))[None] - np.arange(len(over))[:, None]
+    best = np.where((width >= 0) & (held == held[width >= 0].max()), width, len(over))
+    first, last = np.unravel_index(int(np.argmin(best)), best.shape)
+    return int(first), int(last)
 
 
 def levels_of(values: Values) -> Levels:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from midblock.base import LayerPlan
+from midblock.base import LayerPlan, MidblockError
 from midblock.tuning.place.recommended import RECOMMENDED
 
 FALLBACK = "0.2-0.8"
@@ -73,6 +73,37 @@ class Recommendation:
             "evidence": list(self.evidence),
             **self.details,
         }
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any], where: str) -> Recommendation:
+        """Read back what `as_record` wrote.
+
+        Args:
+            where: what to call it in messages.
+
+        Raises:
+            MidblockError: something is missing in it, or is something else.
+        """
+        try:
+            ranks, alphas = record["ranks"], record["alphas"]
+            plan = LayerPlan(record["total"], tuple(record["blocks"]), tuple(ranks) if ranks else None)
+            scores = tuple(math.nan if score is None else float(score) for score in record["scores"])
+            known = set(cls.__dataclass_fields__) | {"fallback", "total", "blocks", "layers", "ranks"}
+            return cls(
+                plan=plan,
+                says=bool(record["says"]),
+                confidence=float(record["confidence"]),
+                reasons=tuple(map(str, record["reasons"])),
+                cost=dict(record["cost"]),
+                scores=scores,
+                door=str(record["door"]),
+                alphas=tuple(map(float, alphas)) if alphas else None,
+                evidence=list(record["evidence"]),
+                details={name: value for name, value in record.items() if name not in known},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"{where} is no recommendation ({type(error).__name__}: {error})"
+            raise MidblockError(what, hint="--overwrite makes it anew") from error
 
 
 def fallback(total: int) -> LayerPlan:

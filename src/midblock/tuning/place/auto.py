@@ -2,13 +2,13 @@
 
 The shortest run of neighbouring blocks that holds half of Σ change_own (of Σ delta_rel, where that was not measured).
 What states carry is no ground for it: a block that only reacts adds to their change too. Where the evidence does not
-say where the tuning acts, no plan is made of it. A recommendation places the ends at change points by the same rule,
-and says whether the evidence says anything. Described in docs/tuning/layers.md.
+say where the tuning acts, no plan is made of it. It is the quick rule, of one curve: `midblock recommend` looks for
+change points, asks whether noise shows as much, and holds several runs against each other. Described in
+docs/tuning/layers.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -72,21 +72,13 @@ def window_of(table: LayerTable, model: str) -> tuple[int, int] | None:
     return None
 
 
-def shortest_window(
-    values: Float64[np.ndarray, "L"], share: float, cuts: Collection[int] | None = None
-) -> tuple[int, int]:
-    """First and last index of the shortest window that holds at least `share` of the sum; of equals the fullest.
-
-    Args:
-        cuts: the indices at which a window may begin or end, besides the ends of the curve; all when left out.
-    """
+def shortest_window(values: Float64[np.ndarray, "L"], share: float) -> tuple[int, int]:
+    """First and last index of the shortest window that holds at least `share` of the sum; of equals the fullest."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     wanted = share * sums[-1] * (1 - 1e-12)
-    ends = np.arange(len(sums)) if cuts is None else np.array(sorted({0, *cuts, len(values)}))
     for width in range(1, len(values) + 1):
-        starts = ends[np.isin(ends + width, ends)]
-        held = sums[starts + width] - sums[starts]
-        if len(starts) and held.max() >= wanted:
-            first = int(starts[np.argmax(held)])
-            return first, first + width - 1
+        held = sums[width:] - sums[:-width]
+        best = int(np.argmax(held))
+        if held[best] >= wanted:
+            return best, best + width - 1
     return 0, len(values) - 1
