@@ -113,6 +113,6 @@ NAMES = {
     "analyze": "Own change",
     "swap": "Swap gain",
     "flow": "The gradient norm",
-    "probe": "Where answers emerge, the early exit",
+    "probe": "The early exit",
     "steer": "Steering",
 }

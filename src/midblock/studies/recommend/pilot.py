@@ -148,11 +148,7 @@ class Pilot:
     def run(self, progress: Progress) -> Recommendation:
         """Train, look, and recommend."""
         began, steps = time.perf_counter(), self.steps
-        with tempfile.TemporaryDirectory() as scratch:
-            self.train(Path(scratch) / "pilot", steps, progress)
-            adapter = Path(scratch) / "pilot" / "adapter"
-            pair = load_pair(self.base, str(adapter), **asdict(self.loading))
-            curves = self.curves(pair, progress)
+        pair, curves = self.look(progress)
         seconds = self.spent + time.perf_counter() - began
         share = seconds / (FULL * self.step)
         cost = {
@@ -169,6 +165,13 @@ class Pilot:
             rank_budget=self.settings.rank_budget,
             details={"about": ABOUT},
         )
+
+    def look(self, progress: Progress) -> tuple[Pair, list[Curve]]:
+        """Train, and look: the base with its tuned model, and the three views. The adapter itself is not kept."""
+        with tempfile.TemporaryDirectory() as scratch:
+            self.train(Path(scratch) / "pilot", self.steps, progress)
+            pair = load_pair(self.base, str(Path(scratch) / "pilot" / "adapter"), **asdict(self.loading))
+            return pair, self.curves(pair, progress)
 
     def curves(self, pair: Pair, progress: Progress) -> list[Curve]:
         """The three views."""
