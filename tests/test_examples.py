@@ -13,7 +13,18 @@ from torch import nn
 import midblock
 from midblock.runs.verbs import VERBS
 
-SHOWN = ("analyze", "probe", "swap", "steer", "merge", "tune", "flow", "export", "report")  # demo takes minutes
+SHOWN = (
+    "analyze",
+    "probe",
+    "swap",
+    "steer",
+    "merge",
+    "tune",
+    "flow",
+    "recommend",
+    "export",
+    "report",
+)  # demo takes minutes
 
 
 @pytest.fixture(scope="module")

@@ -78,6 +78,7 @@ HIDDEN = {
     ("report/figures/paper.py", "matplotlib"): "only where figures are drawn",
     ("report/figures/swap.py", "matplotlib"): "only where figures are drawn",
     ("studies/recommend/change_points.py", "ruptures"): EXTRA,
+    ("studies/recommend/pilot.py", "midblock"): "the module that imports TRL, an optional extra that takes seconds",
     ("tuning/place/adapters.py", "peft"): EXTRA,
     ("tuning/loop/arguments.py", "transformers"): TRAINER,
     ("tuning/loop/arguments.py", "trl"): EXTRA,

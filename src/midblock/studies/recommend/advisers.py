@@ -41,7 +41,7 @@ def advisers(
         MidblockError: an unknown rival, or what a pilot refuses.
     """
     loading, settings = divide(options, LoadSettings, RecommendSettings)
-    pilot = Pilot.plan(base, data, settings, loading, progress or Silent())
+    pilot = Pilot.plan(base, data, settings, loading)
     pair, curves = pilot.look(progress or Silent())
     found = combine(curves, pair.blocks, door="pilot", cost={})
     seen = {SEEN[curve.verb]: curve.by_block(pair.blocks) for curve in curves if curve.verb in SEEN}

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from midblock.analysis import analyze
-from midblock.base import Estimate, LayerTable, MidblockError, Progress
-from midblock.checkpoints import LoadSettings, Pair, load_models, load_pair
+from midblock.base import Estimate, LayerTable, MidblockError, Progress, Silent
+from midblock.checkpoints import BASE, LoadSettings, Pair, load_models, load_pair
 from midblock.data import Batch, ExampleSet, encode, make_batches
 from midblock.evaluation import mean_nll
 from midblock.interventions import swap
@@ -32,6 +32,8 @@ from midblock.studies.recommend.settings import RecommendSettings
 from midblock.tuning import tune
 
 FULL = 1000  # steps of one full tuning, which the cost is compared with
+SHARE = 0.1  # of that, a pilot without a budget of its own takes no more
+LEAST = 8  # steps, which tell something
 GROUP = 4  # held-out examples in each gradient
 ABOUT = "the pilot"
 LOWER = "lower --num-samples or --steps"
@@ -63,9 +65,7 @@ class Pilot:
     spent: float
 
     @classmethod
-    def plan(
-        cls, base: str, data: str | ExampleSet, settings: RecommendSettings, loading: LoadSettings, progress: Progress
-    ) -> Pilot:
+    def plan(cls, base: str, data: str | ExampleSet, settings: RecommendSettings, loading: LoadSettings) -> Pilot:
         """Draw the examples, and time a step and a forward pass.
 
         Raises:
@@ -79,13 +79,16 @@ class Pilot:
         prompts = encode(held, pair.tokenizer, **options).prompts
         groups = [prompts[first : first + GROUP] for first in range(0, len(prompts), GROUP)]
         batches = tuple(batch for group in groups for batch in make_batches(group, batch_tokens=settings.batch_tokens))
-        timed = time.perf_counter()
-        mean_nll(pair.base.model, batches[:1], region="all")
-        forward = (time.perf_counter() - timed) * len(batches)
+        forward = 0.0
+        for _ in range(2):  # the first pass of a process is slower
+            timed = time.perf_counter()
+            mean_nll(pair.base.model, batches[:1], region="all")
+            forward = (time.perf_counter() - timed) * len(batches)
+        _load_trainer()
         draft = cls(base, settings, loading, training, held, batches, 0.0, 0.0, 0.0, 0.0)
         timed = time.perf_counter()
         with tempfile.TemporaryDirectory() as scratch:
-            lines = draft.train(Path(scratch) / "timed", 2, progress)
+            lines = draft.train(Path(scratch) / "timed", 2, Silent())
         step = max(lines[1] - lines[0], 1e-6)
         start = max(0.0, time.perf_counter() - timed - 2 * step)
         looking = forward * (pair.blocks / 2 + 8)
@@ -93,17 +96,17 @@ class Pilot:
 
     @property
     def steps(self) -> int:
-        """How many the budget has room for.
+        """How many the budget has room for; without one, a tenth of a tuning has, `LEAST` at least.
 
         Raises:
             MidblockError: not one.
         """
-        settings = self.settings
+        settings, beside = self.settings, self.spent + self.start + self.looking
         if settings.budget is None:
-            return settings.steps
-        room = seconds_of(settings.budget) - self.spent - self.start - self.looking
+            return min(settings.steps, max(LEAST, int(SHARE * FULL - beside / self.step)))
+        room = seconds_of(settings.budget) - beside
         if room < self.step:
-            needed = self.spent + self.start + self.looking + self.step
+            needed = beside + self.step
             what = f"a budget of {settings.budget} is too small for one step: that takes about {_time(needed)}"
             raise MidblockError(what, hint=f"--budget {int(needed) + 1}s, or fewer --num-samples")
         return min(settings.steps, int(room / self.step))
@@ -190,7 +193,7 @@ class Pilot:
         norms = gradient_norms(pair.base.model, self.batches)
         own = own_curve_of(changed, name, settings.seed)
         gains = gain_curve(ABOUT, swap_changes(swapped), settings.seed)
-        found = [own, gains, gradient_curve(norms, "the base", settings.seed)]
+        found = [own, gains, gradient_curve(norms, BASE, settings.seed)]
         return [replace(curve, about=ABOUT) if curve.about == name else curve for curve in found if curve is not None]
 
 
@@ -215,6 +218,11 @@ def _split(data: str | ExampleSet, settings: RecommendSettings) -> str | None:
     if settings.split is not None or not isinstance(data, str):
         return settings.split
     return None if Path(data).suffix.lower() in FILE_LIKE else "train"
+
+
+def _load_trainer() -> None:
+    """Load what training loads once in a process, so that it is not counted as a part of each training."""
+    from midblock.tuning.loop import trainer  # noqa: F401
 
 
 def _time(seconds: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from midblock.base import MidblockError, Progress, divide, user_path, write_json
 from midblock.base.json_file import read_object
+from midblock.base.names import own_name
 from midblock.checkpoints import LoadSettings
 from midblock.data import local_places
 from midblock.runs.reading import DEFAULT_DATA
@@ -55,9 +56,10 @@ def recommend(
             examples that overlap, or anything else the user can mend.
 
     Example:
-        >>> found = recommend("runs/analysis")
-        >>> found.says, str(found.plan)
-        (True, '1-1')
+        >>> from midblock import analyze, load_pair
+        >>> _ = analyze(load_pair(base, tuned), data, num_samples=12, metrics="change_own", output_dir="compared")
+        >>> recommend("compared").plan.total
+        3
     """
     where, loading, settings = divide(options, Where, LoadSettings, RecommendSettings)
     names = [str(each) for each in about]
@@ -67,7 +69,7 @@ def recommend(
     found: list[Recommendation] = []
 
     def prepare(progress: Progress) -> Ready:
-        work = _work(door, names, data, general, settings, loading, announce or (lambda told: None), progress)
+        work = _work(door, names, data, general, settings, loading, announce or (lambda told: None))
 
         def act(bench: Bench) -> Outcome:
             answer = work(bench)
@@ -75,7 +77,7 @@ def recommend(
             files = {FILE: partial(_write, answer.as_record())}
             return Outcome(rows_of(answer), summary_of(answer), files=files)
 
-        return Ready(draft.known, act, facts={"seed": settings.seed})
+        return Ready(draft.known, act, facts={"seed": settings.seed, "models": _models(door, names)})
 
     done = carry_out(draft, prepare, where)
     if found:
@@ -93,17 +95,24 @@ def _work(
     settings: RecommendSettings,
     loading: LoadSettings,
     announce: Announce,
-    progress: Progress,
 ) -> Work:
     if door == "runs":
         folders = [user_path(name) for name in names]
         return lambda bench: from_runs(folders, settings)
     if door == "pilot":
-        pilot = Pilot.plan(names[0], str(data), settings, loading, progress)
+        pilot = Pilot.plan(names[0], str(data), settings, loading)
         announce(pilot.told)
         return lambda bench: pilot.run(bench.progress)
     repair = Repair.plan(names, str(data), str(general), settings, loading)
     return lambda bench: repair.run(bench.progress)
+
+
+def _models(door: Door, names: list[str]) -> list[dict[str, str]]:
+    """What `run.json` says about the models; those of runs stand in the runs."""
+    roles = (("base", "base"), ("tuned", "tuned"))
+    named = zip(roles, names, strict=False) if door != "runs" else ()
+    return [{"name": own_name(Path(each).name, name) if role == "tuned" else name, "role": role, "reference": each}
+            for (name, role), each in named]  # fmt: skip
 
 
 def _draft(
