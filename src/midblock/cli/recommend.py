@@ -24,7 +24,8 @@ COLUMNS = (("gain", "gain kept"), ("forgotten", "forgotten"))
 
 
 def recommend(
-    *about: str,
+    about: tuple[str, ...] = (),
+    *,
     data: str | None = None,
     general: str | None = None,
     settings: Annotated[RecommendSettings | None, Flat] = None,

@@ -132,7 +132,7 @@ def test_of_several_tuned_models_one_counts(tmp_path):
         (("BASE", "TUNED"), {"data": "d"}, "two models and no general data"),
         (("A", "B", "C"), {"data": "d"}, "3 models"),
         (("RUN",), {"data": "d"}, "take no data"),
-        (("RUN", "BASE"), {}, "is no run folder"),
+        (("RUN", "BASE"), {}, "is no run that tells"),
     ],
 )
 def test_what_means_no_door_names_them(analysis, about, more, what):
@@ -143,9 +143,12 @@ def test_what_means_no_door_names_them(analysis, about, more, what):
 
 
 def test_runs_that_cannot_be_read_say_so(analysis, tmp_path):
-    tuning = write(tmp_path / "tuning", "tune", curve("gradient_norm", THIRD))
+    recommend(analysis, output_dir=tmp_path / "advice")
     with pytest.raises(MidblockError, match="does not tell which blocks to tune"):
-        recommend(tuning)
+        recommend(tmp_path / "advice")
+    tuning = write(tmp_path / "tuning", "tune", curve("gradient_norm", THIRD))
+    with pytest.raises(MidblockError, match="tuning is no run that tells about depth, and no data is given"):
+        recommend(tuning)  # a model reference
     rows = [LayerRow("sft", layer, 6, "change_own", 1.0, 8) for layer in range(6)]
     with pytest.raises(MidblockError, match=r"12 blocks.*one of 6"):
         recommend(analysis, write(tmp_path / "shallow", "analyze", rows))

@@ -15,7 +15,7 @@ Door = Literal["runs", "pilot", "repair"]
 DOORS = (
     "recommend RUN… reads runs, recommend BASE --data DATA makes a pilot, recommend BASE TUNED --general DATA repairs"
 )
-MODELS = ("merge",)  # verbs whose run folder is a checkpoint
+MODELS = ("merge", "tune")  # verbs whose run folder is a model reference
 
 
 def door_of(about: Sequence[str], data: str | None, general: str | None) -> Door:
@@ -38,7 +38,7 @@ def door_of(about: Sequence[str], data: str | None, general: str | None) -> Door
 
 
 def is_run(reference: str) -> bool:
-    """Whether a reference leads to a run folder that is no checkpoint itself."""
+    """Whether a reference leads to a run folder that is no model."""
     try:
         folder = user_path(reference)
     except MidblockError:
@@ -56,10 +56,11 @@ def _why(about: Sequence[str], runs: Sequence[bool], data: str | None, general: 
     if not models:
         return f"runs were measured already and take no {'data' if data is not None else 'general data'}"
     if len(models) < len(about):
-        return f"{models[0]} is no run folder, {next(e for e, run in zip(about, runs, strict=True) if run)} is one"
+        one = next(each for each, run in zip(about, runs, strict=True) if run)
+        return f"{one} is a run, {models[0]} is no run that tells about depth"
     if len(models) == 1:
-        more = "one model and general data" if general is not None else f"{models[0]} is no run folder, and no data"
-        return more if general is not None else f"{more} is given"
+        alone = f"{models[0]} is no run that tells about depth, and no data is given"
+        return "one model and general data" if general is not None else alone
     if len(models) == 2:
         return "two models and no general data"
     return f"{len(models)} models"

@@ -27,6 +27,8 @@ from midblock.studies.recommend.repair import Repair
 from midblock.studies.recommend.rows import rows_of, summary_of
 from midblock.studies.recommend.settings import RecommendSettings
 
+READ = ("layers.parquet", "summary.json", "log.jsonl")  # of a run folder
+
 Announce = Callable[[str], None]
 Work = Callable[[Bench], Recommendation]
 
@@ -131,7 +133,8 @@ def _draft(
     ]
     runs = [user_path(name) for name in names] if door == "runs" else []
     inputs: dict[str, Any] = {
-        f"the files of {name}": files_of([place]) for name, place in zip(names, runs, strict=False)
+        f"the files of {name}": files_of([file for each in READ if (file := run / each).is_file()])
+        for name, run in zip(names, runs, strict=False)
     }
     inputs |= {DATA_FILES: files_of(read)} if read else {}
     models = [place for name in names if door != "runs" for place in local_places(name)]
