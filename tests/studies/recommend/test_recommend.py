@@ -36,15 +36,15 @@ def analysis(tmp_path):
     return write(tmp_path / "analysis", "analyze", curve("change_own", THIRD))
 
 
-def swap(folder, gains, half=0.02):
+def swap(folder, gains, half=0.02, width=1):
     cells = [
-        {"host": "base", "donor": "sft", "head": "base_head", "first": n, "last": n,
+        {"host": "base", "donor": "sft", "head": "base_head", "first": width * n, "last": width * n + width - 1,
          "nll": {"value": 2 - g, "change": -g, "change_low": -g - half, "change_high": -g + half,
                  "change_low_of_all": -g - 2 * half, "change_high_of_all": -g + 2 * half}}
         for n, g in enumerate(np.asarray(gains, float).tolist())
     ]  # fmt: skip
-    rows = curve("swap_nll_change", -np.asarray(gains), "base", "base_head")
-    return write(folder, "swap", rows, {"mode": "each", "tuned": "sft", "cells": cells})
+    rows = curve("swap_nll_change", -np.asarray(gains), "base", "base_head")[: L // width] if width == 1 else []
+    return write(folder, "swap", rows, {"mode": "each" if width == 1 else "segments", "tuned": "sft", "cells": cells})
 
 
 def flow(folder, norms, steps=8):
@@ -87,11 +87,20 @@ def test_runs_that_agree_and_runs_that_do_not(analysis, tmp_path):
     assert agreeing.plan.blocks == (4, 5, 6, 7)
     assert sum(", too." in reason for reason in agreeing.reasons) == 2
     against = recommend(analysis, swap(tmp_path / "other", np.roll(THIRD, 4)))
-    assert against.plan.blocks == (4, 5, 6, 7)
-    assert any("The evidence disagrees: swap gain of sft points at blocks 8–11" in each for each in against.reasons)
+    assert against.plan.blocks == (8, 9, 10, 11)  # what helps counts before what is seen
+    assert any("The evidence disagrees: own change of sft points at blocks 4–7" in each for each in against.reasons)
     assert against.confidence < 0.6 < agreeing.confidence
     silent = recommend(analysis, swap(tmp_path / "noise", NOISE - 1, half=0.1))
     assert any("Swap gain of sft does not say where" in reason for reason in silent.reasons)
+
+
+def test_a_swap_of_segments_leaves_the_blocks_to_a_curve_that_agrees(analysis, tmp_path):
+    found = recommend(analysis, swap(tmp_path / "other", [0.3, 0.3, 0.0, 0.0, 0.0, 0.0], width=2))
+    assert found.plan.blocks == (0, 1, 2, 3)
+    found = recommend(analysis, swap(tmp_path / "wide", [0.0, 0.0, 0.3, 0.3, 0.3, 0.0], width=2))
+    assert found.plan.blocks == (4, 5, 6, 7)
+    assert found.reasons[0].startswith("Own change")
+    assert any("Swap gain of sft points at blocks 4–9, too" in each for each in found.reasons)
 
 
 def test_each_kind_of_run_finds_the_planted_third(tmp_path):

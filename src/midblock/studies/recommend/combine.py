@@ -1,8 +1,9 @@
-"""From curves to a recommendation: what changed inside blocks decides, the rest speaks for it or against it.
+"""From curves to a recommendation: what helps decides, the rest speaks for it or against it.
 
-Own change first, for it is about what tuning did and needs no answers; then what swapped blocks gain; then gradients.
-The first that says something gives the plan. Others that say something agree where at least half of their blocks lie
-in it (as of `midblock.studies.evidence`); where one does not, that is said and confidence falls by its share.
+Swaps first, for a change that is seen need not be one that counts; then own change, then gradients. The first that says
+something gives the plan, but a swap of whole segments leaves it to a curve by block that points into its segments.
+Others that say something agree where at least half of their blocks lie in the plan (as of `midblock.studies.evidence`);
+where one does not, that is said and confidence falls by its share.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from midblock.studies.recommend.judged import Judged, judge_all
 from midblock.studies.recommend.ranks import with_ranks
 from midblock.studies.recommend.recommendation import Recommendation, fallback
 
-ORDER = ("analyze", "swap", "flow")
+ORDER = ("swap", "analyze", "flow")
 BARE = 0.5  # confidence in what could not be resampled
 
 
@@ -43,9 +44,8 @@ def combine(
     """
     judged = sorted(judge_all(curves), key=lambda each: ORDER.index(each.curve.verb))
     saying = [each for each in judged if each.says and each.window is not None]
-    leading = next(iter(saying), None)
-    others = [Finding(each.curve.verb, each.curve.about, each.window, each.curve.intervenes)
-              for each in saying[1:] if each.window is not None]  # fmt: skip
+    leading = _leading(saying)
+    others = [_finding(each) for each in saying if each is not leading]
     witnesses = [*others, *findings]
     scores = tuple((leading or judged[0]).curve.by_block(total)) if judged else (float("nan"),) * total
     if leading is None or leading.window is None:
@@ -68,6 +68,25 @@ def combine(
         evidence=[each.as_record(total) for each in judged],
         details=details or {},
     )
+
+
+def _leading(saying: Sequence[Judged]) -> Judged | None:
+    """The first; one by block instead that points into the segments of a first that knows no blocks."""
+    first = next(iter(saying), None)
+    if first is None or all(begin == end for begin, end in first.curve.spans):
+        return first
+    plan = _plan_of(first)
+    finer = (each for each in saying[1:] if agrees(plan, _finding(each)))
+    return next(finer, first)
+
+
+def _plan_of(found: Judged) -> LayerPlan:
+    first, last = found.window or (0, -1)
+    return LayerPlan(found.curve.spans[-1][1] + 1, tuple(range(first, last + 1)))
+
+
+def _finding(found: Judged) -> Finding:
+    return Finding(found.curve.verb, found.curve.about, found.window or (0, -1), found.curve.intervenes)
 
 
 def agrees(plan: LayerPlan, finding: Finding) -> bool:
