@@ -27,20 +27,6 @@ def test_runs_give_a_plan_with_reasons(analysed, capfd):
     assert {name: told[name] for name in before if name != "cost"} == {n: v for n, v in before.items() if n != "cost"}
     assert main(["recommend", "compared", "-o", "advice", "--resume"]) == 0
     assert out.splitlines()[0] == capfd.readouterr().out.splitlines()[0]
-    command = ["tune", "start", "--data", "prompts.jsonl", "--layers", "auto:advice", "--max-steps", "1", "-o", "tuned"]
-    assert main([*command, "--device", "cpu"]) == 0
-    assert json.loads((analysed / "tuned" / "plan.json").read_text())["blocks"] == before["blocks"]
-
-
-def test_a_repair_prints_what_was_tested(here, capfd):
-    command = ["recommend", "start", "sft", "--data", "prompts.jsonl", "--general", "prompts.jsonl", *SMALL, "-o", "r"]
-    code = main(command)
-    out, err = capfd.readouterr()
-    if code == 2:  # a random change may well have lost on the task
-        assert "there is no gain to keep" in err
-        return
-    assert code == 0
-    assert "On the test sets" in out
 
 
 def test_mistakes_of_recommend(analysed, failure):

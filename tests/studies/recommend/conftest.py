@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from midblock import recommend
 from midblock.data import encode, load_dataset, make_batches
+from midblock.studies.recommend.recommendation import Recommendation
 
 BLOCKS = 12
 PLANTED = range(4, 8)
@@ -55,6 +57,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory, deep: nn.Module, tokenizer:
     tokenizer.save_pretrained(folder / "planted")
     write_rows(folder / "sums.jsonl", rows(120))
     return folder
+
+
+FAST = {"steps": 8, "num_samples": 16, "max_length": 48, "learning_rate": 0.01, "device": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def piloted(folder: Path) -> tuple[Recommendation, list[str]]:
+    """What a pilot recommends, and what was told before."""
+    told: list[str] = []
+    found = recommend(folder / "planted", data=str(folder / "sums.jsonl"), announce=told.append,
+                      output_dir=folder / "pilot", rank_budget=64, **FAST)  # fmt: skip
+    return found, told
 
 
 GENERAL, SUMS = "? {n} {m}", "{n} + {m} ="

@@ -1,21 +1,18 @@
 """The pilot finds the third of a base that can learn, within its budget."""
 
+from dataclasses import replace
+
 import pytest
 
-from midblock import recommend
 from midblock.base import MidblockError
+from midblock.checkpoints import LoadSettings
+from midblock.data import ExampleSet
+from midblock.studies.recommend.pilot import LEAST, Pilot
+from midblock.studies.recommend.settings import RecommendSettings
 
 from .conftest import BLOCKS, PLANTED
 
-FAST = {"steps": 8, "num_samples": 16, "max_length": 48, "learning_rate": 0.01, "device": "cpu"}
-
-
-@pytest.fixture(scope="module")
-def piloted(folder):
-    told = []
-    found = recommend(folder / "planted", data=str(folder / "sums.jsonl"), announce=told.append,
-                      output_dir=folder / "pilot", rank_budget=64, **FAST)  # fmt: skip
-    return found, told
+NOTHING = ExampleSet("nothing", "", "text", (), "")
 
 
 def test_what_can_learn_is_recommended(piloted):
@@ -38,10 +35,14 @@ def test_its_cost_is_told_before(piloted):
     assert found.cost["seconds"] > 8 * found.cost["step_seconds"] > 0
 
 
-def test_a_budget_too_small_for_one_step_is_refused_in_one_line(folder):
-    with pytest.raises(
-        MidblockError, match=r"a budget of 0.001s? is too small for one step: .*--budget \d+s"
-    ) as caught:
-        recommend(folder / "planted", data=str(folder / "sums.jsonl"), budget="0.001", output_dir=folder / "no", **FAST)
-    assert "\n" not in str(caught.value)
-    assert not (folder / "no").exists()
+def test_the_steps_that_a_budget_has_room_for():
+    settings = RecommendSettings(steps=100)
+    pilot = Pilot("base", settings, LoadSettings(), NOTHING, NOTHING, (), step=2.0, start=10.0, looking=20.0, spent=8.0)
+    assert pilot.steps == 81  # what fits into a tenth of 1,000 steps
+    assert replace(pilot, looking=2000.0).steps == LEAST
+    assert replace(pilot, settings=replace(settings, steps=5)).steps == 5
+    assert replace(pilot, settings=replace(settings, budget="1m")).steps == 11
+    assert "11 steps of 2 s each" in replace(pilot, settings=replace(settings, budget="60")).told
+    assert "3.0% of one tuning" in replace(pilot, settings=replace(settings, budget="60")).told
+    with pytest.raises(MidblockError, match=r"39s? is too small for one step: that takes about 40 s \(--budget 41s"):
+        replace(pilot, settings=replace(settings, budget="39")).steps  # noqa: B018

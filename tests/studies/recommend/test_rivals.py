@@ -8,7 +8,7 @@ import torch
 
 from midblock.base import MidblockError
 from midblock.data import encode, load_dataset, make_batches
-from midblock.studies.recommend.advisers import advisers
+from midblock.studies.recommend.advisers import advice_from, advisers
 from midblock.studies.recommend.gradients import gradient_norms
 from midblock.studies.recommend.rival_states import eva_ranks, one_minus_cka, state_moments
 from midblock.studies.recommend.rival_weights import above_noise, median_of_noise, spectrum_snr
@@ -124,16 +124,18 @@ def test_every_rival_says_something_or_is_left_out(pico, batches):
         rival_advice(situation, ["eav"])
 
 
-def test_ours_and_the_rivals_are_scored_together(folder):
-    options = {"steps": 4, "num_samples": 8, "max_length": 48, "learning_rate": 0.01, "device": "cpu"}
-    advice = advisers(str(folder / "planted"), str(folder / "sums.jsonl"), **options)
+def test_an_unknown_rival_is_refused_before_anything_is_trained(folder):
+    with pytest.raises(MidblockError, match=r"eav.*eva"):
+        advisers(str(folder / "nowhere"), str(folder / "sums.jsonl"), rivals=["eav"])
+
+
+def test_ours_and_the_rivals_are_scored_together(piloted, folder, batches, deep):
+    advice = advice_from(piloted[0], plant(deep), batches)
     assert [each.name for each in advice] == ["recommend", *RIVALS]
     thirds = {f"third {n}": list(range(4 * n, 4 * n + 4)) for n in range(3)} | {"all": list(range(BLOCKS))}
-    rows = [
-        {"plan": plan, "seed": 0, "score": 1.0 if plan == "third 1" else 0.9 if plan == "all" else 0.1}
-        for plan in thirds
-    ]
+    scores = {"third 1": 1.0, "all": 0.9}
+    rows = [{"plan": plan, "seed": 0, "score": scores.get(plan, 0.1)} for plan in thirds]
     scored = {each.name: each for each in score_advice(rows, thirds, advice)}
-    for name in ("own_change", "swap", "gradient_norm"):
+    for name in ("recommend", "own_change", "swap", "gradient_norm"):
         assert scored[name].regret.value == 0, name
     assert scored["uniform"].regret.value == pytest.approx(0.1)

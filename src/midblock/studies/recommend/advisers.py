@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from torch import nn
 
 from midblock.base import Progress, Silent, divide
 from midblock.checkpoints import LoadSettings
-from midblock.data import ExampleSet
-from midblock.studies.recommend.combine import combine
+from midblock.data import Batch, ExampleSet
 from midblock.studies.recommend.pilot import Pilot
-from midblock.studies.recommend.rivals import Situation, rival_advice
+from midblock.studies.recommend.recommendation import Recommendation
+from midblock.studies.recommend.rivals import Situation, check_rivals, rival_advice
 from midblock.studies.recommend.score import Advice
 from midblock.studies.recommend.settings import RecommendSettings
 
@@ -35,15 +37,30 @@ def advisers(
         **options: fields of `RecommendSettings` and `LoadSettings`.
 
     Returns:
-        Ours first, with the blocks that it recommends (P1's 20–80 % where the evidence says nothing).
+        As of `advice_from`.
 
     Raises:
         MidblockError: an unknown rival, or what a pilot refuses.
     """
     loading, settings = divide(options, LoadSettings, RecommendSettings)
+    names = check_rivals(rivals)
     pilot = Pilot.plan(base, data, settings, loading)
     pair, curves = pilot.look(progress or Silent())
-    found = combine(curves, pair.blocks, door="pilot", cost={})
-    seen = {SEEN[curve.verb]: curve.by_block(pair.blocks) for curve in curves if curve.verb in SEEN}
+    return advice_from(pilot.answer(pair.blocks, curves, {}), pair.base.model, pilot.batches, names)
+
+
+def advice_from(
+    found: Recommendation, model: nn.Module, batches: Sequence[Batch], rivals: Iterable[str] | None = None
+) -> list[Advice]:
+    """What a pilot's recommendation and the rivals advise.
+
+    Args:
+        model: the base.
+        batches: held-out examples.
+
+    Returns:
+        Ours first, with the blocks that it recommends (P1's 20–80 % where the evidence says nothing).
+    """
+    seen = {SEEN[curve["verb"]]: curve["scores"] for curve in found.evidence if curve["verb"] in SEEN}
     ours = Advice(OURS, found.scores, found.plan.blocks)
-    return [ours, *rival_advice(Situation(pair.base.model, pilot.batches, seen), rivals)]
+    return [ours, *rival_advice(Situation(model, batches, seen), rivals)]

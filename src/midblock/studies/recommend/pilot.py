@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -160,14 +161,12 @@ class Pilot:
             "step_seconds": round(self.step, 4),
             "share_of_full": share,
         }
-        return combine(
-            curves,
-            pair.blocks,
-            door="pilot",
-            cost=cost,
-            rank_budget=self.settings.rank_budget,
-            details={"about": ABOUT},
-        )
+        return self.answer(pair.blocks, curves, cost)
+
+    def answer(self, total: int, curves: Sequence[Curve], cost: Mapping[str, float]) -> Recommendation:
+        """What the views come to."""
+        budget = self.settings.rank_budget
+        return combine(curves, total, door="pilot", cost=cost, rank_budget=budget, details={"about": ABOUT})
 
     def look(self, progress: Progress) -> tuple[Pair, list[Curve]]:
         """Train, and look: the base with its tuned model, and the three views. The adapter itself is not kept."""

@@ -57,7 +57,7 @@ Rival = Callable[[Situation], Advice | None]
 def _scores(name: str, scores: Callable[[Situation], Sequence[float]]) -> Rival:
     def advise(situation: Situation) -> Advice | None:
         found = scores(situation)
-        return Advice(name, tuple(np.nan_to_num(found, nan=-np.inf).tolist())) if len(found) else None
+        return Advice(name, tuple(np.nan_to_num(np.array(found, float), nan=-np.inf).tolist())) if len(found) else None
 
     return advise
 
@@ -84,6 +84,19 @@ RIVALS: Mapping[str, Rival] = {
 }
 
 
+def check_rivals(names: Iterable[str] | None) -> list[str]:
+    """The rivals that are asked: those named, or all.
+
+    Raises:
+        MidblockError: an unknown name.
+    """
+    asked = list(RIVALS) if names is None else list(names)
+    for name in asked:
+        if name not in RIVALS:
+            raise unknown("rival", name, RIVALS)
+    return asked
+
+
 def rival_advice(situation: Situation, names: Iterable[str] | None = None) -> list[Advice]:
     """Ask rivals; those that have nothing to go on are left out.
 
@@ -93,8 +106,4 @@ def rival_advice(situation: Situation, names: Iterable[str] | None = None) -> li
     Raises:
         MidblockError: an unknown name.
     """
-    asked = list(RIVALS) if names is None else list(names)
-    for name in asked:
-        if name not in RIVALS:
-            raise unknown("rival", name, RIVALS)
-    return [advice for name in asked if (advice := RIVALS[name](situation)) is not None]
+    return [advice for name in check_rivals(names) if (advice := RIVALS[name](situation)) is not None]
