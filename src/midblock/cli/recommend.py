@@ -17,7 +17,7 @@ from midblock.base.quoting import printable
 from midblock.checkpoints import LoadSettings
 from midblock.cli.life import Flat, carry_out, read_summary, tell
 from midblock.runs.where import Where
-from midblock.studies import recommend as run_recommend
+from midblock.studies.recommend.recommend import recommend as run_recommend
 from midblock.studies.recommend.settings import RecommendSettings
 
 COLUMNS = (("gain", "gain kept"), ("forgotten", "forgotten"))

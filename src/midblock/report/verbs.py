@@ -75,8 +75,8 @@ PAGES: Mapping[str, VerbPage] = {
         still="loss", provenance=tune_provenance, paper="none",
     ),
     "recommend": VerbPage(  # what it shows was measured by others
-        recommend_sections, "do", {"curves": asked_curves, "front": repair_front}, told=3,
-        traits=Traits(colour=8, compared=never), paper="each",
+        recommend_sections, "do", {"curves": asked_curves, "front": repair_front}, told=5,
+        traits=Traits(colour=9, compared=never), paper="each",
     ),
     "merge": VerbPage(  # its alphas were chosen, not measured
         merge_sections, "do", {"merge": merge_alphas}, told=1, traits=Traits(colour=5, compared=never),

@@ -32,6 +32,7 @@ def test_its_cost_is_told_before(piloted):
     assert "8 steps" in told[0]
     assert "% of one tuning of 1,000 steps" in told[0]
     assert found.cost["steps"] == 8
+    assert "% of one tuning of 1,000 steps" in found.reasons[-1]
     assert found.cost["seconds"] > 8 * found.cost["step_seconds"] > 0
 
 

@@ -183,6 +183,12 @@ def test_ranks_by_hand(budget, scores, ranks):
     assert with_ranks(plan, scores, None) == plan
 
 
+@pytest.mark.parametrize("option", [{"budget": "5m"}, {"keep": 0.5}, {"steps": 3}, {"test": "sums.jsonl"}])
+def test_an_option_of_another_door_is_refused(analysis, option):
+    with pytest.raises(MidblockError, match=rf"{next(iter(option))} is about recommending from a (pilot|repair)"):
+        recommend(analysis, **option)
+
+
 def test_a_budget_below_rank_one_is_refused(analysis):
     with pytest.raises(MidblockError, match="rank budget of 3"):
         recommend(analysis, rank_budget=3)

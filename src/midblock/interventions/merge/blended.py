@@ -76,5 +76,7 @@ class _Part:
         if alpha in (0.0, 1.0):
             self.moving.copy_(self.tuned if alpha else self.base)
         else:
-            self.moving.copy_(self.base.double().mul_(1 - alpha).add_(self.tuned.double().mul_(alpha)))
+            wide = torch.float32 if self.base.device.type == "mps" else torch.float64
+            ours, theirs = (each.to(self.base.device, wide, copy=True) for each in (self.base, self.tuned))
+            self.moving.copy_(ours.mul_(1 - alpha).add_(theirs.mul_(alpha)))
         self.alpha = alpha

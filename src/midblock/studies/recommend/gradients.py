@@ -50,7 +50,7 @@ def gradient_norms(model: nn.Module, batches: Sequence[Batch], region: str = "an
 
 
 def _norm(weights: Sequence[nn.Parameter]) -> float:
-    squares = [value.grad.double().square().sum() for value in weights if value.grad is not None]
+    squares = [value.grad.float().square().sum().cpu() for value in weights if value.grad is not None]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 
 

@@ -166,7 +166,11 @@ class Pilot:
     def answer(self, total: int, curves: Sequence[Curve], cost: Mapping[str, float]) -> Recommendation:
         """What the views come to."""
         budget = self.settings.rank_budget
-        return combine(curves, total, door="pilot", cost=cost, rank_budget=budget, details={"about": ABOUT})
+        found = combine(curves, total, door="pilot", cost=cost, rank_budget=budget, details={"about": ABOUT})
+        if not cost:
+            return found
+        took = f"It took {cost['steps']} steps and {_time(cost['seconds'])} in all: {cost['share_of_full']:.1%} of one"
+        return replace(found, reasons=(*found.reasons, f"{took} tuning of {FULL:,} steps."))
 
     def look(self, progress: Progress) -> tuple[Pair, list[Curve]]:
         """Train, and look: the base with its tuned model, and the three views. The adapter itself is not kept."""

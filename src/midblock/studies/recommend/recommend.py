@@ -66,6 +66,7 @@ def recommend(
     where, loading, settings = divide(options, Where, LoadSettings, RecommendSettings)
     names = [str(each) for each in about]
     door = door_of(names, data, general)
+    settings.check_door(door)
     data = DEFAULT_DATA if door == "repair" and data is None else data
     draft = _draft(door, names, data, general, settings, loading)
     found: list[Recommendation] = []

@@ -77,8 +77,8 @@ def state_moments(model: nn.Module, batches: Sequence[Batch]) -> list[Moments]:
 
 
 def _moments(x: Tensor, y: Tensor | None) -> Moments:
-    x = x.double().cpu()
-    return Moments(len(x), x.sum(0), x.T @ x, None if y is None else x.T @ y.double().cpu())
+    x = x.cpu().double()
+    return Moments(len(x), x.sum(0), x.T @ x, None if y is None else x.T @ y.cpu().double())
 
 
 def one_minus_cka(moments: Sequence[Moments]) -> list[float]:

@@ -44,9 +44,9 @@ def _by_block(model: nn.Module, measure: Callable[[Spectrum, Shape], float], *, 
     for name, where in anatomy.projections.items():
         if where.block is None or name not in weights or weights[name].ndim < 2:
             continue
-        stored = weights[name].detach().double()
+        stored = weights[name].detach().cpu().double()
         matrices = stored.reshape(-1, *stored.shape[-2:])  # experts are stacked
-        ratios = [measure(torch.linalg.svdvals(each).cpu().numpy(), _shape(each)) for each in matrices]
+        ratios = [measure(torch.linalg.svdvals(each).numpy(), _shape(each)) for each in matrices]
         kinds.setdefault(where.role, {}).setdefault(where.block, []).append(float(np.mean(ratios)))
     if not kinds:
         raise MidblockError("no block has a weight matrix")

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 from midblock.base import MidblockError
 from midblock.base.options import check_sizes
 from midblock.runs.reading import check_least
 from midblock.runs.stopping import seconds_of
+
+# Options of one door alone; all others serve several.
+OWN: Mapping[str, Sequence[str]] = {
+    "runs": ("tuned_name",),
+    "pilot": ("budget", "steps", "learning_rate", "lora_r", "per_device_train_batch_size"),
+    "repair": ("test_samples", "test", "general_test", "segments", "grid", "keep"),
+}
+
+NAMES = {"runs": "run of several tuned models", "pilot": "pilot", "repair": "repair"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,3 +97,11 @@ class RecommendSettings:
             raise MidblockError(f"learning_rate is {self.learning_rate}; it must be above 0")
         if self.budget is not None:
             seconds_of(self.budget)
+
+    def check_door(self, door: str) -> None:
+        """Raise MidblockError for an option that another door has and this one would pass over."""
+        usual = {field.name: field.default for field in fields(self)}
+        for other, names in OWN.items():
+            for name in names if other != door else ():
+                if getattr(self, name) != usual[name]:
+                    raise MidblockError(f"{name} is about recommending from a {NAMES[other]}", hint="leave it out")
