@@ -5,11 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from midblock import recommend
+from midblock import analyze, recommend
+from midblock import swap as swapped
 from midblock.base import LayerRow, LayerTable, MidblockError
+from midblock.checkpoints import Pair
 from midblock.studies.recommend.ranks import with_ranks
 from midblock.studies.recommend.recommendation import Recommendation, fallback
 from midblock.tuning.place.auto import plan_from_run
+
+from .conftest import PLANTED, SUMS, rows, teach, write_rows
 
 L = 12
 THIRD = np.where(np.isin(np.arange(L), range(4, 8)), 1.0, 0.1)
@@ -211,3 +215,14 @@ def test_a_record_is_read_back_as_it_was(analysis):
     assert Recommendation.of_record(json.loads(json.dumps(found.as_record())), "it") == found
     with pytest.raises(MidblockError, match="it is no recommendation"):
         Recommendation.of_record({"says": True}, "it")
+
+
+def test_a_model_tuned_in_one_third_is_found_from_its_runs(deep, tokenizer, tmp_path):
+    file = write_rows(tmp_path / "sums.jsonl", rows(32, SUMS))
+    pair = Pair.of_models(deep, {"sft": teach(deep, tokenizer, [file], 5, PLANTED)}, tokenizer)
+    seen = {"num_samples": 24, "max_length": 32}
+    analyze(pair, str(file), metrics="change_own", num_token_samples=24, output_dir=tmp_path / "analysis", **seen)
+    swapped(pair, str(file), segments="each", heads="base", output_dir=tmp_path / "swap", **seen)
+    for runs in (("analysis",), ("swap",), ("analysis", "swap")):
+        found = recommend(*(tmp_path / run for run in runs))
+        assert (found.says, found.plan.blocks) == (True, tuple(PLANTED)), (runs, found.reasons)
