@@ -22,6 +22,7 @@ from midblock.checkpoints import BASE, LoadSettings, Pair, load_models, load_pai
 from midblock.data import Batch, ExampleSet, encode, make_batches
 from midblock.evaluation import mean_nll
 from midblock.interventions import swap
+from midblock.runs.disjoint import part_of
 from midblock.runs.stopping import seconds_of
 from midblock.studies.recommend.combine import combine
 from midblock.studies.recommend.curve import Curve, over_units
@@ -34,7 +35,7 @@ from midblock.tuning import tune
 
 FULL = 1000  # steps of one full tuning, which the cost is compared with
 SHARE = 0.1  # of that, a pilot without a budget of its own takes no more
-LEAST = 8  # steps, which tell something
+LEAST, FEWEST = 8, 4  # steps, and groups of held-out examples, that tell something
 GROUP = 4  # held-out examples in each gradient
 ABOUT = "the pilot"
 LOWER = "lower --num-samples or --steps"
@@ -50,7 +51,7 @@ class Pilot:
         batches: the held-out examples' tokens.
         step: seconds of one step.
         start: seconds that a training takes besides its steps.
-        looking: seconds that measuring will take, estimated.
+        group: seconds that looking at four held-out examples will take, estimated.
         spent: seconds that finding this out has taken.
     """
 
@@ -62,7 +63,7 @@ class Pilot:
     batches: tuple[Batch, ...]
     step: float
     start: float
-    looking: float
+    group: float
     spent: float
 
     @classmethod
@@ -84,16 +85,29 @@ class Pilot:
         for _ in range(2):  # the first pass of a process is slower
             timed = time.perf_counter()
             mean_nll(pair.base.model, batches[:1], region="all")
-            forward = (time.perf_counter() - timed) * len(batches)
+            forward = time.perf_counter() - timed
         _load_trainer()
-        draft = cls(base, settings, loading, training, held, batches, 0.0, 0.0, 0.0, 0.0)
+        group = forward * (pair.blocks / 2 + 8)
+        draft = cls(base, settings, loading, training, held, batches, 0.0, 0.0, group, 0.0)
         timed = time.perf_counter()
         with tempfile.TemporaryDirectory() as scratch:
             lines = draft.train(Path(scratch) / "timed", 2, Silent())
         step = max(lines[1] - lines[0], 1e-6)
         start = max(0.0, time.perf_counter() - timed - 2 * step)
-        looking = forward * (pair.blocks / 2 + 8)
-        return cls(base, settings, loading, training, held, batches, step, start, looking, time.perf_counter() - began)
+        return replace(draft, step=step, start=start, spent=time.perf_counter() - began).modest()
+
+    def modest(self) -> Pilot:
+        """Without a budget, so few held-out examples that looking takes half of the share at most; 16 at least."""
+        count = GROUP * max(FEWEST, int(SHARE / 2 * FULL * self.step / max(self.group, 1e-9)))
+        if self.settings.budget is not None or count >= len(self.held):
+            return self
+        batches = tuple(batch for batch in self.batches if int(batch.index.max()) < count)
+        return replace(self, held=part_of(self.held, range(count)), batches=batches)
+
+    @property
+    def looking(self) -> float:
+        """Seconds that looking will take."""
+        return self.group * len(self.held) / GROUP
 
     @property
     def steps(self) -> int:
