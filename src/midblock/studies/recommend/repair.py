@@ -192,8 +192,8 @@ class Tested:
         gain, kept = base.task.value - tuned.task.value, base.task.value - here.task.value
         forgot, still = tuned.general.value - base.general.value, here.general.value - base.general.value
         said = [
-            f"Tested, the alphas {self.best.family} keep {kept:.3f} of {gain:.3f} nats per token gained, and have "
-            f"forgotten {still:.3f} instead of {forgot:.3f} (change {_interval(self.given_back())})."
+            f"Tested, the alphas {self.best.family} gain {kept:.3f} nats per token (the tuned model {gain:.3f}) "
+            f"and have forgotten {still:.3f} (it {forgot:.3f}; change {_interval(self.given_back())})."
         ]
         for family in FAMILIES:
             if family != self.best.family:
