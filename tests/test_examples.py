@@ -22,6 +22,7 @@ SHOWN = (
     "merge",
     "tune",
     "flow",
+    "recommend",
     "export",
     "report",
 )  # demo takes minutes

@@ -38,6 +38,7 @@ INSIDE = {
     "analysis": (".", "gate"),
     "interventions": (".", "probe", "swap", "merge", "steer"),
     "tuning": (".", "anchor", "place", "prefix", "loop", "flow", "export"),
+    "studies": (".", "recommend"),
     "report": ("read", "page", "tune", "sections", "figures", "."),
 }
 
@@ -81,6 +82,8 @@ HIDDEN = {
     ("report/figures/analysis.py", "matplotlib"): "only where figures are drawn",
     ("report/figures/paper.py", "matplotlib"): "only where figures are drawn",
     ("report/figures/swap.py", "matplotlib"): "only where figures are drawn",
+    ("studies/recommend/change_points.py", "ruptures"): EXTRA,
+    ("studies/recommend/pilot.py", "midblock"): "the module that imports TRL, an optional extra that takes seconds",
     ("tuning/place/adapters.py", "peft"): EXTRA,
     ("tuning/loop/arguments.py", "transformers"): TRAINER,
     ("tuning/loop/arguments.py", "trl"): EXTRA,

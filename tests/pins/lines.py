@@ -20,7 +20,7 @@ HIDDEN = "…"
 PLACE = "<here>"
 VOLATILE = re.compile(
     r"(^|\.)(seconds|peak_memory_mb|tokens_per_second|started|weight_hash|transformers_version|peft_version|midblock"
-    r"|versions\..*|platform\..*|the weights of .*|inputs\.the files of the data\..*)$"
+    r"|versions\..*|platform\..*|the weights of .*|inputs\.the files of .*)$"
 )
 HASH = re.compile(r"SHA-256 [0-9a-f]+")
 VERSIONS = re.compile(r"(midblock|transformers|torch|peft|trl) \d+\.\d[\w.+]*")

@@ -56,6 +56,10 @@ RUNS: dict[str, tuple[str, ...]] = {
     "tune-auto": ("tune", "start", *STEPS, "--layers", "auto:analyze"),
     "flow": ("flow", "start", *STEPS),
     "flow-full": ("flow", "start", *STEPS, "--method", "full", "--layers", "2", "--loss", "dft"),
+    "recommend": ("recommend", "analyze", "swap", "flow", "probe", "--rank-budget", "12"),
+    "recommend-repair": ("recommend", *PAIR, *DATA, "--general", "sums.jsonl", "--num-samples", "8", "--test-samples",
+                         "12", "--segments", "3", "--grid", "1", "--max-length", "48"),
+    "tune-recommended": ("tune", "start", *STEPS, "--layers", "auto:recommend"),
     **{f"export-{to}": ("export", "tune-ranks", "--to", to) for to in ("merged", "equal-rank", "lora-config", "trl")},
     "export-axolotl": ("export", "tune-lora", "--to", "axolotl"),  # which knows one rank only
     "report": ("report", "swap-generate"),

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from midblock.report.figures.analysis import FIGURES
 from midblock.report.figures.evaluate import forgetting, scores
+from midblock.report.figures.recommend import asked_curves, repair_front
 from midblock.report.figures.tune import TUNE_FIGURES
 from midblock.report.figures.verbs import early_exit, gradient_flow, merge_alphas, steering, swapped
 from midblock.report.page.facts import facts_of
@@ -23,6 +24,7 @@ from midblock.report.sections.evidence_rows import exit_row, flow_row, steer_row
 from midblock.report.sections.flow import flow_data, flow_sections
 from midblock.report.sections.merge import merge_sections
 from midblock.report.sections.probe import probe_sections
+from midblock.report.sections.recommend import recommend_sections
 from midblock.report.sections.steer import steer_sections
 from midblock.report.sections.swap import swap_sections
 from midblock.report.tune.page import tune_page
@@ -79,6 +81,10 @@ PAGES: Mapping[str, VerbPage] = {
     "tune": VerbPage(  # its figures for papers stay in its own folder
         tune_sections, "do", TUNE_FIGURES, told=0, traits=Traits(colour=4), read=read_tune, page=tune_page,
         still="loss", provenance=tune_provenance, paper="none",
+    ),
+    "recommend": VerbPage(  # what it shows was measured by others
+        recommend_sections, "do", {"curves": asked_curves, "front": repair_front}, told=5,
+        traits=Traits(colour=9, compared=never), paper="each",
     ),
     "merge": VerbPage(  # its alphas were chosen, not measured
         merge_sections, "do", {"merge": merge_alphas}, told=1, traits=Traits(colour=5, compared=never),

@@ -68,6 +68,11 @@ VERBS: Mapping[str, Verb] = {
         scratch=("partial", "checkpoints"),
         plans=("layers",),
     ),
+    "recommend": Verb(
+        "Say which blocks to tune, from runs, a pilot or a repair.",
+        "midblock.studies.recommend.recommend",
+        resumable=False,
+    ),
     "export": Verb("Write a tuned adapter in another form.", "midblock.tuning", fills=False, resumable=False),
     "report": Verb(
         "Draw the page of a run again, or one page of several.",

@@ -16,13 +16,14 @@ from midblock.metrics import METRICS, Correlations, Metric, correlate
 from midblock.metrics.metric import NO_SINKS
 from midblock.runs.finished import Finished
 from midblock.runs.lenient import left_out, read_json, read_text
+from midblock.studies.recommend.catalogue import ADVICE
 from midblock.tuning.training_metrics import TRAINING
 
 MOST_MODELS = 40  # on a page
 MOST_ROWS = 300_000
 LONGEST_CONFIG = 200_000  # bytes that a page shows
 # The rooms' tables of what their numbers mean.
-CATALOGUES: tuple[Mapping[str, Metric], ...] = (METRICS, TRAINING, INTERVENTIONS)
+CATALOGUES: tuple[Mapping[str, Metric], ...] = (METRICS, TRAINING, INTERVENTIONS, ADVICE)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""`auto:RUN`: a layer plan from an analysis. Provisional: the rule has not been scored against sweeps yet.
+"""`auto:RUN`: a layer plan from an analysis, or the one that `midblock recommend` wrote down.
 
 The shortest run of neighbouring blocks that holds half of Σ change_own (of Σ delta_rel, where that was not measured).
 What states carry is no ground for it: a block that only reacts adds to their change too. Where the evidence does not
-say where the tuning acts, no plan is made of it. Described in docs/tuning/layers.md.
+say where the tuning acts, no plan is made of it. It is the quick rule, of one curve: `midblock recommend` looks for
+change points, asks whether noise shows as much, and holds several runs against each other. Described in
+docs/tuning/layers.md.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from jaxtyping import Float64
 from midblock.analysis.verdict import Verdict
 from midblock.base import LayerPlan, LayerTable, MidblockError
 from midblock.metrics.headline_curve import headline_curve
+from midblock.tuning.place.recommended import RECOMMENDED, recommended
 
 SHARE = 0.5
 TRY = "analyse more prompts (--num-token-samples), or name the blocks: --layers 6-17"
@@ -22,17 +25,19 @@ CURVES = (("change_own", "residual"), ("delta_rel", "block"))
 
 
 def plan_from_run(folder: Path | str, total: int) -> LayerPlan:
-    """The shortest run of neighbouring blocks that holds half of what an earlier tuning changed inside blocks.
+    """The plan that a recommendation wrote down; of an analysis the shortest run of blocks with half of what changed.
 
     Of several tuned models or datasets the first counts.
 
     Args:
-        folder: a run folder of `midblock analyze`.
+        folder: a run folder of `midblock recommend` or `midblock analyze`.
         total: L of the model to tune.
 
     Raises:
         MidblockError: no such folder, another depth, no change by block in it, or none that the evidence places.
     """
+    if (Path(folder) / RECOMMENDED).is_file():
+        return recommended(Path(folder), total)
     table = LayerTable.read(Path(folder))
     models = [name for name in table.models if name != "base"]
     if models and table.blocks != total:
