@@ -40,7 +40,7 @@ class Verb:
 VERBS: Mapping[str, Verb] = {
     "demo": Verb(
         "Tune the embedded model a little and show what that changed.",
-        "midblock.studies",
+        "midblock.studies.demo",
         fills=False,
         resumable=False,
         goes_on=True,
@@ -68,6 +68,7 @@ VERBS: Mapping[str, Verb] = {
         scratch=("partial", "checkpoints"),
         plans=("layers",),
     ),
+    "study": Verb("Tune, evaluate and compare a grid of plans.", "midblock.studies.study.study", layered=False),
     "export": Verb("Write a tuned adapter in another form.", "midblock.tuning", fills=False, resumable=False),
     "report": Verb(
         "Draw the page of a run again, or one page of several.",
