@@ -69,7 +69,7 @@ def next_round(study: StudyFile, trials: Sequence[Trial], reference: str, seen: 
         if due:
             return Round((*base, *due), dropped=dropped)
         if not whole:
-            kept = survivors(alive, among, seen, reference)
+            kept = survivors(study, alive, among, seen, reference)
             dropped |= {point: place for point in alive if point not in kept}
             alive = kept
     chosen = choose(alive, [trial for trial in trials if point_of(trial) in alive], seen)
@@ -97,13 +97,24 @@ def shorter(trial: Trial, share: float) -> Trial:
     return replace(trial, name=f"{trial.name}-at{share:g}", share=share)
 
 
-def survivors(alive: Sequence[Point], among: Sequence[Trial], seen: Mapping[str, Seen], reference: str) -> list[Point]:
-    """The better half of the points, of equals the earlier ones, and the reference's best one."""
-    ranked = sorted(alive, key=lambda point: -_score(point, among, seen))
-    kept = ranked[: math.ceil(len(ranked) / 2)]
-    if not any(arm == reference for arm, _ in kept):
-        kept += [point for point in ranked if point[0] == reference][:1]
+def survivors(
+    study: StudyFile, alive: Sequence[Point], among: Sequence[Trial], seen: Mapping[str, Seen], reference: str
+) -> list[Point]:
+    """The better half of the points, of equals the earlier ones, and the reference's best one; or that of each arm."""
+    if study.keep_arms:
+        kept = [point for arm in dict.fromkeys(arm for arm, _ in alive)
+                for point in _better_half([each for each in alive if each[0] == arm], among, seen)]  # fmt: skip
+    else:
+        kept = _better_half(alive, among, seen)
+        if not any(arm == reference for arm, _ in kept):
+            kept += _better_half([point for point in alive if point[0] == reference], among, seen)[:1]
     return [point for point in alive if point in kept]
+
+
+def _better_half(points: Sequence[Point], among: Sequence[Trial], seen: Mapping[str, Seen]) -> list[Point]:
+    """The best first."""
+    ranked = sorted(points, key=lambda point: -_score(point, among, seen))
+    return ranked[: math.ceil(len(ranked) / 2)]
 
 
 def choose(alive: Sequence[Point], trials: Sequence[Trial], seen: Mapping[str, Seen]) -> list[Point]:

@@ -33,6 +33,7 @@ class StudyFile:
         analyze: options of analyze, where each tested model is to be compared with the base; None for no analysis.
         reference: the arm that others are compared with; the one that tunes all blocks when left out.
         halving: successive halving: `seeds` (more of them for the better half), `steps`, `auto` or `none`.
+        keep_arms: halving leaves of each arm the better half of its points, so that no arm is dropped.
         probability: how likely an arm has to be the best to be called so.
         seed: of the resampling.
     """
@@ -48,6 +49,7 @@ class StudyFile:
     analyze: Options | None = None
     reference: str | None = None
     halving: str = "none"
+    keep_arms: bool = False
     probability: float = 0.95
     seed: int = 0
 
@@ -84,8 +86,14 @@ class StudyFile:
         return study
 
     def with_halving(self) -> StudyFile:
-        """The same with successive halving."""
-        return replace(self, halving="auto") if self.halving == "none" else self
+        """The same with successive halving.
+
+        Raises:
+            MidblockError: it says nothing of what is chosen by.
+        """
+        found = replace(self, halving="auto") if self.halving == "none" else self
+        found._check("the study")
+        return found
 
     @property
     def halves(self) -> str:
@@ -97,7 +105,7 @@ class StudyFile:
     def as_config(self) -> dict[str, Any]:
         """As config.yaml holds it; a study's file again."""
         plain = {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
-        return {key: value for key, value in plain.items() if value not in (None, {}, [])}
+        return {key: value for key, value in plain.items() if value not in (None, {}, [], False)}
 
     def _check(self, where: str) -> None:
         if self.halving not in HALVING:
@@ -134,7 +142,7 @@ def _shaped(found: Options, where: str) -> dict[str, Any]:
         if option in VERBS["tune"].plans:
             check_quoted(place, option, value)
     _check_plain(shaped, where)
-    return shaped
+    return {key: value for key, value in shaped.items() if value is not None}
 
 
 def _check_plain(shaped: Options, where: str) -> None:
@@ -142,6 +150,8 @@ def _check_plain(shaped: Options, where: str) -> None:
         value = shaped.get(key)
         if isinstance(value, bool) or not isinstance(value, kind | type(None)):
             raise MidblockError(f"{where}: {key} is {shown(value)}", hint="see docs/study.md")
+    if not isinstance(shaped.get("keep_arms", False), bool):
+        raise MidblockError(f"{where}: keep_arms is {shown(shaped['keep_arms'])}", hint="true or false")
 
 
 def _options(shaped: Options, where: str) -> list[tuple[str, str, Any]]:
