@@ -23,7 +23,8 @@ class StudySettings:
     """Threads of each trial's process; the cores of this machine over `jobs` when left out."""
 
     backend: str = "local"
-    """Who runs the trials: `local` (processes of this machine), `ray` or `submitit` (Slurm, or processes)."""
+    """Who runs the trials: `local` (processes of this machine), `ray`, `submitit` (Slurm, or processes), or `here`
+    (this process, one after the other, to look into one)."""
 
     ray_address: str | None = None
     """With `ray`, the cluster: `auto`, `HOST:PORT` or `ray://HOST:PORT`; one of this machine's own when left out."""

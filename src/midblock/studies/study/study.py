@@ -128,7 +128,9 @@ class Planned:
 Announce = Callable[[Planned, Cost], None]
 
 
-def study(file: str | Path | StudyFile, *, announce: Announce | None = None, **options: Any) -> Study | None:
+def study(
+    file: str | Path | Mapping[str, Any] | StudyFile, *, announce: Announce | None = None, **options: Any
+) -> Study | None:
     """Tune, validate, test and compare a grid of plans.
 
     Args:
