@@ -32,9 +32,8 @@ def run_by_ray(works: Sequence[Work], crew: Crew, ended: Ended) -> None:
     ray = extra("ray", "ray")
     _connect(ray, crew)
     try:
-        task = ray.remote(logged).options(
-            num_cpus=crew.threads, num_gpus=crew.settings.gpus, max_calls=1, max_retries=TRIES_AGAIN
-        )
+        options = {"num_cpus": crew.threads, "num_gpus": crew.settings.gpus}
+        task = ray.remote(max_calls=1, max_retries=TRIES_AGAIN, **options)(logged)
         running = {task.remote(*crew.arguments(work)): work for work in works}
         while running:
             done, _ = ray.wait(list(running), timeout=TICK)
