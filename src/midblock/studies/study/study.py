@@ -149,7 +149,7 @@ def study(
         >>> from midblock import study
         >>> plan = {"base": "start", "data": "sums.jsonl", "grid": {"layers": ["all", "010"]},
         ...         "tune": {"max_steps": 2}, "evaluate": {"tasks": ["exact_match:test.jsonl"], "max_new_tokens": 4}}
-        >>> found = study(plan, output_dir="study", jobs=2)
+        >>> found = study(plan, output_dir="study", backend="here")
         >>> found.trials.trial.tolist()
         ['base', 'all', '010']
     """
