@@ -24,6 +24,7 @@ SHOWN = (
     "flow",
     "export",
     "report",
+    "study",
 )  # demo takes minutes
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from midblock.studies.study.study import Planned
 
 Flat = Parameter(name="*")
+WIDTH = 124  # where nobody watches
 
 
 def study(
@@ -90,6 +91,8 @@ def print_plan(planned: Planned, cost: Cost) -> None:
 
 def show_arms(summary: Mapping[str, Any], console: Console) -> None:
     """Print the arms of every task: score, how likely each is the best, and against the reference."""
+    if not console.is_terminal:
+        console.width = WIDTH
     for task in summary["tasks"]:
         title = Text(printable(f"{task['task']}: {task['metric']}"))
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))

@@ -147,8 +147,9 @@ def study(
 
     Example:
         >>> from midblock import study
-        >>> plan = {"base": "start", "data": "sums.jsonl", "grid": {"layers": ["all", "010"]},
-        ...         "tune": {"max_steps": 2}, "evaluate": {"tasks": ["exact_match:test.jsonl"], "max_new_tokens": 4}}
+        >>> asked = {"tasks": ["exact_match:test.jsonl"], "num_samples": 6, "max_new_tokens": 4}
+        >>> plan = {"base": "start", "data": "sums.jsonl", "tune": {"max_steps": 2}, "evaluate": asked,
+        ...         "grid": {"layers": ["all", "010"]}}
         >>> found = study(plan, output_dir="study", backend="here")
         >>> found.trials.trial.tolist()
         ['base', 'all', '010']

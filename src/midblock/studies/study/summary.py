@@ -71,26 +71,27 @@ def _task(
         "leader": verdict.leader,
         "seeds": scores.values.shape[1],
         "items": scores.values.shape[2],
-        "arms": [_arm(study, trials, results, verdict, place, higher) for place in range(len(scores.arms))],
+        "arms": [_arm(study, trials, results, verdict, place, told) for place in range(len(scores.arms))],
         "comparisons": [_signed(asdict(each), higher) for each in compared],
         "against_base": [_signed(asdict(each), higher) for each in gains],
     }
 
 
 def _arm(
-    study: StudyFile, trials: Sequence[Trial], results: Mapping[str, Result], verdict: Verdict, place: int, higher: bool
+    study: StudyFile, trials: Sequence[Trial], results: Mapping[str, Result], verdict: Verdict, place: int, told: Told
 ) -> Record:
     scores, arm = verdict.scores, verdict.scores.arms[place]
+    higher, share = told["higher_is_better"], told["kind"] == "share"
     ends = float(verdict.low[place]), float(verdict.high[place])
     low, high = ends if higher else (-ends[1], -ends[0])
     value = float(scores.means[place]) * (1 if higher else -1)
     mine = [trial for trial in trials if trial.arm == arm]
     files = [results[trial.name].files for trial in mine if trial.name in results]
     first = next((each["tune"] for each in files if "tune" in each), {})
-    theirs = published(study, str(tasks_told(results)[0]["task"]), mine[0].options)
+    theirs = published(study, told["task"], mine[0].options)
     return {
         "arm": arm,
-        **Estimate(value, low, high, scores.values.shape[2]).as_record(),
+        **Estimate(value, low, high, scores.values.shape[2]).within((0, 1) if share else (None, None)).as_record(),
         "by_seed": (_by_seed(scores)[place] * (1 if higher else -1)).round(6).tolist(),
         "probability_best": float(verdict.probabilities[place]),
         "parameters": first.get("parameters"),
