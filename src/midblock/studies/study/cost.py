@@ -1,7 +1,7 @@
 """What a study will cost, before it starts: passes over tokens, and the time that they take on this machine.
 
-A rough estimate, told as one: a multiplication of matrices is timed, and a model is taken to do 60 % of it in training
-and 10 % when it writes, token by token. Cost: a tenth of a second, and tokenising a few examples.
+A rough estimate, told as one: a multiplication of matrices is timed, and a model is taken to do 40 % of it where it
+reads and 5 % where it writes, token by token. Cost: a tenth of a second, and tokenising a few examples.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ import torch
 from midblock.base.options import divide
 from midblock.checkpoints import Checkpoint, LoadSettings
 from midblock.data import Example
+from midblock.evaluation.task import Task
 from midblock.studies.study.exams import Exam
+from midblock.studies.study.rounds import Seen, next_round
 from midblock.studies.study.study_file import StudyFile
-from midblock.studies.study.trials import Trial, tune_options
+from midblock.studies.study.trials import BASE, Trial, tune_options
 from midblock.tuning import TuneSettings
 from midblock.tuning.loop.examples import draw_examples
 
 FEW = 64  # examples whose lengths stand for all
 SIDE = 1024  # of the matrices that are timed
-TRAINING, WRITING = 0.6, 0.1  # share of that speed
-IMPORTS = 4.0  # seconds until a trial's process begins
+READING, WRITING = 0.4, 0.05  # share of that speed
+LONGEST = 10**6  # tokens
+IMPORTS = 5.0  # seconds until a round's processes begin
 
 
 @dataclass(frozen=True)
@@ -57,41 +60,76 @@ class Cost:
 
 
 def cost_of(
-    study: StudyFile, trials: Sequence[Trial], checkpoint: Checkpoint, exams: tuple[Exam | None, Exam], jobs: int
+    study: StudyFile,
+    trials: Sequence[Trial],
+    reference: str,
+    checkpoint: Checkpoint,
+    exams: tuple[Exam | None, Exam],
+    jobs: int,
 ) -> Cost:
-    """Estimate what a study costs; halving and a resumed study cost less.
+    """Estimate what a study costs; one that is resumed costs less.
 
     Args:
+        reference: the arm that others are compared with.
         exams: what is asked for validation (None for nothing) and as a test.
         jobs: trials at a time.
     """
-    tokenizer, parameters = checkpoint.tokenizer(), _parameters(checkpoint)
-    speed = _speed() * jobs
-    lengths = {"": 1.0}
-    steps = tokens = 0
-    work = 0.0
+    tokenizer = checkpoint.tokenizer()
+    works = all_works(study, trials, reference)
+    steps, tokens, passes = _training(
+        study, [trial for trial, stages in works if trial and "tune" in stages], tokenizer
+    )
+    answers, asking = 0, 0.0
+    for stage, exam in zip(("validate", "evaluate"), exams, strict=True):
+        times = sum(stage in stages for _, stages in works)
+        if exam is not None:
+            answers += times * sum(len(task.items) for task in exam.tasks)
+            asking += times * sum(_asking(task, tokenizer) for task in exam.tasks)
+    work = _parameters(checkpoint) * (passes + asking)
+    seconds = work / (_speed(study) * jobs) + IMPORTS * len({stages for _, stages in works})
+    tuned = sum("tune" in stages for _, stages in works)
+    return Cost(tuned, steps, tokens, answers, seconds)
+
+
+def all_works(study: StudyFile, trials: Sequence[Trial], reference: str) -> list[tuple[Trial | None, tuple[str, ...]]]:
+    """What all rounds will do, where all points are equally good; None stands for the base."""
+    seen: dict[str, Seen] = {}
+    works: list[tuple[Trial | None, tuple[str, ...]]] = []
+    while due := next_round(study, trials, reference, seen).due:
+        for trial, stages in due:
+            name = BASE if trial is None else trial.name
+            seen[name] = Seen(seen.get(name, Seen()).stages | set(stages), 0.0)
+        works += due
+    return works
+
+
+def _training(study: StudyFile, trials: Sequence[Trial], tokenizer: Any) -> tuple[int, int, float]:
+    """Steps, tokens, and operations for each parameter of the model."""
+    known: dict[str, tuple[int, float]] = {}
+    steps, tokens, passes = 0, 0, 0.0
     for trial in trials:
         settings, _ = divide(tune_options(trial), TuneSettings, LoadSettings)
         key = repr([trial.options.get(name) for name in ("num_samples", "split")])
-        if key not in lengths:
-            lengths[key] = _mean_length(draw_examples(study.data, settings).examples, tokenizer, settings.max_length)
-            lengths[f"count {key}"] = len(draw_examples(study.data, settings))
-        trained = _steps(settings, int(lengths[f"count {key}"]))
-        read = trained * settings.per_device_train_batch_size * settings.gradient_accumulation_steps * lengths[key]
-        steps, tokens = steps + trained, tokens + round(read)
-        work += read * parameters * (6 if settings.method == "full" else 4) / TRAINING
-    arms = len({trial.arm for trial in trials})
-    points = len({(trial.arm, trial.point) for trial in trials})
-    tested = 1 + len(trials) * arms // points
-    validation, test = exams
-    answers = 0
-    for exam, models in ((validation, len(trials)), (test, tested)):
-        if exam is not None:
-            asked = [item.example for task in exam.tasks for item in task.items]
-            answers += models * len(asked)
-            work += models * len(asked) * 2 * parameters * _mean_length(asked, tokenizer, 10**6) / WRITING
-    seconds = work / speed + IMPORTS * (len(trials) + (tested if points > arms else 1)) / jobs
-    return Cost(len(trials), steps, tokens, answers, seconds)
+        if key not in known:
+            examples = draw_examples(study.data, settings).examples
+            known[key] = len(examples), _mean_length(examples, tokenizer, settings.max_length)
+        count, length = known[key]
+        taken = max(1, round(_steps(settings, count) * trial.share))
+        read = taken * settings.per_device_train_batch_size * settings.gradient_accumulation_steps * length
+        steps, tokens = steps + taken, tokens + round(read)
+        passes += read * (6 if settings.method == "full" else 4) / READING
+    return steps, tokens, passes
+
+
+def _asking(task: Task, tokenizer: Any) -> float:
+    """Operations for each parameter to ask one model all items: reading them, and writing answers token by token."""
+    examples = [item.example for item in task.items]
+    if not task.generates:
+        return len(examples) * 2 * _mean_length(examples, tokenizer, LONGEST) / READING
+    prompts = [Example(each.prompt) for each in examples]
+    written = [Example(each.completion) for each in examples if each.completion] or [Example("1")]
+    reading = _mean_length(prompts, tokenizer, LONGEST) / READING
+    return len(examples) * 2 * (reading + (1 + _mean_length(written, tokenizer, LONGEST)) / WRITING)
 
 
 def _steps(settings: TuneSettings, examples: int) -> int:
@@ -111,10 +149,13 @@ def _parameters(checkpoint: Checkpoint) -> int:
         return sum(math.prod(tensors.shape(name)) for name in tensors.names)
 
 
-def _speed() -> float:
+def _speed(study: StudyFile) -> float:
     """Operations a second of a multiplication of matrices here, where models would be."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    matrix = torch.ones(SIDE, SIDE, device=device)
+    asked = str(study.tune.get("device", "auto"))
+    there = torch.accelerator.is_available() and asked != "cpu"
+    device = torch.accelerator.current_accelerator() if there else torch.device("cpu")
+    half = study.tune.get("dtype") == "bfloat16" or (there and study.tune.get("dtype", "auto") == "auto")
+    matrix = torch.ones(SIDE, SIDE, device=device, dtype=torch.bfloat16 if half else torch.float32)
     best = math.inf
     for _ in range(4):
         start = time.perf_counter()

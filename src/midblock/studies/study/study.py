@@ -107,7 +107,7 @@ class Planned:
         return [shorter(trial, share) for share in SHARES for trial in self.trials] if halved else []
 
     def cost(self, jobs: int) -> Cost:
-        return cost_of(self.study, self.trials, self.checkpoint, self.exams, jobs)
+        return cost_of(self.study, self.trials, self.reference, self.checkpoint, self.exams, jobs)
 
     def described(self) -> list[str]:
         """What is about to be done, in lines."""
