@@ -45,6 +45,14 @@ def test_a_test_or_validation_on_what_was_trained_on_is_refused(here, plan, plac
         check_apart(found[0], found[1], None, found[3])
 
 
+def test_models_may_be_loaded_otherwise_than_for_tuning(here, plan):
+    study = StudyFile.of({**plan, "evaluate": {**plan["evaluate"], "dtype": "float64"}, "validate": {"num_samples": 4}})
+    assert exams_of_studies.loading_options(study.evaluate) == {"dtype": "float64"}
+    for options in (exams_of_studies.test_options(study), validation_options(study)):
+        assert "dtype" not in options
+        open_exam(options, "evaluate")
+
+
 def test_every_seeds_training_data_is_looked_at(here, plan):
     """Of 24 sums one seed draws some, another seed others: the asked one is only in the second's."""
     study = StudyFile.of(

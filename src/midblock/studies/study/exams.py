@@ -7,12 +7,13 @@ the two never share one. Where prompts of training, validation and test overlap,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from typing import Any
 
 from midblock.base import MidblockError, from_options
 from midblock.base.json_file import shown
+from midblock.checkpoints import LoadSettings
 from midblock.evaluation.evaluate.settings import EvaluateSettings
 from midblock.evaluation.task import Task
 from midblock.evaluation.tasks import open_task
@@ -22,6 +23,7 @@ from midblock.tuning import TuneSettings
 from midblock.tuning.loop.examples import draw_examples
 
 NOT_VALIDATED = ("general", "general_samples", "compare")  # what forgetting costs is told of the test alone
+LOADING = tuple(each.name for each in fields(LoadSettings))
 ELSEWHERE = "leave seed and split of `validate` out: the items behind the test's are taken then"
 
 
@@ -86,8 +88,14 @@ def open_exam(options: Options, where: str) -> Exam:
     return Exam(options, tuple(tasks))
 
 
+def loading_options(spec: Options) -> dict[str, Any]:
+    """How models are loaded to be asked, where that is another way than for tuning: `dtype`, …"""
+    return {key: value for key, value in spec.items() if key in LOADING}
+
+
 def _options(spec: Options) -> dict[str, Any]:
     found = {"num_samples": EvaluateSettings.num_samples, **spec}
+    found = {key: value for key, value in found.items() if key not in LOADING}
     for key in ("tasks", "target"):
         if isinstance(found.get(key), str):
             found[key] = [found[key]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from midblock.checkpoints import LoadSettings, load_pair
 from midblock.evaluation import Evaluation, evaluate
 from midblock.runs.lenient import read_json
 from midblock.runs.surroundings import peak_memory
-from midblock.studies.study.exams import test_options, validation_options
+from midblock.studies.study.exams import LOADING, loading_options, test_options, validation_options
 from midblock.studies.study.study_file import StudyFile
 from midblock.studies.study.trials import Trial, tune_options
 from midblock.tuning import TuneSettings, tune
@@ -28,7 +28,6 @@ from midblock.tuning import TuneSettings, tune
 ORDER = "trial.json"
 FAILED = "failed.json"
 MOVED_BY = ("general", "general_samples")  # options of evaluate that want two models
-LOADING = tuple(each.name for each in fields(LoadSettings))
 
 
 @dataclass(frozen=True)
@@ -107,19 +106,25 @@ def tuned(assignment: Assignment) -> dict[str, Any]:
 
 def validated(assignment: Assignment) -> dict[str, Any]:
     """Ask what is chosen by."""
-    return examined(assignment, validation_options(assignment.study), assignment.folder / "validation")
+    study = assignment.study
+    loading = loading_options({**study.evaluate, **(study.validate or {})})
+    return examined(assignment, validation_options(study), loading, assignment.folder / "validation")
 
 
 def tested(assignment: Assignment) -> dict[str, Any]:
     """Ask what is told."""
-    return examined(assignment, test_options(assignment.study), assignment.folder / "test")
+    study = assignment.study
+    return examined(assignment, test_options(study), loading_options(study.evaluate), assignment.folder / "test")
 
 
-def examined(assignment: Assignment, options: Mapping[str, Any], target: Path) -> dict[str, Any]:
+def examined(
+    assignment: Assignment, options: Mapping[str, Any], loading: Mapping[str, Any], target: Path
+) -> dict[str, Any]:
     """Evaluate the model of a trial; where predictions are compared, beside the base.
 
     Args:
         options: of evaluate.
+        loading: how the model is loaded, where not as for tuning.
         target: the run folder of the evaluation.
 
     Returns:
@@ -130,7 +135,7 @@ def examined(assignment: Assignment, options: Mapping[str, Any], target: Path) -
     alone = {key: value for key, value in options.items() if assignment.trial is not None or key not in MOVED_BY}
     found = evaluate(
         [assignment.study.base, assignment.model] if beside else assignment.model,
-        loading=assignment.loading,
+        loading={**assignment.loading, **loading},
         output_dir=target,
         resume=(target / "run.json").exists(),
         **{"template": assignment.template, **alone},
