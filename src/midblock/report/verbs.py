@@ -87,7 +87,7 @@ PAGES: Mapping[str, VerbPage] = {
         merge_sections, "do", {"merge": merge_alphas}, told=1, traits=Traits(colour=5, compared=never),
     ),
     "study": VerbPage(  # whole models are compared, not depths
-        study_sections, "do", {"efficiency": study_efficiency, "forgetting": study_forgetting}, told=0,
-        traits=Traits(colour=7, compared=never), read=read_study, paper="each",
+        study_sections, "do", {"efficiency": study_efficiency, "forgetting": study_forgetting}, told=4,
+        traits=Traits(colour=9, compared=never), read=read_study, paper="each",
     ),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from midblock.report.page import palette
 from midblock.report.page.scatter import Dot
 from midblock.report.read.joint import Joint
 from midblock.report.read.studied import tasks_of
-from midblock.report.sections.study import efficiency_dots, forgetting_dots
+from midblock.report.sections.study import efficiency_dots, equal, forgetting_dots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +27,8 @@ def study_efficiency(run: Joint) -> Figure | None:
     for ax, task in zip(axes, tasks, strict=True):
         dots, across = efficiency_dots(task)
         _draw(ax, dots, across, f"{task.name}: {task.metric}")
+        if equal(task):
+            ax.set_xticks([])
         if math.isfinite(task.base.value):
             ax.axhline(task.base.value, color="0.5", linewidth=0.8, linestyle="--", zorder=0.5)
     return figure

@@ -29,18 +29,19 @@ class Dot:
     y: Estimate
 
 
-def scatter(dots: Sequence[Dot], across: str, upward: str, *, zero: bool = False) -> str:
+def scatter(dots: Sequence[Dot], across: str, upward: str, *, zero: bool = False, told: bool = True) -> str:
     """The figure as HTML; text is escaped.
 
     Args:
         across, upward: what the axes say.
         zero: both axes include zero, with a rule there.
+        told: places across are numbers; else they only set points apart.
     """
     shown = [dot for dot in dots if math.isfinite(dot.x.value) and math.isfinite(dot.y.value)]
     if not shown:
         return ""
     x, y = (_span([dot.x for dot in shown], zero), _span([dot.y for dot in shown], zero))
-    parts = [_axes(x, y, across, upward, zero)]
+    parts = [_axes(x, y, across, upward, zero, told)]
     parts += [_dot(dot, place, x, y) for place, dot in enumerate(shown, 1)]
     said = escape(f"{upward} against {across}: {len(shown)} points")
     return f'<div class="plot scroll"><svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" ' \
@@ -55,6 +56,15 @@ def _span(estimates: Sequence[Estimate], zero: bool) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+def _ticks(span: tuple[float, float]) -> list[float]:
+    """Round numbers inside an axis, some four of them."""
+    rough = (span[1] - span[0]) / TICKS
+    unit = 10 ** math.floor(math.log10(rough))
+    step = next(each * unit for each in (1, 2, 5, 10) if each * unit >= rough)
+    first, last = math.ceil(span[0] / step), math.floor(span[1] / step)
+    return [place * step for place in range(first, last + 1)]
+
+
 def _right(value: float, span: tuple[float, float]) -> float:
     return LEFT + (value - span[0]) / (span[1] - span[0]) * (WIDTH - LEFT - RIGHT)
 
@@ -63,15 +73,15 @@ def _down(value: float, span: tuple[float, float]) -> float:
     return HEIGHT - BOTTOM - (value - span[0]) / (span[1] - span[0]) * (HEIGHT - TOP - BOTTOM)
 
 
-def _axes(x: tuple[float, float], y: tuple[float, float], across: str, upward: str, zero: bool) -> str:
+def _axes(x: tuple[float, float], y: tuple[float, float], across: str, upward: str, zero: bool, told: bool) -> str:
     parts = [
         f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>',
         f'<line class="rule" x1="{LEFT}" x2="{LEFT}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>',
     ]
-    for step in range(TICKS + 1):
-        at, up = (span[0] + (span[1] - span[0]) * step / TICKS for span in (x, y))
+    for at in _ticks(x) if told else ():
         parts.append(f'<text x="{_right(at, x):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">'
                      f"{escape(number(at))}</text>")  # fmt: skip
+    for up in _ticks(y):
         parts.append(f'<text x="{LEFT - 6}" y="{_down(up, y) + 4:.1f}" text-anchor="end">{escape(number(up))}</text>')
     if zero:
         parts.append(f'<line class="rule" x1="{_right(0, x):.1f}" x2="{_right(0, x):.1f}" y1="{TOP}" '

@@ -69,7 +69,8 @@ def read_study(folder: Path | str) -> Run:
 
 def tasks_of(run: Run) -> list[TaskShown]:
     """The tasks that a study was tested on, the deciding one first."""
-    return [_task(entry) for entry in entries_of(run.summary, "tasks") if entries_of(entry, "arms")]
+    found = (_task(entry) for entry in entries_of(run.summary, "tasks"))
+    return [task for task in found if task.arms]
 
 
 def _task(entry: Mapping[str, Any]) -> TaskShown:

@@ -40,13 +40,19 @@ def study_sections(run: Joint) -> list[Section]:
 
 def efficiency_dots(task: TaskShown) -> tuple[list[Dot], str]:
     """Score against trained parameters; side by side where all arms train as many. With what the axis says."""
-    sizes = [arm.parameters for arm in task.arms if math.isfinite(arm.parameters)]
-    equal = bool(sizes) and max(sizes) <= EQUAL * min(sizes)
-    axis = f"arms, each of {count(sizes[0])} trained parameters" if equal else "trained parameters, millions"
-    places = [float(place) if equal else arm.parameters / 1e6 for place, arm in enumerate(task.arms, 1)]
+    alike = equal(task)
+    said = f"arms, each of {count(task.arms[0].parameters)} trained parameters"
+    axis = said if alike else "trained parameters, millions"
+    places = [float(place) if alike else arm.parameters / 1e6 for place, arm in enumerate(task.arms, 1)]
     dots = [Dot(arm.name, Estimate(at, math.nan, math.nan, 0), arm.score)
             for at, arm in zip(places, task.arms, strict=True)]  # fmt: skip
     return dots, axis
+
+
+def equal(task: TaskShown) -> bool:
+    """Whether all arms train about as many parameters."""
+    sizes = [arm.parameters for arm in task.arms]
+    return all(map(math.isfinite, sizes)) and max(sizes) <= EQUAL * min(sizes)
 
 
 def forgetting_dots(tasks: Sequence[TaskShown]) -> Iterator[tuple[TaskShown, TaskShown, list[Dot]]]:
@@ -71,14 +77,15 @@ def _task(task: TaskShown, run: Run) -> str:
                 zip(rows, [math.nan, *(arm.published for arm in task.arms)], strict=True)]  # fmt: skip
     dots, axis = efficiency_dots(task)
     title = f"{escape(task.name)}{' (not aimed at)' if task.general else ''}"
-    return f"<h3>{title}</h3>{grid(head, rows)}{scatter(dots, axis, task.metric)}"
+    return f"<h3>{title}</h3>{grid(head, rows)}{scatter(dots, axis, task.metric, told=not equal(task))}"
 
 
 def _row(arm: ArmShown) -> list[str]:
     against = f"{_value(arm.against.value)} {_ends(arm.against)}" if math.isfinite(arm.against.value) else ""
     p = f"{arm.p:.3g}" if math.isfinite(arm.p) else ""
+    chance = f"{arm.chance:.2f}" if math.isfinite(arm.chance) else ""
     size = count(arm.parameters) if math.isfinite(arm.parameters) else ""
-    return [arm.name, arm.layers, _value(arm.score.value), _ends(arm.score), f"{arm.chance:.2f}", size, against, p]
+    return [arm.name, arm.layers, _value(arm.score.value), _ends(arm.score), chance, size, against, p]
 
 
 def _forgotten(tasks: Sequence[TaskShown]) -> str:
