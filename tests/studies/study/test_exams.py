@@ -75,7 +75,7 @@ def test_every_seeds_training_data_is_looked_at(here, plan):
         ({"evaluate": {}}, "evaluate: no task is given"),
         ({"evaluate": {"tasks": ["chain_sum"], "num_sample": 3}}, "evaluate: unknown option 'num_sample'"),
         ({"validate": {"num_samples": None}}, "one of them takes all there is"),
-        ({"validate": {"num_samples": 20}}, "validate: "),
+        ({"validate": {"num_samples": 4, "skip": 24}}, "validate: exact_match:other.jsonl has no items"),
     ],
 )
 def test_bad_exams_are_one_line(here, plan, changes, message):

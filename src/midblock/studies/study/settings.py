@@ -44,9 +44,6 @@ class StudySettings:
     halving: bool = False
     """Successive halving on the validation score, also where the file does not say so."""
 
-    score_recommendation: bool = False
-    """Score advice on where to tune against what the study found."""
-
     peft_comparison: bool = False
     """Write each trial in the format of PEFT's MetaMathQA comparison too (`peft_comparison/*.json`)."""
 
