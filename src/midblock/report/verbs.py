@@ -88,6 +88,6 @@ PAGES: Mapping[str, VerbPage] = {
     ),
     "study": VerbPage(  # whole models are compared, not depths
         study_sections, "do", {"efficiency": study_efficiency, "forgetting": study_forgetting}, told=4,
-        traits=Traits(colour=9, compared=never), read=read_study, paper="each",
+        traits=Traits(colour=8, compared=never), read=read_study, paper="each",
     ),
 }  # fmt: skip
