@@ -25,6 +25,7 @@ SHOWN = (
     "recommend",
     "export",
     "report",
+    "study",
 )  # demo takes minutes
 
 
@@ -43,6 +44,8 @@ def folder(
         tokenizer.save_pretrained(folder / name)
     rows = ({"question": f"She has {n} apples. How many?", "answer": str(n % 10)} for n in range(24))
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    others = ({"question": f"She has {n} apples. How many?", "answer": str(n % 10)} for n in range(24, 30))
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in others))
     return folder
 
 

@@ -38,7 +38,7 @@ INSIDE = {
     "analysis": (".", "gate"),
     "interventions": (".", "probe", "swap", "merge", "steer"),
     "tuning": (".", "anchor", "place", "prefix", "loop", "flow", "export"),
-    "studies": (".", "recommend"),
+    "studies": (".", "recommend", "study"),
     "report": ("read", "page", "tune", "sections", "figures", "."),
 }
 
@@ -79,6 +79,9 @@ HIDDEN = {
     ("evaluation/lm_eval_tasks.py", "datasets"): EXTRA,
     ("evaluation/lm_eval_tasks.py", "lm_eval"): EXTRA,
     ("runs/surroundings.py", "resource"): "not on Windows",
+    ("cli/study.py", "midblock"): "a finished study is told again at once",
+    ("studies/study/table.py", "pandas"): HELP,
+    ("studies/study/table.py", "pyarrow"): HELP,
     ("report/figures/analysis.py", "matplotlib"): "only where figures are drawn",
     ("report/figures/paper.py", "matplotlib"): "only where figures are drawn",
     ("report/figures/swap.py", "matplotlib"): "only where figures are drawn",

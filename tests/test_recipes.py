@@ -11,15 +11,21 @@ from typing import Any
 import pytest
 import yaml
 
-from midblock.base import LayerPlan
-from midblock.checkpoints import ModelReference
+from midblock.base import LayerPlan, divide
+from midblock.checkpoints import LoadSettings, ModelReference
 from midblock.cli import main
+from midblock.evaluation import EvaluateSettings
 from midblock.runs.verbs import VERBS
+from midblock.studies.study import exams
+from midblock.studies.study.exams import validation_options
+from midblock.studies.study.study_file import StudyFile
+from midblock.studies.study.trials import reference_arm, trials_of, tune_options
 from midblock.tuning import TuneSettings
 from midblock.tuning.place.budget import BlockCost, alpha_for, block_ranks
 
 ROOT = Path(__file__).parents[1] / "recipes"
-RECIPES = sorted(ROOT.glob("*.yaml"))
+WHOLE_STUDIES = [path for path in sorted(ROOT.glob("*.yaml")) if "\ngrid:" in path.read_text(encoding="utf-8")]
+RECIPES = [path for path in sorted(ROOT.glob("*.yaml")) if path not in WHOLE_STUDIES]
 LAUNCHES = sorted((ROOT / "accelerate").glob("*.yaml"))
 P1 = sorted(ROOT.glob("p1-*.yaml"))
 BLOCKS = {
@@ -140,6 +146,32 @@ def test_the_laptops_arms_train_equally_many_parameters():
 def test_the_laptop_sees_each_example_once():
     recipe = written(ROOT / "laptop.yaml")
     assert recipe["num_samples"] == recipe["max_steps"] * recipe["per_device_train_batch_size"]
+
+
+@named(WHOLE_STUDIES)
+def test_every_trial_of_a_study_binds_and_its_arms_train_equally_many_parameters(path):
+    study = StudyFile.read(path)
+    found = trials_of(study)
+    assert ModelReference.parse(study.base).kind in ("hub", "builtin")
+    sums = set()
+    for trial in found:
+        settings = divide(tune_options(trial), TuneSettings, LoadSettings)[0]
+        plan = LayerPlan.parse(settings.layers, 30)
+        sums.add(sum(block_ranks(plan, settings, [BlockCost(1)] * 30)))
+    assert len(sums) == 1
+    assert reference_arm(study, found) in ("11111", "all")
+    assert EvaluateSettings(**exams.test_options(study)).task_names
+    if study.validate is not None:
+        assert EvaluateSettings(**validation_options(study)).task_names
+
+
+def test_the_study_of_a_laptop_is_the_one_that_is_promised():
+    study = StudyFile.read(ROOT / "study-laptop.yaml")
+    assert set(study.grid["layers"]) == {"10000", "01000", "00100", "00010", "00001", "01100", "01110", "11111"}
+    assert (len(study.grid["seed"]), study.keep_arms, study.halves) == (3, True, "seeds")
+    assert exams.test_options(study)["num_samples"] >= 300
+    assert validation_options(study)["skip"] == exams.test_options(study)["num_samples"]
+    assert study.tune["num_samples"] == study.tune["max_steps"] * study.tune["per_device_train_batch_size"]
 
 
 def test_the_papers_anchor():

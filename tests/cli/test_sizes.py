@@ -9,9 +9,10 @@ from midblock.base import MidblockError
 from midblock.data import load_dataset
 from midblock.interventions import ProbeSettings, SwapSettings
 from midblock.interventions.steer.settings import SteerSettings
+from midblock.studies.study.settings import StudySettings
 from midblock.tuning import FlowSettings, TuneSettings
 
-SETTINGS = (AnalysisSettings, ProbeSettings, SwapSettings, SteerSettings, TuneSettings, FlowSettings)
+SETTINGS = (AnalysisSettings, ProbeSettings, SwapSettings, SteerSettings, TuneSettings, FlowSettings, StudySettings)
 COUNTS = [(cls, field.name) for cls in SETTINGS for field in fields(cls) if str(field.type).startswith("int")]
 
 

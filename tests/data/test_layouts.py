@@ -15,6 +15,7 @@ ROWS = {
     "conversations": {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
     "prompt/completion": {"prompt": "Hi", "completion": "Hello"},
     "prompt/response": {"response": "Hello", "prompt": "Hi", "source": "x"},
+    "query/response": {"query": "Hi", "response": "Hello"},
     "question/answer": {"question": "Hi", "answer": "Hello"},
     "instruction/input/output": {"instruction": "Hi", "input": "", "output": "Hello", "text": "all of it"},
     "text": {"text": "Hi"},

@@ -19,14 +19,16 @@ from safetensors.torch import load_file
 HIDDEN = "…"
 PLACE = "<here>"
 VOLATILE = re.compile(
-    r"(^|\.)(seconds|peak_memory_mb|tokens_per_second|started|weight_hash|transformers_version|peft_version|midblock"
-    r"|versions\..*|platform\..*|the weights of .*|inputs\.the files of .*)$"
+    r"(^|\.)(seconds|peak_memory_mb|peak_memory_gb|tokens_per_second|started|weight_hash|transformers_version|peft_version|midblock"
+    r"|versions\..*|platform\..*|the weights of .*|inputs\.the files .*)$"
 )
 HASH = re.compile(r"SHA-256 [0-9a-f]+")
 VERSIONS = re.compile(r"(midblock|transformers|torch|peft|trl) \d+\.\d[\w.+]*")
 OUTLINE = re.compile(r"<(h[1-4])\b[^>]*>(.*?)</\1>|<(?:section|figure|div)\b[^>]*\bid=\"([^\"]+)\"", re.S)
 NUMBER = re.compile(r"-?(\d+\.\d*(e[+-]?\d+)?|nan|inf)", re.I)  # integers are compared as text
 TABLES = ("layers.csv", "scores.csv", "comparisons.csv", "forgetting.csv")  # in Parquet once more
+MEASURED = ("seconds", "peak_memory_gb")  # columns of tables
+WHOLE_RUNS = re.compile(r"trials/[^/]+/[^/]+/")  # run folders of verbs that have pins of their own
 ONLY_NAMED = ("tokenizer.json", "tokenizer_config.json", *TABLES)
 
 # Relative and absolute tolerance by what a line says, the first that fits: another CPU's kernels round float32
@@ -45,6 +47,8 @@ def pins(folder: Path) -> dict[str, list[str]]:
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     found = {"files": [str(file.relative_to(folder)) for file in files]}
     for file in files:
+        if WHOLE_RUNS.search(file.relative_to(folder).as_posix()):
+            continue
         lines = _lines(file)
         if lines is not None:
             here = str(folder.parent)
@@ -80,10 +84,11 @@ def _lines(file: Path) -> list[str] | None:
 
 def _table(frame: pd.DataFrame) -> list[str]:
     """A head and a line for each row; fields are separated by tabs."""
+    frame = frame.drop(columns=[name for name in MEASURED if name in frame])
     columns = [
         [_number(each) for each in frame[name]]
         if pd.api.types.is_float_dtype(frame[name])
-        else frame[name].astype(str).tolist()
+        else [str(each) for each in frame[name]]
         for name in frame
     ]
     return ["\t".join(map(str, frame.columns)), *("\t".join(row) for row in zip(*columns, strict=True))]

@@ -29,6 +29,16 @@ STEER = (*DATA, "--num-samples", "6", "--num-directions-samples", "8", "--max-ne
          "--random-draws", "2", "--alpha", "0.5", "--alpha", "1")  # fmt: skip
 STEPS = (*DATA, "--max-steps", "5", "--max-length", "48", "--learning-rate", "0.003")
 
+STUDY = {
+    "base": "start",
+    "data": "sums.jsonl",
+    "tune": {"max_steps": 2, "num_samples": 12, "max_length": 48, "device": "cpu", "save_steps": 0},
+    "grid": {"layers": ["all", "010"], "learning_rate": [0.001, 0.01]},
+    "select": "learning_rate",
+    "validate": {"num_samples": 4},
+    "evaluate": {"tasks": ["exact_match:later.jsonl"], "num_samples": 6, "max_new_tokens": 4, "reader": "first_line"},
+}  # fmt: skip
+
 # By the name of the folder that is left; later ones read earlier ones.
 RUNS: dict[str, tuple[str, ...]] = {
     "analyze": ("analyze", *PAIR, *ANALYZE),
@@ -62,6 +72,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "tune-recommended": ("tune", "start", *STEPS, "--layers", "auto:recommend"),
     **{f"export-{to}": ("export", "tune-ranks", "--to", to) for to in ("merged", "equal-rank", "lora-config", "trl")},
     "export-axolotl": ("export", "tune-lora", "--to", "axolotl"),  # which knows one rank only
+    "study": ("study", "study.yaml", "--backend", "here", "--threads", "1"),
     "report": ("report", "swap-generate"),
     "joint": ("report", "analyze-adapter", "probe", "swap", "steer", "flow", "merge", "tune-lora"),
 }  # fmt: skip
@@ -76,7 +87,10 @@ def write_pair(
         {"question": f"She has {n} apples, then {n % 3} more. How many?", "answer": "jxx"[n % 3]} for n in range(1, 25)
     ]
     (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "study.yaml").write_text(json.dumps(STUDY))
     texts = [f"\n{row['answer']}" for row in rows]
+    later = [{"question": f"He has {n} pears. How many?", "answer": "jxx"[n % 3]} for n in range(1, 11)]
+    (folder / "later.jsonl").write_text("".join(json.dumps(row) + "\n" for row in later))
     start = make(family)
     _quieten(start)
     _know(start, tokenizer, texts, 1.0)

@@ -12,8 +12,8 @@ from midblock.runs.folder import RunFolder
 from midblock.runs.record import read_record
 from midblock.runs.request import Request
 from midblock.runs.where import Where
-from midblock.studies import demo
 from midblock.studies.demo import TUNING as FULL
+from midblock.studies.demo import demo
 
 pytestmark = pytest.mark.embedded
 TUNING = replace(FULL, max_steps=2, num_samples=4, per_device_train_batch_size=2, max_length=160, learning_rate=1e-4)

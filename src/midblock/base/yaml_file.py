@@ -47,6 +47,17 @@ def read_settings(file: Path) -> dict[str, Any]:
     return found
 
 
+def check_quoted(where: str | Path, key: str, value: Any) -> None:
+    """Raise MidblockError for a plan of layers that is no text any more.
+
+    Args:
+        where: the file, or the place in it.
+    """
+    if isinstance(value, int | float):
+        # YAML reads 01100 as an octal number and 00010 as 8, which would be a plan too
+        raise MidblockError(f"{where}: {key} is the number {value}", hint=f'put the plan in quotes: {key}: "01100"')
+
+
 def _check(node: yaml.Node, file: Path) -> None:
     """Look at every value as it is written; without recursion, so that what holds itself comes to an end."""
     waiting, count = [node], 0

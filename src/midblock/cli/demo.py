@@ -10,8 +10,8 @@ from pathlib import Path
 from midblock.base import user_path, watched
 from midblock.cli.life import Filled, tell, whole
 from midblock.cli.table import show_profile
-from midblock.studies import demo as run_demo
 from midblock.studies.demo import ANALYSIS
+from midblock.studies.demo import demo as run_demo
 
 
 def demo(

@@ -16,7 +16,7 @@ import cyclopts
 from midblock import __version__
 from midblock.base.errors import GateError, MidblockError, NoSpaceError, unknown
 from midblock.base.quoting import printable
-from midblock.base.yaml_file import HINT, read_settings
+from midblock.base.yaml_file import HINT, check_quoted, read_settings
 from midblock.cli.crash import crash_line
 from midblock.cli.streams import lasting
 from midblock.runs.stopping import OUT_OF_TIME, STOPPING, TERMINATED, Stopped
@@ -171,9 +171,7 @@ def _read_config(path: Path, plans: Sequence[str]) -> dict[str, Any]:
     if strays:
         raise MidblockError(f"{path}: {strays[0]!r} is no option", hint=HINT)
     for key in plans:
-        if isinstance(plan := loaded.get(key, ""), int | float):
-            # YAML reads 01100 as an octal number and 00010 as 8, which would be a plan too
-            raise MidblockError(f"{path}: {key} is the number {plan}", hint=f'put the plan in quotes: {key}: "01100"')
+        check_quoted(path, key, loaded.get(key, ""))
     return loaded
 
 

@@ -188,6 +188,7 @@ LAYOUTS: Mapping[str, Layout] = {
         _read_pair("prompt", "completion", separator=""),  # as TRL joins them
     ),
     "prompt/response": Layout(("prompt", "response"), _read_pair("prompt", "response")),
+    "query/response": Layout(("query", "response"), _read_pair("query", "response")),  # MetaMathQA
     "question/answer": Layout(("question", "answer"), _read_question),
     "instruction/input/output": Layout(("instruction", "output"), _read_instruction),
     "text": Layout(("text",), _read_text),

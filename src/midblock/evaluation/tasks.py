@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from midblock.base import nearest, unknown
 from midblock.data import BUILTIN_SETS
@@ -36,6 +37,7 @@ def open_task(
     seed: int = 0,
     split: str | None = None,
     settings: TaskSettings | None = None,
+    skip: int = 0,
 ) -> Task:
     """Draw the items of a task.
 
@@ -45,11 +47,16 @@ def open_task(
         num_samples: items wanted; None for all there are.
         seed: decides which are drawn.
         split: which part of the data; its usual evaluation split when left out.
+        skip: leave out the items that a draw of so many has: what is drawn behind them shares none with it.
 
     Raises:
         MidblockError: an unknown task (the nearest is named), one whose items have no answers, or data that cannot be
             read.
     """
+    if skip:
+        passed = {item.id for item in open_task(name, skip, seed, split, settings).items}
+        wide = open_task(name, None if num_samples is None else skip + num_samples, seed, split, settings)
+        return check_items(replace(wide, items=tuple(item for item in wide.items if item.id not in passed)))
     kind, _, argument = name.partition(":")
     request = TaskRequest(name, argument, num_samples, seed, split, settings or TaskSettings())
     if kind in TASKS:

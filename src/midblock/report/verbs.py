@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from midblock.report.figures.analysis import FIGURES
 from midblock.report.figures.evaluate import forgetting, scores
 from midblock.report.figures.recommend import asked_curves, repair_front
+from midblock.report.figures.study import study_efficiency, study_forgetting
 from midblock.report.figures.tune import TUNE_FIGURES
 from midblock.report.figures.verbs import early_exit, gradient_flow, merge_alphas, steering, swapped
 from midblock.report.page.facts import facts_of
 from midblock.report.read.evaluation import read_evaluation
 from midblock.report.read.reading import Traits
+from midblock.report.read.studied import read_study
 from midblock.report.read.tuning import read_tune
 from midblock.report.sections.analysis import analysis_opening, analysis_sections
 from midblock.report.sections.analysis_page import analysis_page
@@ -26,6 +28,7 @@ from midblock.report.sections.merge import merge_sections
 from midblock.report.sections.probe import probe_sections
 from midblock.report.sections.recommend import recommend_sections
 from midblock.report.sections.steer import steer_sections
+from midblock.report.sections.study import study_sections
 from midblock.report.sections.swap import swap_sections
 from midblock.report.tune.page import tune_page
 from midblock.report.tune.provenance import tune_provenance
@@ -88,5 +91,9 @@ PAGES: Mapping[str, VerbPage] = {
     ),
     "merge": VerbPage(  # its alphas were chosen, not measured
         merge_sections, "do", {"merge": merge_alphas}, told=1, traits=Traits(colour=5, compared=never),
+    ),
+    "study": VerbPage(  # whole models are compared, not depths
+        study_sections, "do", {"efficiency": study_efficiency, "forgetting": study_forgetting}, told=4,
+        traits=Traits(colour=8, compared=never), read=read_study, paper="each",
     ),
 }  # fmt: skip

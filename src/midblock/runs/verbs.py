@@ -40,7 +40,7 @@ class Verb:
 VERBS: Mapping[str, Verb] = {
     "demo": Verb(
         "Tune the embedded model a little and show what that changed.",
-        "midblock.studies",
+        "midblock.studies.demo",
         fills=False,
         resumable=False,
         goes_on=True,
@@ -73,6 +73,7 @@ VERBS: Mapping[str, Verb] = {
         "midblock.studies.recommend.recommend",
         resumable=False,
     ),
+    "study": Verb("Tune, evaluate and compare a grid of plans.", "midblock.studies.study.study", layered=False),
     "export": Verb("Write a tuned adapter in another form.", "midblock.tuning", fills=False, resumable=False),
     "report": Verb(
         "Draw the page of a run again, or one page of several.",

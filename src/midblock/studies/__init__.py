@@ -1,3 +1,4 @@
-"""Grids of the rooms above; `demo` is the smallest one."""
+"""Grids of the rooms above; `demo` is the smallest one.
 
-from midblock.studies.demo import demo as demo
+Nothing is re-exported here, so that a finished study is told again without loading anything heavy.
+"""

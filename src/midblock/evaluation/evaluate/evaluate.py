@@ -150,7 +150,7 @@ def _data(settings: EvaluateSettings) -> list[str]:
 
 
 def _open(name: str, settings: EvaluateSettings) -> Task:
-    task = open_task(name, settings.num_samples, settings.seed, settings.split, settings)
+    task = open_task(name, settings.num_samples, settings.seed, settings.split, settings, settings.skip)
     if len(task.items) < FEWEST:
         raise MidblockError(f"{name} has {len(task.items)} item(s)", hint="two at least can be compared")
     return task

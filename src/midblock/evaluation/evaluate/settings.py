@@ -29,6 +29,9 @@ class EvaluateSettings(TaskSettings):
     num_samples: int | None = 200
     """Items drawn of each task."""
 
+    skip: int = 0
+    """Items that are passed over first: behind the N of an earlier draw lie others with `--skip N`."""
+
     split: str | None = None
     """Split of the tasks' data; their usual evaluation split when left out."""
 
@@ -59,7 +62,7 @@ class EvaluateSettings(TaskSettings):
     def __post_init__(self) -> None:
         check_sizes(self)
         least = {"max_new_tokens": 1, "batch_tokens": 1, "general_samples": 4, "max_length": 3}
-        check_least(self, **least, **({} if self.num_samples is None else {"num_samples": 1}))
+        check_least(self, skip=0, **least, **({} if self.num_samples is None else {"num_samples": 1}))
         known_reader(self.reader)
         if self.compare not in COMPARED:
             raise unknown("comparison", self.compare, COMPARED)

@@ -73,8 +73,7 @@ def load_examples(data: str | ExampleSet, tokenizer: Any, settings: CourseSettin
         MidblockError: the data cannot be read; an example has no completion, or loses all of it at the maximum length
             (how many, and which).
     """
-    split = settings.split or ("train" if isinstance(data, str) and not _is_file(data) else None)
-    data = load_samples(data, replace(settings, split=split))
+    data = draw_examples(data, settings)
     options = {"template": settings.template, "max_length": settings.max_length, "min_tokens": 2, "add_eos": True}
     data, tokens = encode_renderable(data, tokenizer, **options)
     if not settings.train_on_prompt:
@@ -98,6 +97,16 @@ def load_examples(data: str | ExampleSet, tokenizer: Any, settings: CourseSettin
     }
     notes = [*data.notes(), *_notes(tokens, settings)]
     return TrainingExamples(prompts=prompts, on_prompt=settings.train_on_prompt, facts=facts, notes=notes)
+
+
+def draw_examples(data: str | ExampleSet, settings: CourseSettings) -> ExampleSet:
+    """The examples that are trained on, before they are tokenised.
+
+    Raises:
+        MidblockError: the data cannot be read.
+    """
+    split = settings.split or ("train" if isinstance(data, str) and not _is_file(data) else None)
+    return load_samples(data, replace(settings, split=split))
 
 
 def runs_here(model: nn.Module) -> bool:
