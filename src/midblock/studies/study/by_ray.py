@@ -15,12 +15,20 @@ from midblock.base.json_file import shown
 from midblock.runs.stopping import STOPPING
 from midblock.studies.study.crew import Crew, Ended, Work, environment
 from midblock.studies.study.extras import extra
+from midblock.studies.study.settings import StudySettings
 from midblock.studies.study.worker import logged
 
 ANSWER = 9.0  # seconds for a cluster to answer, the look at its port included
 PORT = 3.0  # seconds of them for the port
 TICK = 0.5
 TRIES_AGAIN = 2  # where a node or a process goes away; a trial's own failure is no reason
+
+
+def check_ray(settings: StudySettings) -> None:
+    """Raise MidblockError where Ray is not installed, or nobody listens at its address."""
+    extra("ray", "ray")
+    if settings.ray_address is not None:
+        _look_at_port(settings.ray_address)
 
 
 def run_by_ray(works: Sequence[Work], crew: Crew, ended: Ended) -> None:
@@ -60,7 +68,6 @@ def _connect(ray: Any, crew: Crew) -> None:
         cpus = crew.threads * crew.settings.jobs
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet, **options)
         return
-    _look_at_port(address)
     failed: list[Exception] = []
 
     def join() -> None:

@@ -15,6 +15,7 @@ from midblock.base import MidblockError, unknown
 from midblock.runs.stopping import STOPPING
 from midblock.studies.study.crew import Crew, Ended, Work, environment, environment_with
 from midblock.studies.study.extras import extra
+from midblock.studies.study.settings import StudySettings
 from midblock.studies.study.worker import logged
 
 CLUSTERS = ("slurm", "local")
@@ -32,6 +33,13 @@ class Job:
         return extra("submitit", "slurm").helpers.DelayedSubmission(self, *arguments)
 
 
+def check_submitit(settings: StudySettings) -> None:
+    """Raise MidblockError where submitit is not installed, or the cluster is none that is known."""
+    extra("submitit", "slurm")
+    if settings.cluster not in (None, *CLUSTERS):
+        raise unknown("cluster", str(settings.cluster), CLUSTERS)
+
+
 def run_by_submitit(works: Sequence[Work], crew: Crew, ended: Ended) -> None:
     """Do the works as jobs: of Slurm all at once in an array, of this machine `jobs` at a time.
 
@@ -39,9 +47,6 @@ def run_by_submitit(works: Sequence[Work], crew: Crew, ended: Ended) -> None:
         MidblockError: submitit is not installed, or there is no Slurm.
     """
     submitit = extra("submitit", "slurm")
-    cluster = crew.settings.cluster
-    if cluster not in (None, *CLUSTERS):
-        raise unknown("cluster", str(cluster), CLUSTERS)
     with environment_with(environment(crew.threads)):
         executor = _executor(submitit, crew)
         at_once = crew.settings.jobs if executor.cluster == "local" else len(works)

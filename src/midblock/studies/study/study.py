@@ -22,7 +22,7 @@ from midblock.runs.request import Draft, Request
 from midblock.runs.run import Bench, Outcome, Ready, carry_out
 from midblock.runs.where import Where
 from midblock.studies.study.again import local_inputs
-from midblock.studies.study.backends import BACKENDS
+from midblock.studies.study.backends import BACKENDS, CHECKS
 from midblock.studies.study.cost import Cost, cost_of
 from midblock.studies.study.crew import Crew, Work
 from midblock.studies.study.exams import Exam, check_apart, open_exam, test_options, validation_options
@@ -157,6 +157,8 @@ def study(
     where, settings = divide(options, Where, StudySettings)
     if settings.backend not in BACKENDS:
         raise unknown("backend", settings.backend, BACKENDS)
+    if settings.backend in CHECKS and not settings.dry_run:
+        CHECKS[settings.backend](settings)
     asked = _read(file)
     asked = asked.with_halving() if settings.halving else asked
     with quiet_transformers():
