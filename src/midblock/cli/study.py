@@ -45,9 +45,11 @@ def study(
     """
     settings, where = settings or StudySettings(), where or Where()
     folder = where.folder or Path("runs") / f"study-{file.stem}"
-    if where.resume and not settings.dry_run and (known := finished(folder, file, halving=settings.halving)):
-        _again(folder, known, as_json=json)
-        return
+    if where.resume and not settings.dry_run:
+        also = {"halving": settings.halving, "advice": settings.score_recommendation}
+        if known := finished(folder, file, **also):
+            _again(folder, known, as_json=json)
+            return
     _carry_out(file, settings, where, as_json=json)
 
 
@@ -109,6 +111,25 @@ def show_arms(summary: Mapping[str, Any], console: Console) -> None:
             chance, count = f"{arm['probability_best']:.2f}", f"{arm['parameters'] or 0:,}"
             table.add_row(Text(printable(arm["arm"])), _number(arm["value"]), _ends(arm), chance, count, *beside)
         console.print(table)
+    if advice := summary.get("advice"):
+        _show_advice(advice, console)
+
+
+def _show_advice(advice: Mapping[str, Any], console: Console) -> None:
+    """Print what following each adviser would have cost."""
+    if not advice["advisers"]:
+        console.print(printable(f"Advice was not scored: {advice['why_not']}"), soft_wrap=True)
+        return
+    title = Text(printable(f"advice, on {advice['task']}: {advice['metric']}"))
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    for column in ("adviser", "picks", "regret", "95 %", f"rank correlation over {len(advice['ranked'])}", "95 %"):
+        table.add_column(column, justify="left" if column in ("adviser", "picks") else "right", no_wrap=True)
+    for each in advice["advisers"]:
+        ends = [f"{_number(each[f'{name}_low'])}–{_number(each[f'{name}_high'])}" for name in ("regret", "correlation")]
+        picked = Text(printable(each["picked"] or "–"))
+        name = Text(printable(each["adviser"]))
+        table.add_row(name, picked, _number(each["regret"]), ends[0], _number(each["correlation"]), ends[1])
+    console.print(table)
 
 
 def _difference(compared: Mapping[str, Any]) -> str:

@@ -41,6 +41,7 @@ def chosen() -> dict[str, Any]:
         "validate": {"num_samples": 6, "tasks": "exact_match:other.jsonl"},
         "evaluate": {"tasks": ["exact_match:other.jsonl"], "num_samples": 8, "max_new_tokens": 2,
                      "reader": "first_line"},
+        "advice": {"steps": 2, "num_samples": 6, "max_length": 48},
     }  # fmt: skip
 
 
@@ -82,6 +83,20 @@ def test_the_summary_tells_arms_and_how_sure_it_is(made):
     assert (task["seeds"], task["items"], found.summary["reference"]) == (1, 8, "all")
     assert [each["arm"] for each in task["comparisons"]] == ["010"]
     assert set(found.summary["selected"]) == {"all", "010"}
+
+
+def test_recommend_and_its_rivals_are_scored_against_the_sweep(made):
+    folder, found = made
+    advice = found.summary["advice"]
+    assert (advice["plans"], advice["ranked"]) == (["all", "010"], ["all", "010"])
+    by_name = {each["adviser"]: each for each in advice["advisers"]}
+    assert {"recommend", "uniform", "p1_middle", "gradient_norm", "one_minus_cka", "swap", "eva"} <= set(by_name)
+    arms = {arm["arm"]: arm["value"] for arm in found.summary["tasks"][0]["arms"]}
+    for each in by_name.values():
+        assert each["regret"] == pytest.approx(max(arms.values()) - arms[each["picked"]])
+    assert by_name["uniform"]["picked"] == "all"
+    asked = json.loads((folder / "trials" / "base" / "advice.json").read_text())
+    assert all(len(each["scores"]) == 3 for each in asked["advisers"])
 
 
 def test_a_finished_study_is_read_back_and_another_one_refused(made, model_folder, monkeypatch):

@@ -106,9 +106,36 @@ def _rest(run: Run) -> str:
         parts.append("<h3>Selected on the validation items</h3>" + grid(("arm", "selected"), rows))
     if halving := mapping(run.summary, "halving"):
         parts.append(_halving(halving))
+    if advice := mapping(run.summary, "advice"):
+        parts.append(_advice(advice))
     if failed := mapping(run.summary, "failed"):
         parts.append("<h3>Failed</h3>" + grid(("trial", "why"), [[name, why] for name, why in failed.items()]))
     return "".join(parts)
+
+
+def _advice(advice: Mapping[str, Any]) -> str:
+    """What following each adviser would have cost."""
+    rows = [
+        [str(each.get("adviser")), str(each.get("picked") or "none"),
+         *(text for name in ("regret", "correlation") for text in _told(each, name))]
+        for each in entries_of(advice, "advisers")
+    ]  # fmt: skip
+    ranked = advice.get("ranked")
+    over = f" over {len(ranked)} plans" if isinstance(ranked, list) else ""
+    said = (
+        "Asked before the sweep was looked at. Regret: what the best plan scored more than the one that the advice "
+        f"picks. Rank correlation (Spearman{over}): whether the adviser ranks the depth as the sweep does."
+        if rows
+        else f"Advice was not scored: {advice.get('why_not')}."
+    )
+    head = ("adviser", "picks", "regret", "95 %", "rank correlation", "95 %")
+    title = f"Advice, scored on {advice.get('task')} ({advice.get('metric')})"
+    return f"<h3>{escape(title)}</h3><p>{escape(said)}</p>{grid(head, rows) if rows else ''}"
+
+
+def _told(entry: Mapping[str, Any], name: str) -> tuple[str, str]:
+    value, low, high = (as_number(entry.get(f"{name}{end}")) for end in ("", "_low", "_high"))
+    return _value(value), _ends(Estimate(value, low, high, 0))
 
 
 def _halving(halving: Mapping[str, Any]) -> str:

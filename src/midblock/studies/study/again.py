@@ -17,21 +17,22 @@ from midblock.studies.study.study_file import StudyFile
 BASE_FILES, DATA_FILES = "the files of the base", "the files that are trained on"
 
 
-def finished(folder: Path, file: Path, *, halving: bool) -> dict[str, Any] | None:
+def finished(folder: Path, file: Path, *, halving: bool, advice: bool) -> dict[str, Any] | None:
     """The summary of the finished study that `--resume` asks for; None where the long way has to look.
 
     Args:
         folder: the run folder.
         file: the study's.
-        halving: as of `StudySettings`.
+        halving, advice: as `halving` and `score_recommendation` of `StudySettings`.
     """
     try:
         record = read_record(folder)
         if record.get("verb") != "study" or record.get("status") != "done":
             return None
         study = StudyFile.read(file)
-        asked = (study.with_halving() if halving else study).as_config()
-        if read_config(folder, hint="") != asked or not _unchanged(record, study):
+        study = study.with_halving() if halving else study
+        asked = study.with_advice() if advice else study
+        if read_config(folder, hint="") != asked.as_config() or not _unchanged(record, study):
             return None
     except MidblockError:
         return None

@@ -58,7 +58,7 @@ def next_round(study: StudyFile, trials: Sequence[Trial], reference: str, seen: 
     """
     first = ("tune", *(("validate",) if study.validate is not None else ()))
     last = (*first, "evaluate", *(("analyze",) if study.analyze is not None else ()))
-    base = _open([(None, ("evaluate",))], seen)
+    base = _open([(None, ("evaluate", *(("advise",) if study.advice is not None else ())))], seen)
     alive, dropped = list(dict.fromkeys(map(point_of, trials))), dict[Point, int]()
     for place, rung in enumerate(rungs(study, trials)):
         among = [trial for trial in rung if point_of(trial) in alive]

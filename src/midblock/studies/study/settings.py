@@ -1,4 +1,4 @@
-"""How a study is carried out: the options that do not decide its numbers, declared once, and `halving`, which does."""
+"""How a study is carried out: options that do not decide its numbers, and two that stand for keys of its file."""
 
 from __future__ import annotations
 
@@ -43,6 +43,9 @@ class StudySettings:
 
     halving: bool = False
     """Successive halving on the validation score, also where the file does not say so."""
+
+    score_recommendation: bool = False
+    """Ask `recommend` and its rivals for advice and score it against the sweep, also where the file does not say so."""
 
     peft_comparison: bool = False
     """Write each trial in the format of PEFT's MetaMathQA comparison too (`peft_comparison/*.json`)."""

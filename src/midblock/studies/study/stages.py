@@ -1,4 +1,7 @@
-"""The stages of a trial: tune, validate, test, analyze; each leaves a file, and what has its file is not done again."""
+"""The stages of a trial: tune, validate, test, analyze; of the base: test, advise.
+
+Each leaves a file, and what has its file is not done again.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from midblock.checkpoints import LoadSettings, load_pair
 from midblock.evaluation import Evaluation, evaluate
 from midblock.runs.lenient import read_json
 from midblock.runs.surroundings import peak_memory
+from midblock.studies.recommend.advisers import advisers
 from midblock.studies.study.exams import LOADING, loading_options, test_options, validation_options
 from midblock.studies.study.study_file import StudyFile
 from midblock.studies.study.trials import Trial, tune_options
@@ -183,12 +187,20 @@ def analyzed(assignment: Assignment) -> dict[str, Any]:
     return {"headline": summary.get("headline", "")}
 
 
+def advised(assignment: Assignment) -> dict[str, Any]:
+    """Ask `recommend`'s pilot and its rivals, before any of the sweep is looked at."""
+    study = assignment.study
+    asked = {"template": assignment.template, **assignment.loading, **(study.advice or {})}
+    return {"advisers": [asdict(each) for each in advisers(study.base, study.data, **asked)]}
+
+
 # In the order in which they are done; of each the file that says that it was.
 STAGES: Mapping[str, tuple[str, Callable[[Assignment], dict[str, Any]]]] = {
     "tune": ("tuned.json", tuned),
     "validate": ("validation.json", validated),
     "evaluate": ("test.json", tested),
     "analyze": ("analyzed.json", analyzed),
+    "advise": ("advice.json", advised),
 }
 
 

@@ -161,6 +161,7 @@ def study(
         CHECKS[settings.backend](settings)
     asked = _read(file)
     asked = asked.with_halving() if settings.halving else asked
+    asked = asked.with_advice() if settings.score_recommendation else asked
     with quiet_transformers():
         draft = _draft(asked)
         if settings.dry_run:

@@ -31,6 +31,8 @@ class StudyFile:
         validate: the same for the scores by which is selected; what it leaves out is as in `evaluate`.
         select: keys of the grid whose value is chosen for each arm by its validation score.
         analyze: options of analyze, where each tested model is to be compared with the base; None for no analysis.
+        advice: options of recommend's pilot, where its advice and its rivals' is to be scored against this sweep; None
+            where not.
         reference: the arm that others are compared with; the one that tunes all blocks when left out.
         halving: successive halving: `seeds` (more of them for the better half), `steps`, `auto` or `none`.
         keep_arms: halving leaves of each arm the better half of its points, so that no arm is dropped.
@@ -47,6 +49,7 @@ class StudyFile:
     validate: Options | None = None
     select: Sequence[str] = ()
     analyze: Options | None = None
+    advice: Options | None = None
     reference: str | None = None
     halving: str = "none"
     keep_arms: bool = False
@@ -95,6 +98,10 @@ class StudyFile:
         found._check("the study")
         return found
 
+    def with_advice(self) -> StudyFile:
+        """The same with advice scored against it."""
+        return replace(self, advice={}) if self.advice is None else self
+
     @property
     def halves(self) -> str:
         """What successive halving spares: "seeds", "steps", or "none"."""
@@ -105,7 +112,12 @@ class StudyFile:
     def as_config(self) -> dict[str, Any]:
         """As config.yaml holds it; a study's file again."""
         plain = {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
-        return {key: value for key, value in plain.items() if value not in (None, {}, [], False)}
+        optional = ("validate", "analyze", "advice")  # of these nothing is something else than no options
+        return {
+            key: value
+            for key, value in plain.items()
+            if value is not None and (key in optional or value not in ({}, [], False))
+        }
 
     def _check(self, where: str) -> None:
         if self.halving not in HALVING:
@@ -126,8 +138,8 @@ class StudyFile:
 def _shaped(found: Options, where: str) -> dict[str, Any]:
     """The values as the fields have them."""
     shaped = dict(found)
-    for key in ("tune", "evaluate", "validate", "analyze", "grid"):
-        if key in found and not (found[key] is None and key in ("validate", "analyze")):
+    for key in ("tune", "evaluate", "validate", "analyze", "advice", "grid"):
+        if key in found and not (found[key] is None and key in ("validate", "analyze", "advice")):
             shaped[key] = _mapping(found[key], f"{where}: {key}")
     shaped["select"] = [found["select"]] if isinstance(found.get("select"), str) else found.get("select") or ()
     for key, kind in (("select", str), ("trials", dict)):

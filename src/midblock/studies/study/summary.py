@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from midblock.base import Estimate
+from midblock.studies.study.advice import advice_of
 from midblock.studies.study.best import UNDECIDED, Scores, Verdict, compare_arms, judge
 from midblock.studies.study.published import SOURCE, published
 from midblock.studies.study.results import Result, Told, base_scores, scores_of, tasks_told, with_base
@@ -41,12 +42,20 @@ def summarize(
         "reference": reference,
         "probability": study.probability,
         "tasks": tasks,
+        "advice": _advice(study, told, results, reference),
         "selected": _selected(study, told),
         "failed": failed,
         "trials": len(trials),
         "halving": _halving(study, trials, results, dropped),
         "total_blocks": next((r.files["tune"]["total_blocks"] for r in results.values() if "tune" in r.files), None),
     }
+
+
+def _advice(study: StudyFile, told: Sequence[Trial], results: Mapping[str, Result], reference: str) -> Record | None:
+    first = next(iter(tasks_told(results)), None)
+    scores = None if first is None else scores_of(told, results, first["task"])
+    found = advice_of(study, told, results, scores, reference)
+    return found if found is None or first is None else {"task": first["task"], "metric": first["metric"], **found}
 
 
 def _task(
