@@ -10,6 +10,7 @@ from midblock.base.frame_files import read_frame
 from midblock.studies.study.peft_rows import peft_row
 from midblock.studies.study.published import published
 from midblock.studies.study.results import Result, read_result, scores_of
+from midblock.studies.study.rounds import shorter
 from midblock.studies.study.study_file import StudyFile
 from midblock.studies.study.summary import summarize
 from midblock.studies.study.table import frame_of, keys_of, read_table, rows_of, write_table
@@ -108,7 +109,8 @@ def test_the_table_says_what_became_of_every_trial(study, tmp_path):
     found["010-seed1"] = Result(failed="=out of memory")
     del found["010-seed0"]
     keys = keys_of(trials)
-    frame = frame_of(rows_of(trials, [], found, names[:2], {("010", ()): 0}, keys), keys)
+    scouts = [shorter(trial, 0.25) for trial in trials]  # of which none has begun
+    frame = frame_of(rows_of(trials, scouts, found, names[:2], {("010", ()): 0}, keys), keys)
     assert frame.status.tolist() == ["done"] * 6 + ["dropped", "failed"]
     assert frame.task.tolist() == ["sums", "other"] * 3 + ["", ""]
     assert frame.seed.tolist()[:3] == [pd.NA, pd.NA, 0]

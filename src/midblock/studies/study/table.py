@@ -39,7 +39,7 @@ def rows_of(
         keys: options that differ between trials, a column each.
     """
     found = list(_rows(None, results.get(BASE, Result()), "done", keys))
-    for trial in (*trials, *scouts):
+    for trial in (*trials, *(scout for scout in scouts if scout.name in results)):
         result = results.get(trial.name, Result())
         status = _status(trial, result, chosen, dropped)
         found += [row | {"chosen": trial.name in chosen} for row in _rows(trial, result, status, keys)]
