@@ -100,8 +100,16 @@ def test_its_folder_goes_and_its_surroundings_are_not_this_processs(monkeypatch)
 
 
 @pytest.mark.skipif(not can_limit_reading(), reason="this kernel has no Landlock")
-@pytest.mark.parametrize("place", ["/etc/passwd", __file__, f"/proc/{os.getpid()}/environ"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param("/etc/passwd", id="of the machine"),
+        pytest.param(__file__, id="of the project"),
+        pytest.param("/proc/{pid}/environ", id="of its parent"),
+    ],
+)
 def test_it_reads_what_python_needs_and_nothing_else(place):
+    place = place.format(pid=os.getpid())
     assert run_program(f"open({place!r}).read()", "").reason.startswith(REFUSED)
 
 
