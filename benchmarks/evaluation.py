@@ -2,7 +2,7 @@
 
 All three write greedily with transformers' `generate` until the model stops: `one by one` a prompt at a time, `batched`
 as tasks do it (batches by length, padded on the left), `evaluate` the whole verb around it, tables and folder included.
-The issue's line: batched at least 4 times as fast as one by one.
+Its limit: batched at least 4 times as fast as one by one.
 """
 
 from __future__ import annotations
