@@ -73,6 +73,8 @@ def test_entropy_of_the_likeliest_tokens_by_hand():
     p = 2 / 3  # of the likelier of two, scaled to one
     assert two[0].item() == pytest.approx(-(p * math.log(p) + (1 - p) * math.log(1 - p)) / math.log(2))
     assert two[1].item() == all_of_them[1].item() == pytest.approx(1)
+    # a token that cannot be has no share, and makes no NaN
+    assert top_entropy(logits, 4)[0].item() == pytest.approx(1.5 * math.log(2) / math.log(4))
     # more tokens than there are: all of them
     assert torch.equal(top_entropy(logits[1:2], 9), all_of_them[1:2])
 

@@ -95,9 +95,8 @@ class BatchPass:
     def _view(self, kind: str, batch: Batch) -> Iterator[Found]:
         mask = batch.region(self.settings.region)
         for name, anatomy in self.anatomies.items():
-            for (_, layer), values in reduce_batch(
-                name, anatomy, batch, mask, self.layers, {kind: pooled_mean}
-            ).rows.items():
+            found = reduce_batch(name, anatomy, batch, mask, self.layers, {kind: pooled_mean})
+            for (_, layer), values in found.rows.items():
                 yield Found(name, kind, layer, batch.index, values)
 
     def _prompts(self, batch: Batch, *, deep: bool) -> Iterator[Found]:

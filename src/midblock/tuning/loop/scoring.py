@@ -168,5 +168,5 @@ def _score(
 
 def top_entropy(logits: Float[Tensor, "n V"], count: int) -> Float[Tensor, "n"]:
     """Entropy of the likeliest `count` tokens, scaled to sum to one, over its largest value ln(count): 0…1."""
-    likeliest = logits.topk(min(count, logits.shape[-1]), dim=-1).values.log_softmax(-1)
-    return -(likeliest.exp() * likeliest).sum(-1) / math.log(likeliest.shape[-1])
+    likeliest = logits.topk(min(count, logits.shape[-1]), dim=-1).values.softmax(-1)
+    return torch.special.entr(likeliest).sum(-1) / math.log(likeliest.shape[-1])  # 0 where a token is forbidden
