@@ -309,6 +309,25 @@ def test_the_rounded_pass_is_a_model_cast_to_bfloat16(pico, tuned_from):
             assert torch.equal(rounded, states[0].double().mean(0)), layer
 
 
+def test_of_many_prompts_some_batches_are_rounded_and_the_floor_is_not_taken_for_lost(pico, tuned_from, monkeypatch):
+    """Every second batch here: what was left out on purpose is no failure, and what was rounded is what it was."""
+    base = pico("gpt2")
+    pair = Pair.of_models(base, {"sft": tuned_from(base)}, None)
+    prompts = prompts_of(token_lists(), batch_tokens=1)
+    whole = measure(pair, prompts)
+    count = sum(len(batch.index) for batch in prompts.deep)
+    monkeypatch.setattr("midblock.analysis.prompts.FLOOR_PROMPTS", count // 2)
+    again = prompts_of(token_lists(), batch_tokens=1)
+    kept = sorted(index for batch in again.deep[::2] for index in batch.index.tolist())
+    assert sorted(again.rounded) == kept and len(kept) < count
+    found = measure(pair, again)
+    for layer in LAYERS:
+        key = f"pooled|{layer}|{ROUNDED_BASE}"
+        assert found[key].index.tolist() == kept
+        chosen = torch.isin(whole[key].index, found[key].index)
+        assert torch.equal(found[key].values, whole[key].values[chosen])
+
+
 def test_the_rounded_pass_differs_from_the_whole_one_a_little(measured):
     for layer in LAYERS:
         base, rounded = measured[f"pooled|{layer}|0"], measured[f"pooled|{layer}|{ROUNDED_BASE}"]
