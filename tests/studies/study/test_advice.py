@@ -2,9 +2,11 @@
 
 import pytest
 
+from midblock.base import MidblockError
 from midblock.studies.study.advice import advice_of, plans_of, smallest
 from midblock.studies.study.best import Scores
 from midblock.studies.study.results import Result, scores_of
+from midblock.studies.study.study import study as run_study
 from midblock.studies.study.study_file import StudyFile
 from midblock.studies.study.trials import trials_of
 
@@ -58,6 +60,12 @@ def test_arms_that_differ_in_more_than_their_blocks_are_no_plans_of_the_sweep(pl
     found = {trial.name: Result({"tune": {"blocks": [0]}}) for trial in trials}
     arms = list(dict.fromkeys(trial.arm for trial in trials))
     assert list(plans_of(study, trials, found, arms, arms[0])) == [arm for arm in arms if "dft" not in arm]
+
+
+def test_an_option_that_no_pilot_has_is_told_before_anything_runs(here, plan):
+    with pytest.raises(MidblockError, match="did you mean 'steps'"):
+        run_study({**plan, "advice": {"stepz": 3}}, output_dir="out", dry_run=True)
+    assert not (here / "out").exists()
 
 
 def test_what_cannot_be_scored_says_why(study):

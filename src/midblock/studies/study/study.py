@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from midblock.base import MidblockError, Progress, divide, unknown, write_json
 from midblock.base.json_file import read_object
 from midblock.base.seal import fingerprint
-from midblock.checkpoints import Checkpoint, open_checkpoint, quiet_transformers
+from midblock.checkpoints import Checkpoint, LoadSettings, open_checkpoint, quiet_transformers
 from midblock.data import local_places
 from midblock.runs.request import Draft, Request
 from midblock.runs.run import Bench, Outcome, Ready, carry_out
 from midblock.runs.where import Where
+from midblock.studies.recommend.settings import RecommendSettings
 from midblock.studies.study.again import local_inputs
 from midblock.studies.study.backends import BACKENDS, CHECKS
 from midblock.studies.study.cost import Cost, cost_of
@@ -94,6 +95,7 @@ class Planned:
         trials = trials_of(study)
         reference = reference_arm(study, trials)
         check_trials(study, trials)
+        divide(dict(study.advice or {}), LoadSettings, RecommendSettings)
         test = open_exam(test_options(study), "evaluate")
         asked = None if study.validate is None else validation_options(study)
         validation = None if asked is None else open_exam(asked, "validate")
