@@ -5,6 +5,7 @@ import builtins
 import dis
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import CodeType
 
@@ -129,6 +130,7 @@ def file_of(module: str) -> Path | None:
     raise AssertionError(f"{module} is no module of ours")
 
 
+@cache
 def targets(file: Path) -> set[Path]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     found = {file_of(module) for node in ast.walk(tree) for module in imported_modules(node)}
