@@ -9,6 +9,7 @@ from midblock.base import nearest, unknown
 from midblock.data import BUILTIN_SETS
 from midblock.data.procedural import reasoning_sets
 from midblock.evaluation.answered import open_exact_match, open_gsm8k
+from midblock.evaluation.behaviour import open_behaviour
 from midblock.evaluation.choices import open_choices
 from midblock.evaluation.lm_eval_tasks import open_lm_eval
 from midblock.evaluation.perplexity import open_bits_per_byte, open_perplexity
@@ -28,6 +29,7 @@ TASKS: Mapping[str, Opener] = {
     "perplexity": open_perplexity,
     "bits_per_byte": open_bits_per_byte,
     "lm_eval": open_lm_eval,
+    "behaviour": open_behaviour,
 }
 
 
