@@ -69,7 +69,7 @@ def carve_weights(
         MidblockError: anything the user can mend; checkpoints written until then stay for `resume`.
 
     Example:
-        >>> from midblock.tuning.carve.carve_weights import carve_weights
+        >>> from midblock.tuning import carve_weights
         >>> carved = carve_weights("start", "sft", "sums.jsonl", max_steps=4, mask_warmup_steps=2, output_dir="carved")
         >>> carved.carrier.name
         'carrier'
