@@ -37,7 +37,7 @@ INSIDE = {
     "evaluation": ("isolation", ".", "evaluate"),
     "analysis": (".", "gate"),
     "interventions": (".", "probe", "swap", "merge", "steer"),
-    "tuning": (".", "anchor", "place", "prefix", "loop", "flow", "export"),
+    "tuning": (".", "anchor", "carve", "place", "prefix", "loop", "flow", "export"),
     "studies": (".", "recommend", "study"),
     "report": ("read", "page", "tune", "sections", "figures", "."),
 }

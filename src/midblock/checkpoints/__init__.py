@@ -4,10 +4,14 @@ from midblock.checkpoints.adapter import Adapter as Adapter
 from midblock.checkpoints.anatomy import Anatomy as Anatomy
 from midblock.checkpoints.anatomy import device_of as device_of
 from midblock.checkpoints.bypass import without_adapters as without_adapters
+from midblock.checkpoints.carrier import Carrier as Carrier
+from midblock.checkpoints.carrier import write_carrier as write_carrier
+from midblock.checkpoints.carrier_config import CarrierConfig as CarrierConfig
 from midblock.checkpoints.checkpoint import Checkpoint as Checkpoint
 from midblock.checkpoints.checkpoint import open_checkpoint as open_checkpoint
 from midblock.checkpoints.effective import BUFFERS as BUFFERS
 from midblock.checkpoints.effective import EffectiveTensors as EffectiveTensors
+from midblock.checkpoints.entries import Entries as Entries
 from midblock.checkpoints.layouts import value_of as value_of
 from midblock.checkpoints.low_rank import LowRankDelta as LowRankDelta
 from midblock.checkpoints.models import load_model as load_model

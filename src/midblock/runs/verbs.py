@@ -68,6 +68,12 @@ VERBS: Mapping[str, Verb] = {
         scratch=("partial", "checkpoints"),
         plans=("layers",),
     ),
+    "carve": Verb(
+        "Press a tuned model's change into few channels.",
+        "midblock.tuning",
+        scratch=("partial", "checkpoints"),
+        function="carve_weights",
+    ),
     "recommend": Verb(
         "Say which blocks to tune, from runs, a pilot or a repair.",
         "midblock.studies.recommend.recommend",

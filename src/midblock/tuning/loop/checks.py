@@ -11,7 +11,7 @@ from midblock.base.options import LARGEST, check_sizes
 from midblock.tuning.anchor.factors import resolve_k
 from midblock.tuning.loop.rates import read_rates
 from midblock.tuning.losses import LOSSES
-from midblock.tuning.place.methods import METHODS
+from midblock.tuning.place.methods import METHODS, method_of
 from midblock.tuning.settings import ANCHORS, OUTSIDE, PREFIX_CACHE, SCOPES, CourseSettings, Loop
 
 SEEDS = 2**32  # NumPy takes no larger ones, and transformers seeds it
@@ -35,8 +35,8 @@ def check_course(settings: CourseSettings) -> None:
     Raises:
         MidblockError: an unknown name, a value out of range, or options that exclude each other.
     """
+    method_of(settings)
     for kind, value, options in (
-        ("method", settings.method, METHODS),
         ("loss", settings.loss, LOSSES),
         ("anchor", settings.anchor, ANCHORS),
         ("anchor scope", settings.anchor_scope, SCOPES),

@@ -11,7 +11,7 @@ from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, Checkpoint, LoadSettings, load_model, open_checkpoint
 from midblock.tuning.loop.scoring import Reference
 from midblock.tuning.losses import LOSSES
-from midblock.tuning.place.methods import METHODS
+from midblock.tuning.place.methods import method_of
 from midblock.tuning.place.prepared import Prepared
 from midblock.tuning.settings import CourseSettings
 
@@ -19,7 +19,9 @@ from midblock.tuning.settings import CourseSettings
 def check_reference(settings: CourseSettings, base: str) -> None:
     """Raise MidblockError where a reference is needed and there is none, or is given and not used."""
     needed = _needed(settings)
-    method = METHODS[settings.method]
+    method = method_of(settings)
+    if LOSSES[settings.loss].teacher and settings.reference is None:
+        raise MidblockError(f"--loss {settings.loss} needs a teacher", hint="--reference names a model")
     if needed and not method.base_stays and settings.reference is None:
         raise MidblockError(
             f"--loss {settings.loss} compares with a reference, and {method.title} changes the base itself",
@@ -69,7 +71,7 @@ def find_reference(
     )
     anatomy = Anatomy.of(load_model(_open(settings.reference, loading), named))
     _check_sizes(settings.reference, anatomy.config.vocab_size, prepared.anatomy.config.vocab_size)
-    return Reference(anatomy=anatomy, adapted=None, divergence=divergence)
+    return Reference(anatomy=anatomy, adapted=None, divergence=divergence, teacher=LOSSES[settings.loss].teacher)
 
 
 def _open(reference: str, loading: LoadSettings) -> Checkpoint:
