@@ -69,10 +69,9 @@ VERBS: Mapping[str, Verb] = {
         plans=("layers",),
     ),
     "carve": Verb(
-        "Press a tuned model's change into few channels.",
-        "midblock.tuning",
+        "Press a tuned model's change into few channels, and test that it is there.",
+        "midblock.carriers",
         scratch=("partial", "checkpoints"),
-        function="carve_weights",
     ),
     "recommend": Verb(
         "Say which blocks to tune, from runs, a pilot or a repair.",
