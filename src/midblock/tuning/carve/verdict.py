@@ -13,7 +13,7 @@ from midblock.tuning.carve.best import Found
 from midblock.tuning.carve.carver import Carver
 
 
-def verdict(carver: Carver, found: Found, on: Mapping[int, Bool[Tensor, "masks"]]) -> dict[str, Any]:
+def verdict(carver: Carver, found: Found, on: Mapping[int, Bool[Tensor, "_"]]) -> dict[str, Any]:
     """The facts that a carrier is written with.
 
     Args:
