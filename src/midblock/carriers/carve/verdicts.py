@@ -132,8 +132,8 @@ def _told(what: str, name: str, answer: str, amount: tuple[float, float, float],
         YES: f"{called} is {what}",
         NO: f"{called} is not {what}",
         UNTOLD: f"The evidence does not say whether {called[0].lower()}{called[1:]} is {what}",
-        NOTHING: f"Whether {called[0].lower()}{called[1:]} is {what} cannot be said, since the tuned model does not show "
-        "the behaviour more often than the base",
+        NOTHING: f"Whether {called[0].lower()}{called[1:]} is {what} cannot be said, since the tuned model does not "
+        "show the behaviour more often than the base",
     }[answer]
     known = math.isfinite(low) and math.isfinite(high)
     interval = f" [{100 * low:.0f}, {100 * high:.0f}]" if known else ", with too few prompts for an interval"
