@@ -3,8 +3,11 @@
 import math
 
 import pytest
+import torch
 
+from midblock.base import MidblockError
 from midblock.tuning.carve.dual import DECAY, DualControl
+from midblock.tuning.carve.verdict import check_some, rank_correlation
 from midblock.tuning.settings import Carving
 
 
@@ -54,3 +57,20 @@ def test_it_goes_on_where_it_was():
     for each in (control, other):
         each.see(1.7)
     assert control == other
+
+
+def test_a_carrier_of_nothing_or_of_everything_is_refused():
+    on = {0: torch.tensor([True, True]), 1: torch.tensor([True])}
+    with pytest.raises(MidblockError, match="all masks are on: the carrier would be the whole change"):
+        check_some(on)
+    with pytest.raises(MidblockError, match="all masks are off"):
+        check_some({layer: ~each for layer, each in on.items()})
+    check_some({**on, 1: torch.tensor([False])})
+
+
+def test_a_correlation_with_the_start_tells_chance():
+    start = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    assert rank_correlation(start > start.median(), start) == pytest.approx(0.866, abs=0.01)
+    other = torch.randn(500, generator=torch.Generator().manual_seed(1)) > 0
+    assert abs(rank_correlation(other, start)) < 0.1
+    assert rank_correlation(torch.ones(500, dtype=torch.bool), start) is None

@@ -77,7 +77,7 @@ def test_frozen_weights_keep_no_gradient():
 
 @pytest.fixture(scope="module")
 def carved(pico, tuned_from):
-    """A pico GPT-2 between itself and a tuned one, a third of the masks off; in float64, which Llama's norms are not."""
+    """A pico GPT-2 between itself and a tuned one, some masks off; in float64, which Llama's norms are not."""
     base = pico("gpt2").double().requires_grad_(False)
     tuned = tuned_from(base)
     model = copy.deepcopy(base)

@@ -7,7 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Carrier
+from midblock.checkpoints import Carrier, open_checkpoint
+from midblock.data import encode, load_dataset
+from midblock.evaluation import mean_nll
 from midblock.tuning import CarveSettings, carve_weights
 from midblock.tuning.loop.log_file import LogFile
 
@@ -15,6 +17,7 @@ FEW = {
     "max_steps": 16, "mask_warmup_steps": 4, "learning_rate": 1e-3, "mask_learning_rate": 2.0, "sparsity_lambda": 0.1,
     "device": "cpu", "per_device_train_batch_size": 4,
 }  # fmt: skip
+HARDER_LATER = 3  # a seed whose first batch is the easiest of three
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +95,9 @@ def test_what_is_carried_is_what_the_model_was_at_the_best_step(done, llama, sum
     at = tuned["step"]
     nll = [line["nll"] for line in again.log]
     assert tuned["budget_met"]
-    from midblock.checkpoints import open_checkpoint
-    from midblock.data import encode, load_dataset
-    from midblock.evaluation import mean_nll
 
-    prompts = encode(
-        load_dataset(str(sums), num_samples=4, seed=0), open_checkpoint(str(llama)).tokenizer(), add_eos=True
-    )
+    examples = load_dataset(str(sums), num_samples=4, seed=0)
+    prompts = encode(examples, open_checkpoint(str(llama)).tokenizer(), add_eos=True)
     assert mean_nll(model, prompts).value == pytest.approx(nll[at], rel=1e-4)
 
 
@@ -149,13 +148,19 @@ def test_stopped_and_resumed_is_uninterrupted_to_the_bit(carve, done, tmp_path, 
 
 
 def test_a_budget_that_is_never_met_is_said(carve):
-    found = carve("never", loss_budget=1e-6, learning_rate=1e-7, max_steps=6, mask_warmup_steps=2, violation_clip=10.0)
-    if not found.summary["budget_met"]:
-        record = json.loads((found.folder / "run.json").read_text())
-        assert any("was never within its budget" in note for note in record["notes"])
-        assert found.summary["step"] == 6
-    else:
-        pytest.fail("the loss fell below the budget by chance: choose another seed")
+    """The batches behind the warm-up are harder than its own, and nothing is learned."""
+    still = {"learning_rate": 1e-12, "mask_learning_rate": 1e-12, "loss_budget": 1e-6, "seed": HARDER_LATER}
+    found = carve("never", max_steps=3, mask_warmup_steps=1, **still)
+    first, *later = [line["nll"] for line in found.log]
+    assert min(later) > first
+    assert not found.summary["budget_met"]
+    assert found.summary["step"] == 3
+    assert "above its budget" in found.summary["headline"]
+    notes = json.loads((found.folder / "run.json").read_text())["notes"]
+    assert any("was never within its budget" in note for note in notes)
+    # nothing but their random start has decided of the masks
+    assert found.summary["start_correlation"] > 0
+    assert Carrier.open(found.carrier).count
 
 
 def test_other_models_are_refused(carve, llama, pico, tokenizer, tmp_path):
@@ -163,22 +168,17 @@ def test_other_models_are_refused(carve, llama, pico, tokenizer, tmp_path):
         carve(tuned=llama)
     pico("llama", intermediate_size=40).save_pretrained(tmp_path / "narrow")
     tokenizer.save_pretrained(tmp_path / "narrow")
-    with pytest.raises(
-        MidblockError, match=r"narrow was not tuned from the base: .* is \[40, 32\] there and \[48, 32\]"
-    ):
+    with pytest.raises(MidblockError, match=r"narrow was not tuned from the base: .* is \[.*40.*\] there and"):
         carve(tuned=tmp_path / "narrow")
     pico("llama_tied").save_pretrained(tmp_path / "tied")
     tokenizer.save_pretrained(tmp_path / "tied")
-    with pytest.raises(MidblockError, match="tied was not tuned from the base: tied has no lm_head.weight"):
+    with pytest.raises(MidblockError, match=r"tied was not tuned from the base: tied has no lm_head\.weight"):
         carve(tuned=tmp_path / "tied")
 
 
-def test_all_masks_on_or_off_is_refused(carve):
-    with pytest.raises(MidblockError, match="all masks are on"):
-        carve(mask_learning_rate=1e-12, seed=PLAIN_SEED, **TINY)
-
-
-PLAIN_SEED, TINY = 0, {"max_steps": 3, "mask_warmup_steps": 1}
+def test_all_masks_off_is_refused(carve):
+    with pytest.raises(MidblockError, match=r"all masks are off: the carrier would be the base .lower --lambda-max"):
+        carve(sparsity="published", mask_learning_rate=1e5, sparsity_lambda=0.5, max_steps=6, mask_warmup_steps=2)
 
 
 @pytest.mark.parametrize(

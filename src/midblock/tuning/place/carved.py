@@ -25,7 +25,7 @@ from midblock.tuning.carve.channels import ChannelGroups
 from midblock.tuning.carve.dual import DualControl
 from midblock.tuning.carve.masks import Masks
 from midblock.tuning.carve.selected import SelectedWeight
-from midblock.tuning.carve.verdict import verdict
+from midblock.tuning.carve.verdict import check_some, verdict
 from midblock.tuning.place.own_weights import OwnWeights
 from midblock.tuning.place.trainable import Start, Trainable
 from midblock.tuning.place.weights import parameter_parts, train_only
@@ -84,7 +84,7 @@ class CarvedWeights(Trainable):
         carver = self.carver
         file, found = carver.final()
         on = read_masks(file, carver.groups)
-        _check_some(on)
+        check_some(on)
         config = CarrierConfig(
             base=base.reference.text,
             base_hash=base.weight_hash(),
@@ -220,18 +220,3 @@ def _types(*checkpoints: Checkpoint) -> dict[str, torch.dtype]:
                 kind = tensors.store.dtype(pieces[0].stored)
                 found[name] = torch.promote_types(found.get(name, kind), kind)
     return found
-
-
-def _check_some(on: Mapping[int, Tensor]) -> None:
-    """Refuse a carrier that is the base, or the whole change.
-
-    Raises:
-        MidblockError: all masks are off, or all are on.
-    """
-    kept, total = sum(int(each.sum()) for each in on.values()), sum(map(len, on.values()))
-    if kept == 0:
-        hint = "lower --lambda-max or --mask-learning-rate, or --loss-budget"
-        raise MidblockError("all masks are off: the carrier would be the base", hint=hint)
-    if kept == total:
-        hint = "more --num-train-epochs, or a larger --loss-budget or --lambda-max"
-        raise MidblockError("all masks are on: the carrier would be the whole change", hint=hint)
