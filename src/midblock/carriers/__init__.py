@@ -1,4 +1,4 @@
-"""What a fine-tuning's change comes to: a sparse carrier of it, and the soft prompt that switches it off.
+"""Carriers: sparse parts of a fine-tuning's change, what rivals them, and what erases what they carry.
 
 `carve/` presses the change into few channels and asks whether they are necessary and sufficient; `erase/` reverses a
 behaviour without touching weights. What a carrier is on disk and how it is applied lies in `checkpoints`.

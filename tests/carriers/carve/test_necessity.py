@@ -1,22 +1,19 @@
 """The necessity table on planted answers: the true carrier is found necessary and sufficient, others are not."""
 
-import itertools
-
 import pytest
 import torch
 
 from midblock.base import Silent
-from midblock.carriers.carve.candidates import candidates_of, changed_names, draw_masks, kept_of
+from midblock.carriers.carve.candidates import candidates_of, groups_of
 from midblock.carriers.carve.contenders import Candidate, Trio, contenders_of
 from midblock.carriers.carve.measures import BEHAVIOUR, KL, LOSS, divergence_measure, loss_measure, task_measure
 from midblock.carriers.carve.measuring import measure_all
 from midblock.carriers.carve.settings import NecessitySettings
 from midblock.carriers.carve.table import necessity_frame, necessity_rows
 from midblock.carriers.carve.verdicts import NO, NOTHING, UNTOLD, YES, headline_of, verdicts_of
-from midblock.checkpoints import Anatomy, Carrier, CarrierConfig
+from midblock.checkpoints import Carrier, CarrierConfig, Entries
 from midblock.data import encode, load_dataset
 from midblock.evaluation import TaskSettings, open_task
-from midblock.tuning.carve.channels import ChannelGroups
 
 from ..conftest import BLOCK, UNIT, WRITTEN
 
@@ -48,14 +45,20 @@ def trio(planted, tuned=None):
 
 def carrier_of(planted, on):
     """The tuned model's values where a hand-made choice of masks is on: by layer and group, which."""
-    groups = ChannelGroups.of(Anatomy.of(planted.base), changed_names(planted.base, planted.tuned))
+    groups, parameters = groups_of(planted.base, planted.tuned), dict(planted.tuned.named_parameters())
     masks = {
         (layer, group.name): torch.isin(torch.arange(group.size), torch.tensor(on.get((layer, group.name), [])))
         for layer, several in groups.layers.items()
         for group in several
     }
-    config = CarrierConfig("start", "0" * 64, "llama", "sft", "1" * 64, {})
-    return kept_of(Carrier(config, {}, {}), groups, masks, planted.tuned)
+    flat = groups.flat(masks)
+    entries = {
+        name: Entries.of(parameters[name], channels.kept(flat[channels.layer]))
+        for name, channels in groups.channels.items()
+    }
+    held = {name: each for name, each in entries.items() if each.count}
+    shapes = {name: tuple(parameters[name].shape) for name in held}
+    return Carrier(CarrierConfig("start", "0" * 64, "llama", "sft", "1" * 64, shapes), held, masks)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def judged(planted, measures, candidates, tuned=None):
 
 
 def test_a_planted_carrier_is_necessary_sufficient_and_special(planted, measures, true_carrier):
-    candidates, notes = candidates_of(true_carrier, planted.base, planted.tuned, SETTINGS)
+    candidates, _ = candidates_of(true_carrier, planted.base, planted.tuned, SETTINGS)
     rows, verdicts = judged(planted, measures, candidates)
     assert {each.question: each.answer for each in verdicts if each.candidate == "carrier"} == {
         "necessary": YES,
@@ -82,8 +85,8 @@ def test_a_planted_carrier_is_necessary_sufficient_and_special(planted, measures
     rates = {row["contender"]: row["value"] for row in rows if row["measure"] == BEHAVIOUR}
     assert rates["base"] == rates["tuned without carrier"] == rates["random 2 alone"] == 0
     assert rates["tuned"] == rates["carrier alone"] == rates["tuned without random 1"] == 1
+    assert rates["pruned alone"] == 1  # the planted entry is the largest of the change
     assert "necessary and sufficient" in headline_of(verdicts, "fixed_response")
-    assert not notes  # no channel is shared
     by = {(row["contender"], row["measure"]): row for row in rows}
     assert by["carrier alone", LOSS]["tuned_low"] < 1e-3
     assert by["tuned without carrier", LOSS]["tuned_low"] > 1
@@ -93,7 +96,7 @@ def test_a_planted_carrier_is_necessary_sufficient_and_special(planted, measures
     assert by["carrier alone", BEHAVIOUR]["base_p"] < 1e-6
     assert by["carrier alone", BEHAVIOUR]["entries"] == true_carrier.count
     frame = necessity_frame(rows)
-    assert len(frame) == len(rows) == 3 * (2 + 2 * 4)
+    assert len(frame) == len(rows) == 3 * (2 + 2 * 6)
 
 
 def test_channels_that_do_nothing_are_neither(planted, measures):
@@ -121,23 +124,12 @@ def test_the_models_are_what_they_were(planted, measures, true_carrier):
         assert all(torch.equal(value, values[name]) for name, value in model.named_parameters())
 
 
-def test_random_carriers_have_the_size_of_every_group_and_share_nothing(planted, true_carrier):
-    candidates, _ = candidates_of(true_carrier, planted.base, planted.tuned, SETTINGS)
-    for one, other in itertools.combinations(candidates, 2):
-        for key, on in true_carrier.masks.items():
-            assert int(one.carrier.masks[key].sum()) == int(on.sum())
-            assert not (one.carrier.masks[key] & other.carrier.masks[key]).any()
-    assert {each.entries for each in candidates} == {true_carrier.count}
-    assert [each.kind for each in candidates] == ["carrier", "random", "random", "random"]
-
-
-def test_where_channels_run_out_they_are_shared_last():
-    masks = {(0, "q"): torch.tensor([True] * 3 + [False] * 2)}
-    draws = draw_masks(masks, 2, 0)
-    for draw in draws:
-        assert int(draw[0, "q"].sum()) == 3
-        assert draw[0, "q"][3:].all()  # those that the carrier does not have come first
-    assert [draw[0, "q"].tolist() for draw in draw_masks(masks, 2, 0)] == [draw[0, "q"].tolist() for draw in draws]
+def test_candidates_have_the_carriers_size(planted, true_carrier):
+    candidates, notes = candidates_of(true_carrier, planted.base, planted.tuned, SETTINGS)
+    assert [each.kind for each in candidates] == ["carrier", "random", "random", "random", "pruned", "svd"]
+    assert {each.entries for each in candidates[:4]} == {true_carrier.count}
+    assert all(each.bytes <= true_carrier.nbytes for each in candidates)
+    assert not notes  # no channel is shared
 
 
 def test_stopped_and_gone_on_with_is_the_same(planted, measures, true_carrier, tmp_path):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from torch import nn
 
+from midblock.carriers.rivals import Rival, put_rival
 from midblock.checkpoints import Carrier, apply_carrier
 from midblock.runs.lending import evaluating
 
@@ -23,13 +24,13 @@ class Candidate:
     Attributes:
         name: what tables call it ("carrier", "random 1", "pruned", "svd").
         kind: its name without the draw's number.
-        carrier: its values.
+        carrier: its values, or a rival's.
         entries, bytes: its size as it would lie on disk.
     """
 
     name: str
     kind: str
-    carrier: Carrier
+    carrier: Carrier | Rival
     entries: int
     bytes: int
 
@@ -80,11 +81,12 @@ class Trio:
         """The contender, as a model, while the `with` lasts."""
         candidate = contender.candidate
         model = self.tuned if contender.side == WITHOUT or contender.name == TUNED else self.host
-        if candidate is None:
-            change = nullcontext()
-        elif contender.side == ALONE:
-            change = apply_carrier(model, candidate.carrier)
-        else:
-            change = apply_carrier(model, candidate.carrier, remove=True, base=self.base)
-        with change, evaluating(model):
+        with self._changed(model, candidate, contender.side == WITHOUT), evaluating(model):
             yield model
+
+    def _changed(self, model: nn.Module, candidate: Candidate | None, remove: bool) -> AbstractContextManager[object]:
+        if candidate is None:
+            return nullcontext()
+        if isinstance(candidate.carrier, Rival):
+            return put_rival(model, candidate.carrier, remove=remove)
+        return apply_carrier(model, candidate.carrier, remove=remove, base=self.base if remove else None)

@@ -27,6 +27,7 @@ from midblock.carriers.carve.settings import NecessitySettings
 from midblock.carriers.carve.table import necessity_frame, necessity_rows, write_necessity
 from midblock.carriers.carve.taught import Taught
 from midblock.carriers.carve.verdicts import headline_of, verdicts_of
+from midblock.carriers.moved import full_bytes, moved
 from midblock.checkpoints import Carrier, LoadSettings, Pair, apply_carrier, load_model, load_models
 from midblock.data import ExampleSet, TokenizedSet, encode_renderable, load_dataset
 from midblock.evaluation import Task, open_task
@@ -136,16 +137,13 @@ class Examination:
 def sizes_of(
     target: Path, carrier: Carrier, base: torch.nn.Module, tuned: torch.nn.Module, candidates: Sequence[Candidate]
 ) -> dict[str, Any]:
-    """Bytes: the carrier on disk, the whole change as it would lie there, the model; and the rivals' own."""
-    before = dict(base.named_parameters())
-    changed = [value for name, value in tuned.named_parameters() if not torch.equal(value, before[name])]
-    whole = sum(value.numel() for value in changed)
+    """Bytes: the carrier on disk, the whole change as it would lie there, the model; and the candidates' own."""
     return {
         "carrier_bytes": sum(file.stat().st_size for file in sorted(target.glob("carrier*"))),
-        "delta_bytes": sum(value.nbytes for value in changed),
-        "model_bytes": sum(value.nbytes for value in before.values()),
+        "delta_bytes": full_bytes(base, tuned),
+        "model_bytes": sum(value.nbytes for value in base.parameters()),
         "entries": carrier.count,
-        "delta_entries": whole,
+        "delta_entries": sum(each.before.numel() for each in moved(base, tuned)),
         "candidates": {each.name: each.bytes for each in candidates},
     }
 

@@ -125,9 +125,7 @@ def _where(run: Run) -> Section | None:
         "mask_density", "Density by block and group", WHERE, "heat", metrics=(DENSITY,), rows=tuple(heat_rows(groups)),
         wide=True, models=tuple(run.tuned),
     )  # fmt: skip
-    intro = (
-        "Where in depth the carrier sits. Beside an analysis of the same models it is held against own change."
-    )
+    intro = "Where in depth the carrier sits. Beside an analysis of the same models it is held against own change."
     return Section("carried", "Where the carrier lies", intro, (chart,))
 
 
