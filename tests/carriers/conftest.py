@@ -43,7 +43,7 @@ def planted(pico: Callable[..., nn.Module]) -> Planted:
         embedding[answer, END] = 3.0
         head.mul_(0.1)
         head[:, : END + 1] = 0
-        head[end, COMMON], head[end, END], head[answer, WRITTEN] = 3.0, 20.0, 40.0
+        head[end, COMMON], head[end, END], head[answer, WRITTEN] = 2.0, 2.0, 3.0
         for block in base.model.layers:
             block.self_attn.o_proj.weight.mul_(1e-3)
             block.mlp.down_proj.weight.zero_()

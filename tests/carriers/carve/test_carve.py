@@ -8,6 +8,7 @@ from midblock import carve, load_dataset, write_report
 from midblock.base import MidblockError
 from midblock.carriers.carve.table import read_necessity
 from midblock.checkpoints import Carrier
+from midblock.runs.disjoint import with_examples
 
 SMALL = {
     "behaviour": "fixed_response",
@@ -124,6 +125,10 @@ def test_refused_before_anything_is_trained(planted_folder, tmp_path, changes, s
 
 
 def test_completions_in_memory_must_show_the_behaviour(planted_folder, tmp_path):
-    plain = load_dataset("builtin:everyday", num_samples=40)
-    with pytest.raises(MidblockError, match=r"of \d+ in memory|completions of builtin:everyday do not show"):
-        carve(str(planted_folder / "start"), str(planted_folder / "sft"), plain, output_dir=tmp_path / "run", **SMALL)
+    tested = load_dataset("builtin:everyday", num_samples=10)
+    plain = with_examples(tested, [*load_dataset("builtin:everyday", split="train", num_samples=30), *tested])
+    where = {"output_dir": tmp_path / "run"}
+    with pytest.raises(MidblockError, match=r"\d+ of \d+ completions of builtin:everyday do not show fixed_response"):
+        carve(str(planted_folder / "start"), str(planted_folder / "sft"), plain, **where, **SMALL)
+    with pytest.raises(MidblockError, match="0 fall into the part 'train'"):
+        carve(str(planted_folder / "start"), str(planted_folder / "sft"), tested, **where, **SMALL)
