@@ -298,6 +298,7 @@ class EffectiveTensors:
     def _carrying(self, carriers: Sequence[Carrier]) -> EffectiveTensors:
         """The same with carriers' values in it; a head that is tied stays so."""
         shapes = {name: tuple(value.shape) for name, value in self.anatomy.model.named_parameters()}
+        carriers = [carrier.named_as(self.anatomy.names) for carrier in carriers]
         for carrier in carriers:
             carrier.check_on(shapes, self.name)
         changes = replace(self.changes, carried=Carried(tuple(carriers)))
