@@ -15,7 +15,7 @@ from midblock.checkpoints import Carrier, CarrierConfig, Entries
 from midblock.data import encode, load_dataset
 from midblock.evaluation import TaskSettings, open_task
 
-from ..conftest import BLOCK, UNIT, WRITTEN
+from .conftest import BLOCK, UNIT, WRITTEN
 
 SETTINGS = NecessitySettings(tuned="sft", behaviour="fixed_response", random_draws=3)
 ASKING = TaskSettings(max_new_tokens=3, batch_tokens=1 << 14)
