@@ -7,14 +7,18 @@ specification: LCDD ("a sparse carrier").
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import torch
 
 from midblock.base import MidblockError
 from midblock.base.files import write_failure
 from midblock.checkpoints.carrier_config import CONFIG, CarrierConfig
 from midblock.checkpoints.carrier_file import VALUES, WEIGHTS, Masks, read_file, write_file
+from midblock.checkpoints.decoder_names import name_in
 from midblock.checkpoints.entries import Entries
 
 
@@ -75,6 +79,26 @@ class Carrier:
         """The entries of a parameter."""
         return self.held[name]
 
+    def named_as(self, parts: Mapping[str, str]) -> Carrier:
+        """The same for a model in which the decoder's parts stand elsewhere (`Anatomy.names`)."""
+        own = self.config.parts
+        if not own or dict(parts) == dict(own):
+            return self
+        names = {name: name_in(parts, own, name) for name in self.held}
+        shapes = {names[name]: self.config.shapes[name] for name in self.held}
+        config = replace(self.config, shapes=shapes, parts=dict(parts))
+        return replace(self, config=config, held={new: self.entries(name) for name, new in names.items()})
+
+    def content_hash(self) -> str:
+        """SHA-256 of its entries: names, shapes, indices and values."""
+        digest = hashlib.sha256()
+        for name in sorted(self.held):
+            entries = self.entries(name)
+            digest.update(f"{name} {entries.values.dtype} {self.config.shapes[name]}\n".encode())
+            for part in (*entries.indices, entries.values):
+                digest.update(b"all" if part is None else part.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
     def check_on(self, shapes: Mapping[str, tuple[int, ...]], model: str) -> None:
         """Do nothing if a model has every parameter that is changed, in the shape it was carved from.
 
@@ -85,11 +109,12 @@ class Carrier:
         Raises:
             MidblockError: naming the first that it has not, or has in another shape.
         """
-        for name, wanted in self.config.shapes.items():
+        for name in self.held:
+            wanted = self.config.shapes[name]
             if name not in shapes:
                 hint = "another architecture, or a head that is tied to the embedding there"
                 raise MidblockError(f"{self.name} changes {name}, which {model} has not", hint=hint)
-            if tuple(shapes[name]) != tuple(wanted):
+            if tuple(shapes[name]) != wanted:
                 what = f"{self.name} changes {name} in the shape {list(wanted)}, {model} has {list(shapes[name])}"
                 raise MidblockError(what, hint="it was carved from another base")
 

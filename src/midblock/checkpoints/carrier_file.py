@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, replace_atomically
 from midblock.base.json_file import shown
+from midblock.base.plain_file import check_plain_file
 from midblock.checkpoints.carrier_config import AGAIN
 from midblock.checkpoints.entries import Entries
 from midblock.checkpoints.tensor_writer import write_tensors
@@ -44,9 +46,18 @@ class EntriesOnDisk(Mapping[str, Entries]):
     def __getitem__(self, name: str) -> Entries:
         if name not in self.shapes:
             raise KeyError(name)
-        listed = (f"{name}.{dim}" for dim in range(len(self.shapes[name])))
-        indices = tuple(self.reader.read(each).long() if each in self.reader else None for each in listed)
-        return Entries(indices, self.reader.read(name + VALUES))
+        if name not in self._indices:
+            listed = (f"{name}.{dim}" for dim in range(len(self.shapes[name])))
+            found = tuple(self.reader.read(each).long() if each in self.reader else None for each in listed)
+            self._indices[name] = found
+        return Entries(self._indices[name], self.reader.read(name + VALUES))
+
+    @cached_property
+    def _indices(self) -> dict[str, tuple[Tensor | None, ...]]:
+        return {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes  # without reading anything
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
@@ -66,7 +77,9 @@ def write_file(file: Path, entries: Mapping[str, Entries], masks: Masks) -> None
         if each.count:
             made[name + VALUES] = each.values.detach().cpu()
             made |= {f"{name}.{dim}": i.to(torch.int32) for dim, i in enumerate(each.indices) if i is not None}
-    write_tensors(file, {name: (value.dtype, tuple(value.shape)) for name, value in made.items()}, made.__getitem__)
+    kinds = {name: (value.dtype, tuple(value.shape)) for name, value in made.items()}
+    with replace_atomically(file) as temporary:  # what stood there may be mapped, and read from while this is written
+        write_tensors(temporary, kinds, made.__getitem__)
 
 
 def read_file(file: Path, shapes: Shapes) -> tuple[EntriesOnDisk, dict[tuple[int, str], Bool[Tensor, " n"]]]:
@@ -79,6 +92,7 @@ def read_file(file: Path, shapes: Shapes) -> tuple[EntriesOnDisk, dict[tuple[int
         MidblockError: a damaged file; a tensor of another name, type or shape than it must have; indices out of range,
             not ascending or repeated; values that are not finite; a mask that is not 0 or 1.
     """
+    check_plain_file(file)
     with TensorReader.open(file) as reader:
         masks = {_mask_key(file, name): _mask(file, reader, name) for name in reader.names if name.startswith(MASK)}
         held = {name for name in reader.names if not name.startswith(MASK)}
