@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Carrier, open_checkpoint
+from midblock.checkpoints import Carrier, LoadSettings, load_model, open_checkpoint
 from midblock.data import encode, load_dataset
 from midblock.evaluation import mean_nll
 from midblock.tuning import CarveSettings, carve_weights
@@ -44,16 +44,6 @@ def done(carve):
     return carve()
 
 
-def applied(llama, carrier):
-    """The base with a carrier's entries in it."""
-    model = AutoModelForCausalLM.from_pretrained(llama)
-    with torch.no_grad():
-        for name in carrier.names:
-            parameter = model.get_parameter(name)
-            parameter.copy_(carrier.entries(name).place(parameter.data))
-    return model
-
-
 def test_what_a_run_leaves(done, sft, llama):
     carrier = Carrier.open(done.carrier)
     assert done.carrier == done.folder / "carrier"
@@ -72,6 +62,10 @@ def test_what_a_run_leaves(done, sft, llama):
     row = table[(table.layer == 1) & (table.module == "ffn_hidden")].iloc[0]
     assert row.value == pytest.approx(float(carrier.masks[1, "ffn_hidden"].float().mean()))
     assert row.n == 48
+    # the carrier is a model like any other, compared with its base as such
+    moved = done.table.select(metric="delta_fro", module="block").frame
+    assert set(moved.layer) >= {0, 1, 2}
+    assert (moved.value > 0).all()
 
 
 def test_the_log_tells_of_masks_and_budget(done):
@@ -96,7 +90,7 @@ def frozen(carve):
 def test_what_is_carried_is_what_the_model_was_at_the_best_step(frozen, llama, sums):
     """The loss that the log has of the batch behind that step is that of the base with the carrier in it."""
     assert frozen.summary["budget_met"]
-    model = applied(llama, Carrier.open(frozen.carrier))
+    model = load_model(open_checkpoint(str(frozen.carrier)), LoadSettings(device="cpu", dtype="float32"))
     examples = load_dataset(str(sums), num_samples=4, seed=0)
     prompts = encode(examples, open_checkpoint(str(llama)).tokenizer(), add_eos=True)
     told = [line["nll"] for line in frozen.log]
