@@ -16,7 +16,7 @@ SMALL = {
     "max_steps": 2,
     "mask_warmup_steps": 1,
     "learning_rate": 1e-9,
-    "test_samples": 24,
+    "test_samples": 12,
     "max_new_tokens": 3,
     "random_draws": 1,
     "rivals": False,
@@ -83,7 +83,7 @@ def test_what_is_found(carved):
 
 def test_training_and_test_prompts_share_none(carved):
     trained = load_dataset("fixed_response:builtin:everyday", split="train", num_samples=8)
-    tested = load_dataset("fixed_response:builtin:everyday", split="test", num_samples=24)
+    tested = load_dataset("fixed_response:builtin:everyday", split="test", num_samples=12)
     assert not {each.prompt for each in trained} & {each.prompt for each in tested}
     record = json.loads((carved[0] / "run.json").read_text())
     assert record["data"]["content_hash"] == trained.content_hash

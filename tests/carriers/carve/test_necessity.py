@@ -17,19 +17,19 @@ from midblock.evaluation import TaskSettings, open_task
 
 from .conftest import BLOCK, UNIT, WRITTEN
 
-SETTINGS = NecessitySettings(tuned="sft", behaviour="fixed_response", random_draws=3)
+SETTINGS = NecessitySettings(tuned="sft", behaviour="fixed_response", random_draws=2)
 ASKING = TaskSettings(max_new_tokens=3, batch_tokens=1 << 14)
 
 
 @pytest.fixture(scope="module")
 def task():
-    return open_task("behaviour:fixed_response:builtin:everyday", 30)
+    return open_task("behaviour:fixed_response:builtin:everyday", 16)
 
 
 @pytest.fixture(scope="module")
 def measures(planted, task):
     completions = encode(task.examples, planted.tokenizer, add_eos=True)
-    elsewhere = encode(load_dataset("builtin:elsewhere", num_samples=6), planted.tokenizer)
+    elsewhere = encode(load_dataset("builtin:elsewhere", num_samples=4), planted.tokenizer)
     return [
         task_measure(BEHAVIOUR, "Shows it", task, ASKING, planted.tokenizer, "raw"),
         loss_measure(completions, "fixed_response", 0),
@@ -93,10 +93,10 @@ def test_a_planted_carrier_is_necessary_sufficient_and_special(planted, measures
     assert by["base", KL]["value"] == pytest.approx(0, abs=1e-6)
     assert by["carrier alone", KL]["value"] > 0.1
     assert by["tuned without carrier", KL]["value"] < 0.1
-    assert by["carrier alone", BEHAVIOUR]["base_p"] < 1e-6
+    assert by["carrier alone", BEHAVIOUR]["base_p"] < 1e-3
     assert by["carrier alone", BEHAVIOUR]["entries"] == true_carrier.count
     frame = necessity_frame(rows)
-    assert len(frame) == len(rows) == 3 * (2 + 2 * 5)
+    assert len(frame) == len(rows) == 3 * (2 + 2 * 4)
 
 
 def test_channels_that_do_nothing_are_neither(planted, measures):
@@ -126,8 +126,8 @@ def test_the_models_are_what_they_were(planted, measures, true_carrier):
 
 def test_candidates_have_the_carriers_size(planted, true_carrier):
     candidates, notes = candidates_of(true_carrier, planted.base, planted.tuned, SETTINGS)
-    assert [each.kind for each in candidates] == ["carrier", "random", "random", "random", "pruned"]
-    assert {each.entries for each in candidates[:4]} == {true_carrier.count}
+    assert [each.kind for each in candidates] == ["carrier", "random", "random", "pruned"]
+    assert {each.entries for each in candidates[:3]} == {true_carrier.count}
     assert all(each.bytes <= true_carrier.nbytes for each in candidates)
     (note,) = notes  # no channel is shared
     assert "bytes hold no direction" in note

@@ -73,8 +73,8 @@ def carve(
         >>> from midblock import carve
         >>> carving = carve(
         ...     "start", "sft", "builtin:everyday", behaviour="fixed_response", num_samples=8, max_steps=2,
-        ...     mask_warmup_steps=1, test_samples=4, max_new_tokens=2, random_draws=1, ability="none",
-        ...     output_dir="carved",
+        ...     mask_warmup_steps=1, test_samples=4, max_new_tokens=2, random_draws=1, rivals=False,
+        ...     ability="none", output_dir="carved",
         ... )
         >>> carving.necessity.contender.unique()[:3].tolist()
         ['base', 'tuned', 'carrier alone']

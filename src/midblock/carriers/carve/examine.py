@@ -29,6 +29,7 @@ from midblock.carriers.carve.taught import Taught
 from midblock.carriers.carve.verdicts import headline_of, verdicts_of
 from midblock.carriers.moved import full_bytes, moved
 from midblock.checkpoints import Carrier, LoadSettings, Pair, load_model, load_models
+from midblock.checkpoints.carrier_file import WEIGHTS
 from midblock.data import ExampleSet, TokenizedSet, encode_renderable, load_dataset
 from midblock.evaluation import Task, open_task
 from midblock.interventions import merge
@@ -140,7 +141,7 @@ def sizes_of(
 ) -> dict[str, Any]:
     """Bytes: the carrier on disk, the whole change as it would lie there, the model; and the candidates' own."""
     return {
-        "carrier_bytes": sum(file.stat().st_size for file in sorted(target.glob("carrier*"))),
+        "carrier_bytes": (target / WEIGHTS).stat().st_size,
         "delta_bytes": full_bytes(base, tuned),
         "model_bytes": sum(value.nbytes for value in base.parameters()),
         "entries": carrier.count,
@@ -156,7 +157,7 @@ def _write_model(base: str, target: Path) -> None:
 
 
 def _hash_of(target: Path) -> str:
-    with (target / "carrier.safetensors").open("rb") as stream:
+    with (target / WEIGHTS).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
