@@ -206,3 +206,18 @@ def test_settings_are_those_of_the_paper():
     assert found == (0.3, 0.01, 0.1, 0.1)
     assert (settings.mask_warmup_steps, settings.lambda_max, settings.violation_clip) == (300, 0.5, 0.5)
     assert (settings.learning_rate, settings.num_train_epochs) == (2e-5, 20.0)
+
+
+def test_values_are_written_as_the_files_have_them(llama, tmp_path, tuned_from, tokenizer, sums):
+    """Of models stored in bfloat16 the carrier holds bfloat16: what a mask selects is exact, and half as large."""
+    base = AutoModelForCausalLM.from_pretrained(llama)
+    for name, model in {"base16": base, "sft16": tuned_from(base)}.items():
+        model.to(torch.bfloat16).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    how = {**FEW, "masks_only": "sft", "max_steps": 6, "output_dir": tmp_path / "run"}
+    found = carve_weights(str(tmp_path / "base16"), str(tmp_path / "sft16"), str(sums), **how)
+    carrier, tuned = Carrier.open(found.carrier), AutoModelForCausalLM.from_pretrained(tmp_path / "sft16")
+    for name in carrier.names:
+        entries = carrier.entries(name)
+        assert entries.values.dtype == torch.bfloat16
+        assert torch.equal(entries.values, entries.taken(tuned.get_parameter(name).data))

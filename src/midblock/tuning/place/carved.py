@@ -32,6 +32,7 @@ from midblock.tuning.place.weights import parameter_parts, train_only
 from midblock.tuning.settings import Anchoring, Carving, CourseSettings
 
 TUNED = "tuned"
+PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,7 @@ class _EntriesKept:
     """The entries of a carrier as `write_state` wrote them.
 
     Attributes:
-        kinds: the type that each parameter has in the base's files.
+        kinds: the type that each parameter is written in; where it is not said, that of training.
     """
 
     file: Path
@@ -211,12 +212,15 @@ def _plain(settings: Any) -> Carving:
     return Carving(**{name: getattr(settings, name) for name in Carving.__dataclass_fields__})
 
 
-def _types(*checkpoints: Checkpoint) -> dict[str, torch.dtype]:
-    """The widest type that each parameter has in any of the checkpoints' files."""
+def _types(base: Checkpoint, tuned: Checkpoint) -> dict[str, torch.dtype]:
+    """The type that holds each parameter of both models' files; of codes, and of an adapter's sums, none is known."""
+    if tuned.adapter is not None:
+        return {}
     found: dict[str, torch.dtype] = {}
-    for checkpoint in checkpoints:
+    for checkpoint in (base, tuned):
         with EffectiveTensors.of_checkpoint(checkpoint) as tensors:
             for name, pieces in tensors.by_name.items():
                 kind = tensors.store.dtype(pieces[0].stored)
+                kind = kind if kind in PLAIN else torch.float32
                 found[name] = torch.promote_types(found.get(name, kind), kind)
     return found
