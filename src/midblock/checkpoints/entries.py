@@ -132,7 +132,8 @@ class Entries:
         for index, side in zip(kept, shape, strict=False):
             rows = (rows[:, None] * side + index).flatten()
         whole = len(rows) == math.prod(shape[:-1])
-        return Entries((None if whole else rows, columns), self.values.reshape(len(rows), -1))
+        width = len(columns) if columns is not None else shape[-1] if shape else 1
+        return Entries((None if whole else rows, columns), self.values.reshape(len(rows), width))
 
     def _none(self, region: Region) -> Entries:
         left = sum(not isinstance(side, int) for side in region)
