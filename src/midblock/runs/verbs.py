@@ -68,6 +68,11 @@ VERBS: Mapping[str, Verb] = {
         scratch=("partial", "checkpoints"),
         plans=("layers",),
     ),
+    "carve": Verb(
+        "Press a tuned model's change into few channels, and test that it is there.",
+        "midblock.carriers",
+        scratch=("partial", "checkpoints"),
+    ),
     "recommend": Verb(
         "Say which blocks to tune, from runs, a pilot or a repair.",
         "midblock.studies.recommend.recommend",
