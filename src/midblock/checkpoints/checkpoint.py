@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from midblock.checkpoints.gguf import gguf_folder
 from midblock.checkpoints.hub import hub_folder
 from midblock.checkpoints.quantised_base import check_plain
 from midblock.checkpoints.reference import ModelReference
+from midblock.checkpoints.soft_prompt import SoftPrompt, is_soft_prompt, prompt_inside, split_prompt
 from midblock.checkpoints.tensors import TensorReader, content_hash
 from midblock.checkpoints.weight_files import find_weight_files
 
@@ -33,6 +34,7 @@ class Checkpoint:
         folder: holds config, tokenizer and weights: the hub's snapshot, a cache folder, or the user's own; of an
             adapter, its base's.
         adapter: the change on top of `folder`, or None.
+        prompt: the soft prompt that stands before every prompt, or None.
         allow_pickle, trust_remote_code: what the user consented to.
     """
 
@@ -41,17 +43,23 @@ class Checkpoint:
     adapter: Adapter | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    prompt: SoftPrompt | None = None
 
     @property
     def name(self) -> str:
         """Short name for tables and figures."""
-        return self.reference.label
+        if self.prompt is None or self.prompt.folder is None:
+            return self.reference.label
+        folder = self.prompt.folder.resolve()
+        own = folder.parent.name if prompt_inside(folder.parent) == folder else folder.name
+        return f"{self.reference.label}+{own}"
 
     @property
     def places(self) -> tuple[Path, ...]:
         """Files and folders that it is read from."""
         own = (self.reference.path,) if self.reference.kind in ("folder", "adapter", "gguf") else ()
-        return (*own, self.folder, *((self.adapter.folder,) if self.adapter else ()))
+        put_on = [each.folder for each in (self.adapter, self.prompt) if each is not None and each.folder is not None]
+        return (*own, self.folder, *put_on)
 
     @property
     def pickled(self) -> bool:
@@ -85,8 +93,18 @@ class Checkpoint:
         """
         return TensorReader.open(self.folder, allow_pickle=self.allow_pickle)
 
+    @property
+    def bare(self) -> Checkpoint:
+        """The same without its soft prompt."""
+        return replace(self, prompt=None)
+
     def weight_hash(self) -> str:
-        """SHA-256 that changes with any weight: of the tensors, and of the adapter's and its scales if there is one."""
+        """SHA-256 that changes with any weight: of the tensors, and of what is put on them if there is something."""
+        if self.prompt is None:
+            return self._hash_of_weights()
+        return hashlib.sha256(repr((self._hash_of_weights(), self.prompt.content_hash)).encode()).hexdigest()
+
+    def _hash_of_weights(self) -> str:
         with self.tensors() as tensors:
             base = content_hash(tensors)
         if self.adapter is None:
@@ -116,7 +134,18 @@ def open_checkpoint(
         MidblockError: the reference leads nowhere, config or weights are missing, broken, or need a consent.
     """
     if isinstance(reference, str):
+        if (parts := split_prompt(reference)) is not None:
+            model, prompt = parts
+            consent = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+            below = open_checkpoint(model, base=base, adapter_base=adapter_base, **consent)
+            return _with_prompt(below, SoftPrompt.open(prompt), reference)
         reference = ModelReference.parse(reference)
+    if reference.kind in ("adapter", "folder") and is_soft_prompt(reference.path):
+        found = SoftPrompt.open(reference.path)
+        consent = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+        return _with_prompt(
+            open_checkpoint(base or found.base, adapter_base=adapter_base, **consent), found, str(reference)
+        )
     folder = _local_folder(reference, allow_pickle, trust_remote_code)
     check_plain_folder(folder)
     if reference.kind == "adapter" or ((folder / CONFIG).exists() and not (folder / "config.json").exists()):
@@ -124,6 +153,8 @@ def open_checkpoint(
         below = open_checkpoint(adapter.base, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
         if below.adapter is not None:
             raise MidblockError(f"the base of the adapter {reference} is an adapter itself", hint=MERGE_FIRST)
+        if below.prompt is not None:
+            raise MidblockError(f"the base of the adapter {reference} has a soft prompt", hint="name the model alone")
         check_plain(below.folder, folder)
         return Checkpoint(reference, below.folder, adapter, allow_pickle, trust_remote_code)
     if base is not None:
@@ -135,6 +166,12 @@ def open_checkpoint(
     check_quantisation(stated, folder, allow_pickle=allow_pickle)
     load_config(folder, trust_remote_code=trust_remote_code)
     return checkpoint
+
+
+def _with_prompt(below: Checkpoint, prompt: SoftPrompt, text: str) -> Checkpoint:
+    if below.prompt is not None:
+        raise MidblockError(f"{text} names two soft prompts", hint="a model takes one")
+    return replace(below, reference=replace(below.reference, text=text.strip()), prompt=prompt)
 
 
 def _local_folder(reference: ModelReference, allow_pickle: bool, trust_remote_code: bool) -> Path:
