@@ -80,6 +80,7 @@ VERBS: Mapping[str, Verb] = {
         scratch=("partial", "checkpoints"),
         function="carve_weights",
     ),
+    "erase": Verb("Train a soft prompt that switches off what tuning taught.", "midblock.carriers", layered=False),
     "recommend": Verb(
         "Say which blocks to tune, from runs, a pilot or a repair.",
         "midblock.studies.recommend.recommend",
