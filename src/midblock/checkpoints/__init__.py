@@ -3,6 +3,9 @@
 from midblock.checkpoints.adapter import Adapter as Adapter
 from midblock.checkpoints.anatomy import Anatomy as Anatomy
 from midblock.checkpoints.anatomy import device_of as device_of
+from midblock.checkpoints.apply import Applied as Applied
+from midblock.checkpoints.apply import apply_carrier as apply_carrier
+from midblock.checkpoints.apply import combine as combine
 from midblock.checkpoints.bypass import without_adapters as without_adapters
 from midblock.checkpoints.carrier import Carrier as Carrier
 from midblock.checkpoints.carrier import write_carrier as write_carrier

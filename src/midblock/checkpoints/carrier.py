@@ -7,9 +7,12 @@ specification: LCDD ("a sparse carrier").
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import torch
 
 from midblock.base import MidblockError
 from midblock.base.files import write_failure
@@ -75,6 +78,16 @@ class Carrier:
         """The entries of a parameter."""
         return self.held[name]
 
+    def content_hash(self) -> str:
+        """SHA-256 of its entries: names, shapes, indices and values."""
+        digest = hashlib.sha256()
+        for name in sorted(self.held):
+            entries = self.entries(name)
+            digest.update(f"{name} {entries.values.dtype} {self.config.shapes[name]}\n".encode())
+            for part in (*entries.indices, entries.values):
+                digest.update(b"all" if part is None else part.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
     def check_on(self, shapes: Mapping[str, tuple[int, ...]], model: str) -> None:
         """Do nothing if a model has every parameter that is changed, in the shape it was carved from.
 
@@ -85,11 +98,12 @@ class Carrier:
         Raises:
             MidblockError: naming the first that it has not, or has in another shape.
         """
-        for name, wanted in self.config.shapes.items():
+        for name in self.held:
+            wanted = self.config.shapes[name]
             if name not in shapes:
                 hint = "another architecture, or a head that is tied to the embedding there"
                 raise MidblockError(f"{self.name} changes {name}, which {model} has not", hint=hint)
-            if tuple(shapes[name]) != tuple(wanted):
+            if tuple(shapes[name]) != wanted:
                 what = f"{self.name} changes {name} in the shape {list(wanted)}, {model} has {list(shapes[name])}"
                 raise MidblockError(what, hint="it was carved from another base")
 

@@ -14,6 +14,7 @@ from midblock.base.json_file import read_object, shown
 
 CONFIG = "carrier_config.json"
 FORMAT = 1
+APPLIED = "midblock merge BASE BASE+CARRIER --alphas 1 writes it as a checkpoint"
 AGAIN = "carve it again, or fetch it again"
 LARGEST_SIDE = 2**31  # index vectors are int32
 MOST_SIDES = 8

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
-from midblock.base import MidblockError
+from midblock.base import MidblockError, replace_atomically
 from midblock.base.json_file import shown
+from midblock.base.plain_file import check_plain_file
 from midblock.checkpoints.carrier_config import AGAIN
 from midblock.checkpoints.entries import Entries
 from midblock.checkpoints.tensor_writer import write_tensors
@@ -66,7 +67,9 @@ def write_file(file: Path, entries: Mapping[str, Entries], masks: Masks) -> None
         if each.count:
             made[name + VALUES] = each.values.detach().cpu()
             made |= {f"{name}.{dim}": i.to(torch.int32) for dim, i in enumerate(each.indices) if i is not None}
-    write_tensors(file, {name: (value.dtype, tuple(value.shape)) for name, value in made.items()}, made.__getitem__)
+    kinds = {name: (value.dtype, tuple(value.shape)) for name, value in made.items()}
+    with replace_atomically(file) as temporary:  # what stood there may be mapped, and read from while this is written
+        write_tensors(temporary, kinds, made.__getitem__)
 
 
 def read_file(file: Path, shapes: Shapes) -> tuple[EntriesOnDisk, dict[tuple[int, str], Bool[Tensor, " n"]]]:
@@ -79,6 +82,7 @@ def read_file(file: Path, shapes: Shapes) -> tuple[EntriesOnDisk, dict[tuple[int
         MidblockError: a damaged file; a tensor of another name, type or shape than it must have; indices out of range,
             not ascending or repeated; values that are not finite; a mask that is not 0 or 1.
     """
+    check_plain_file(file)
     with TensorReader.open(file) as reader:
         masks = {_mask_key(file, name): _mask(file, reader, name) for name in reader.names if name.startswith(MASK)}
         held = {name for name in reader.names if not name.startswith(MASK)}

@@ -13,6 +13,7 @@ from torch import nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints.adapter import Adapter
+from midblock.checkpoints.apply import put_in
 from midblock.checkpoints.changes import Changes, known_of
 from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.config import STRANGE, reason_of
@@ -54,7 +55,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
 
 
 def load_model(checkpoint: Checkpoint, settings: LoadSettings, *, whole: bool = False) -> nn.Module:
-    """Load a causal language model for reading: evaluation mode, no gradients, adapter merged in.
+    """Load a causal language model for reading: evaluation mode, no gradients, adapter merged in, carriers put in.
 
     Args:
         whole: of a multimodal model with its towers, so that saving it loses nothing.
@@ -87,6 +88,7 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings, *, whole: bool = 
         raise MidblockError(f"{checkpoint.name}: {name} is {list(found)}, its config wants {list(expected)}")
     if checkpoint.adapter is not None:
         model = _merge_adapter(model, checkpoint, checkpoint.adapter)
+    put_in(model, checkpoint.carriers, checkpoint.name)
     if settings.device_map is None:
         model = model.to(place)
     model = model.eval().requires_grad_(False)
@@ -123,7 +125,9 @@ def _load_dequantised(checkpoint: Checkpoint, options: Mapping[str, Any]) -> tup
     with checkpoint.tensors() as files:
         if all(computable(files.dtype(name)) for name in files.names):
             return None
-    with check_readable(EffectiveTensors.of_checkpoint(replace(checkpoint, adapter=None), checkpoint.name)) as tensors:
+    with check_readable(
+        EffectiveTensors.of_checkpoint(replace(checkpoint, adapter=None, carriers=()), checkpoint.name)
+    ) as tensors:
         if not tensors.coded:
             return None
         config: Any = checkpoint.config

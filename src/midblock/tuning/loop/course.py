@@ -12,6 +12,7 @@ from typing import Any
 
 from midblock.base import LayerPlan, MidblockError
 from midblock.checkpoints import Checkpoint, LoadSettings, open_checkpoint
+from midblock.checkpoints.carrier_config import APPLIED
 from midblock.data import ExampleSet, local_places
 from midblock.runs.processes import world_size
 from midblock.runs.request import DATA, Draft, Request, as_config, check_takes
@@ -121,6 +122,8 @@ def _open_base(base: str, loading: LoadSettings) -> Checkpoint:
     checkpoint = open_checkpoint(base, allow_pickle=loading.allow_pickle, trust_remote_code=loading.trust_remote_code)
     if checkpoint.adapter is not None:
         raise MidblockError(f"{base} is an adapter", hint="midblock export --to merged, then tune that")
+    if checkpoint.carriers:
+        raise MidblockError(f"{base} is a carrier on its base", hint=f"{APPLIED}, then tune that")
     return checkpoint
 
 
