@@ -96,8 +96,8 @@ PAGES: Mapping[str, VerbPage] = {
         merge_sections, "do", {"merge": merge_alphas}, told=1, traits=Traits(colour=5, compared=never),
     ),
     "erase": VerbPage(  # models with and without a soft prompt are compared, not depths
-        erase_sections, "do", {"rates": erased_rates, "loss": erased_loss}, told=3,
-        traits=Traits(colour=10, compared=never), read=read_erased, paper="each", provenance=erase_provenance,
+        erase_sections, "do", {"rates": erased_rates, "loss": erased_loss}, told=7,
+        traits=Traits(colour=11, compared=never), read=read_erased, paper="each", provenance=erase_provenance,
     ),
     "study": VerbPage(  # whole models are compared, not depths
         study_sections, "do", {"efficiency": study_efficiency, "forgetting": study_forgetting}, told=4,

@@ -19,9 +19,9 @@ THINGS = ("apples", "pears", "figs", "nuts", "plums")
 SMALL = {"tokens": 4, "batch": 4, "steps": 6, "every": 2, "last": 3, "learning_rate": 0.05, "radius": 2.0}
 
 
-def write_prompts(file: Path) -> Path:
-    """Questions without answers, alike."""
-    rows = [{"prompt": f"How many {thing} are {n} {thing}?", "completion": "7"} for thing in THINGS for n in range(24)]
+def write_prompts(file: Path, question: str = "How many {thing} are {n} {thing}?") -> Path:
+    """Questions, alike."""
+    rows = [{"prompt": question.format(thing=thing, n=n), "completion": "7"} for thing in THINGS for n in range(24)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 

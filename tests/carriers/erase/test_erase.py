@@ -1,5 +1,6 @@
 """`erase` end to end: a behaviour that a prompt can switch off, nulls that switch nothing off, and what is refused."""
 
+import html
 import json
 
 import pytest
@@ -9,8 +10,14 @@ from midblock import erase
 from midblock.base import MidblockError
 from midblock.carriers.erase.training import Training
 from midblock.carriers.erase.work import Erasing
-from midblock.checkpoints import SoftPrompt, open_checkpoint
+from midblock.checkpoints import CarrierConfig, Entries, SoftPrompt, open_checkpoint, write_carrier
 from midblock.evaluation import evaluate
+from midblock.report.figures.erase import erased_loss, erased_rates
+from midblock.report.gather import read_one
+from midblock.report.sections.erase import erase_sections
+from midblock.report.write import page_of
+
+from .conftest import write_prompts
 
 SMALL = {
     "soft_tokens": 6, "radius": 3.0, "learning_rate": 0.05, "batch_size": 8, "max_steps": 60, "eval_steps": 20,
@@ -27,7 +34,8 @@ def folders(answering, tokenizer, prompts, tmp_path_factory):
     for model, name in zip(answering, ("base", "sft"), strict=True):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    return {"base": str(folder / "base"), "sft": str(folder / "sft"), "data": str(prompts)}
+    other = write_prompts(folder / "elsewhere.jsonl", "Where do {n} {thing} grow?")
+    return {"base": str(folder / "base"), "sft": str(folder / "sft"), "data": str(prompts), "other": str(other)}
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +98,68 @@ def test_a_finished_run_is_read_back_and_a_stopped_one_goes_on(erased, folders, 
     assert erase(folders["sft"], output_dir=tmp_path / "cut", resume=True, **options) == found
     assert not calls  # what was trained stays trained
     assert torch.equal(SoftPrompt.open(tmp_path / "cut").values, SoftPrompt.open(out).values)
+
+
+@pytest.fixture(scope="module")
+def gridded(folders, answering, tmp_path_factory):
+    """A grid over a carrier that holds all of the change, and says that it writes to a few channels."""
+    out = tmp_path_factory.mktemp("grid")
+    base, tuned = (open_checkpoint(folders[name]) for name in ("base", "sft"))
+    entries = {name: Entries.of(value, (None,) * value.ndim) for name, value in answering[1].named_parameters()}
+    masks = {(block, group): torch.arange(32) % 4 == place for block in (0, 2)
+             for place, group in enumerate(("ffn_write", "attn_write"))}  # fmt: skip
+    shapes = {name: tuple(value.shape) for name, value in answering[1].named_parameters()}
+    told = CarrierConfig(folders["base"], base.weight_hash(), "llama", folders["sft"], tuned.weight_hash(), shapes)
+    write_carrier(out / "carved", entries, masks, told)
+    small = {**SMALL, "starts": 1, "max_steps": 20, "relearn_steps": 2, "num_test_samples": 6, "general_samples": 0}
+    options = {**small, "grid": True, "output_dir": out / "run", "other": folders["other"]}
+    return erase(str(out / "carved"), base=folders["base"], data=folders["data"], **options), out
+
+
+def test_the_grid_holds_both_models_by_three_choices_of_channels(gridded, folders):
+    found, out = gridded
+    cells = [(cell["model"], cell["channels"]) for cell in found["cells"]]
+    assert cells == [(model, channels) for model in ("carved", "sft") for channels in ("carrier", "random", "none")]
+    own, random, none = (cell["matched"] for cell in found["cells"][:3])
+    assert own == random == {"blocks": 2, "share": 0.5}
+    assert none["blocks"] == 0
+    assert found["claim"].startswith("P3's claim") or found["claim"].startswith("Of P3's claim")
+    assert [entry["title"] for entry in found["relearning"]] == [
+        "base",
+        "carved, carrier channels",
+        "sft, carrier channels",
+    ]
+    assert list(found["cells"][0]["judged"]) == ["test", "reworded", "other"]
+    assert all(cell["general"] is None for cell in found["cells"])
+    # a carrier of the whole change is the model it was carved from: so are its cells
+    rates = [[model["rates"][kind]["value"] for kind in ("test", "reworded")] for model in found["plain"]]
+    assert rates[1] == rates[2]
+    prompts = {SoftPrompt.open(out / "run" / "prompts" / f"{model}-{channels}").base for model, channels in cells[1:]}
+    assert prompts == {str(out / "carved"), folders["sft"]}
+    first = open_checkpoint(f"{out / 'carved'}+{out / 'run'}")
+    assert len(first.carriers) == 1
+    assert first.prompt.weight_hash == first.bare.weight_hash()
+    with pytest.raises(MidblockError, match="a soft prompt comes last"):
+        open_checkpoint(f"{folders['base']}+{out / 'run' / 'prompt'}+{out / 'carved'}")
+
+
+def test_the_page_tells_what_the_summary_does(gridded):
+    found, out = gridded
+    (section,) = erase_sections(read_one(out / "run"))
+    rows = section.charts[0].data["rows"]
+    assert len(rows) == 3 * (3 + 6)
+    assert rows[3]["name"] == "carved, carrier channels + prompt"
+    assert rows[3]["value"][0] == found["cells"][0]["judged"]["test"]["after"]["value"]
+    for said in (
+        html.escape(found["claim"], quote=True),
+        "Tuned on the behaviour again",
+        "<polyline",
+        "on other topics",
+    ):
+        assert said in section.body
+    assert erased_rates(read_one(out / "run")) is not None
+    assert erased_loss(read_one(out / "run")) is not None
+    assert "Rate of the behaviour by cell" in page_of(read_one(out / "run"))
 
 
 @pytest.mark.parametrize(

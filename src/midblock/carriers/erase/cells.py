@@ -43,7 +43,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{self.channels}"
+        """As of a folder: a model's name may hold a branch of the hub."""
+        return f"{self.model}-{self.channels}".replace("/", "-")
 
     @property
     def title(self) -> str:

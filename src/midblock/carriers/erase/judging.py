@@ -48,7 +48,7 @@ class Judging:
             name: what is kept of it is called after that.
             model: gives the model, where it is not known what it writes.
         """
-        outputs: list[str] = self.kept.value(f"written-{name}-{asked.name}", lambda: self.write(model(), asked))
+        outputs: list[str] = self.kept.value(_file(f"written-{name}-{asked.name}"), lambda: self.write(model(), asked))
         self.written[name, asked.name] = asked, outputs
         return self.marks(outputs, asked)
 
@@ -66,7 +66,7 @@ class Judging:
             found = mean_divergence(model(), reference(), asked.batches, seed=self.settings.seed)
             return [found.index.tolist(), found.sums.tolist(), found.counts.tolist()]
 
-        index, sums, counts = self.kept.value(f"kl-{name}-{asked.name}", parts)
+        index, sums, counts = self.kept.value(_file(f"kl-{name}-{asked.name}"), parts)
         totals = torch.tensor(index), torch.tensor(sums, dtype=torch.float64), torch.tensor(counts)
         return TokenMean.of(*totals, seed=self.settings.seed, clusters=asked.clusters)
 
@@ -83,7 +83,7 @@ class Judging:
             )
             return [float(each) for each in found.correct.tolist()]
 
-        values = np.array(self.kept.value(f"right-{name}", ask))
+        values = np.array(self.kept.value(_file(f"right-{name}"), ask))
         return Marks(values, np.ones_like(values), True, general.clusters)
 
     def lines(self) -> Iterator[dict[str, Any]]:
@@ -109,3 +109,8 @@ class Judging:
             max_new_tokens=self.settings.max_new_tokens,
             progress=self.progress,
         )
+
+
+def _file(name: str) -> str:
+    """A name as that of a file: a model's may hold a branch of the hub."""
+    return name.replace("/", "-")
