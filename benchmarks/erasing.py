@@ -19,8 +19,8 @@ from benchmarks.partner import BASE
 from midblock.carriers.erase.channels import all_channels
 from midblock.carriers.erase.ends import ends_of, padded
 from midblock.carriers.erase.found import Found
-from midblock.carriers.erase.training import Material, Place, Training, TrainingSettings, random_prompt
-from midblock.checkpoints import Anatomy, LoadSettings, load_model, open_checkpoint, soft_prompt_in
+from midblock.carriers.erase.training import Material, Place, Training, TrainingSettings, random_prompt, trained_prompt
+from midblock.checkpoints import Anatomy, LoadSettings, load_model, open_checkpoint
 
 SHORTEST, LONGEST = 32, 64
 
@@ -70,11 +70,10 @@ def prepared(model: torch.nn.Module, batch: int, soft_tokens: int) -> Training:
 
 def place_of(training: Training) -> Place:
     """A training at its first step."""
-    weight = training.tuned.get_input_embeddings().weight  # type: ignore[operator, union-attr]
+    weight = training.tuned.get_input_embeddings().weight  # type: ignore[operator]
     found = Found.start(random_prompt(weight.detach(), training.settings, 0))
     model = training.given(found.prompt)
-    embedding = soft_prompt_in(model)
-    parameter = embedding.prompt.requires_grad_(True)  # type: ignore[union-attr]
+    parameter = trained_prompt(model)
     return Place(found, Anatomy.of(model), parameter, torch.optim.Adam([parameter], lr=3e-3), 0)
 
 

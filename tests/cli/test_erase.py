@@ -42,7 +42,7 @@ def test_a_run_folder_with_everything_in_it_and_the_same_from_its_config(room, c
     ("arguments", "message"),
     [
         (["--max-steps", "0"], "max_steps is 0"),
-        (["--base", "sft"], "--base"),
+        (["--base", "sft"], "sft has the weights of its base: there is nothing to erase"),
         (["--grid"], "the model holds no carrier"),
         (["--data", "mny.jsonl"], "did you mean many.jsonl?"),
         (["--behaviour", "styel"], "did you mean 'style'"),

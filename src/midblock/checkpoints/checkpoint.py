@@ -145,16 +145,24 @@ def open_checkpoint(
     if isinstance(reference, str):
         if (parts := split_prompt(reference)) is not None:
             model, prompt = parts
-            consent = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-            below = open_checkpoint(model, base=base, adapter_base=adapter_base, **consent)
+            below = open_checkpoint(
+                model,
+                base=base,
+                adapter_base=adapter_base,
+                allow_pickle=allow_pickle,
+                trust_remote_code=trust_remote_code,
+            )
             return _with_prompt(below, SoftPrompt.open(prompt), reference)
         reference = ModelReference.parse(reference)
     if reference.kind in ("adapter", "folder") and is_soft_prompt(reference.path):
         found = SoftPrompt.open(reference.path)
-        consent = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        return _with_prompt(
-            open_checkpoint(base or found.base, adapter_base=adapter_base, **consent), found, str(reference)
+        below = open_checkpoint(
+            base or found.base,
+            adapter_base=adapter_base,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
         )
+        return _with_prompt(below, found, str(reference))
     if reference.kind in ("carrier", "sum"):
         given = base or adapter_base if reference.kind == "carrier" else reference.location
         added = reference.added or (reference,)

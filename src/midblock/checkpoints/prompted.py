@@ -38,7 +38,7 @@ class PromptedEmbedding(nn.Module):
         super().__init__()
         self.inner = inner
         self.prompt = nn.Parameter(prompt, requires_grad=prompt.requires_grad)
-        self.first = int(inner.weight.shape[0])  # type: ignore[arg-type, union-attr]
+        self.first = len(self.weight)
         self.position, self.bos = position, bos
 
     @property

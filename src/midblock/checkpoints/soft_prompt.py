@@ -74,7 +74,7 @@ class SoftPrompt:
     def content_hash(self) -> str:
         """SHA-256 of the numbers and of where they stand."""
         digest = hashlib.sha256(repr((tuple(self.values.shape), self.position, self.bos)).encode())
-        digest.update(self.values.contiguous().numpy())
+        digest.update(self.values.reshape(-1).numpy().data)
         return digest.hexdigest()
 
     @classmethod

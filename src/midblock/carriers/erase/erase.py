@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
+from torch import nn
+
 from midblock.base import MidblockError, Progress, divide
 from midblock.base.json_file import read_object
 from midblock.carriers.erase.cells import Cells, cells_of, check_channels
@@ -119,8 +122,20 @@ def _read(pair: Pair, data: str, settings: EraseSettings) -> tuple[Any, Samples]
 
 
 def _load(pair: Pair, samples: Samples, progress: Progress) -> None:
-    """Load the models, once it was seen that their heads can be run alone."""
+    """Load the models, once it was seen that their heads can be run alone.
+
+    Raises:
+        MidblockError: they cannot, or a tuned model is the base.
+    """
     advance = progress.phase("loading models", 1 + len(pair.tuned))
     for variant in pair:
         check_head(variant.name, variant.model.eval(), samples.kinds[TRAIN].batches[0])
+        if variant is not pair.base and _same_weights(pair.base.model, variant.model):
+            what = f"{variant.name} has the weights of its base: there is nothing to erase"
+            raise MidblockError(what, hint="--base names the model before tuning")
         advance(1)
+
+
+def _same_weights(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.parameters(), second.parameters(), strict=False)
+    return all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)

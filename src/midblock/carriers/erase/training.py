@@ -115,12 +115,12 @@ class Training:
             MidblockError: J is not finite, or another run kept what lies there.
         """
         keeping = keeping or Keeping()
-        weight = self.tuned.get_input_embeddings().weight  # type: ignore[operator, union-attr]
+        weight = self.tuned.get_input_embeddings().weight  # type: ignore[operator]
         found = keeping.found(start, Found.start(random_prompt(weight.detach().cpu(), self.settings, start)))
         advance(found.step)
         with frozen(self.tuned):
             model = self.given(found.prompt)
-            parameter = _trained(model)
+            parameter = trained_prompt(model)
             optimizer = self._optimizer(parameter, found)
             at = Place(found, Anatomy.of(model), parameter, optimizer, start)
             with STOPPING.stoppable():
@@ -170,7 +170,7 @@ class Training:
         places = batch_of(step, len(self.train.rows), settings.batch, settings.seed, at.start)
         loss = self.parts(at.anatomy, at.parameter, self.train, places).total.mean()
         at.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_([at.parameter], settings.max_grad_norm)
         at.optimizer.step()
         project(at.parameter, settings.radius)
@@ -219,7 +219,7 @@ class Place:
         return self.found
 
 
-def _trained(model: nn.Module) -> nn.Parameter:
+def trained_prompt(model: nn.Module) -> nn.Parameter:
     """P of a model with a soft prompt, which gradients reach."""
     embedding = soft_prompt_in(model)
     if embedding is None:
