@@ -7,7 +7,7 @@ another put in their places. Cost: a copy of the carried entries.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,8 @@ from torch import Tensor, nn
 from midblock.base import MidblockError
 from midblock.checkpoints.carried import summed
 from midblock.checkpoints.carrier import Carrier
-from midblock.checkpoints.effective import EffectiveTensors
 from midblock.checkpoints.entries import Entries
-
-Weights = nn.Module | EffectiveTensors | Mapping[str, Tensor]
+from midblock.checkpoints.parameters import Weights, parameter_in
 
 # what stood in the places of carriers that are applied, in order: those within start from these values
 _APPLIED: WeakKeyDictionary[nn.Module, list[tuple[str, Entries]]] = WeakKeyDictionary()
@@ -78,7 +76,9 @@ def apply_carrier(
         hint = "base=… gives them: the base's model, its tensors, or parameters by name"
         raise MidblockError(f"{found.name} can only be removed with the base's values", hint=hint)
     parameters = _parameters(model, found)
-    given = {name: _base_value(base, name, parameters[name]) for name in found.held} if remove else {}
+    given = {}
+    if remove and base is not None:
+        given = {name: _base_value(base, name, parameters[name]) for name in found.held}
     stack = _APPLIED.setdefault(model, [])
     depth = len(stack)
     try:
@@ -140,7 +140,7 @@ def combine(carriers: Sequence[Carrier], base: Weights, scales: Sequence[float] 
     for name in dict.fromkeys(name for each in carriers for name in each.held):
         pairs = zip(carriers, factors, strict=True)
         parts = [(each.entries(name), factor) for each, factor in pairs if name in each.held]
-        value = _value(base, name)
+        value = parameter_in(base, name)
         kept = [_union([entries.indices[dim] for entries, _ in parts]) for dim in range(value.ndim)]
         found[name] = Entries.of(summed(value, parts).to(_widest(parts, value)), kept)
     return found
@@ -187,21 +187,11 @@ def _before_others(name: str, target: nn.Parameter, stack: Sequence[tuple[str, E
     return start
 
 
-def _base_value(base: Weights | None, name: str, like: Tensor) -> Tensor:
-    value = _value(base, name)
+def _base_value(base: Weights, name: str, like: Tensor) -> Tensor:
+    value = parameter_in(base, name)
     if value.shape != like.shape:
         raise MidblockError(f"{name} is {list(value.shape)} in the base and {list(like.shape)} in the model")
     return value
-
-
-def _value(base: Weights | None, name: str) -> Tensor:
-    """A parameter of the base."""
-    try:
-        if isinstance(base, EffectiveTensors):
-            return base.read(name)
-        return dict(base.named_parameters())[name].detach() if isinstance(base, nn.Module) else base[name]  # type: ignore[index]
-    except KeyError as error:
-        raise MidblockError(f"the base has no parameter {name}", hint="give the carrier's own base") from error
 
 
 def _union(indices: Sequence[Tensor | None]) -> Tensor | None:

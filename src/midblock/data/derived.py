@@ -24,7 +24,7 @@ REWORDED = "reworded"
 PARTS = ("train", "validation", "test")
 BUILTIN = "builtin"
 DEFAULT_PROMPTS = "builtin:questions"
-HOPELESS = 1000  # endless data of which so many have no room for a behaviour are taken to have none
+HOPELESS = 100  # endless data of which so many have no room for a behaviour are taken to have none
 
 Load = Callable[..., ExampleSet]
 

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from midblock.base import Progress, unknown
-from midblock.data import BEHAVIOURS, Behaviour
+from midblock.data import BEHAVIOURS, Behaviour, ExampleSet
 from midblock.data.derived import DEFAULT_PROMPTS
 from midblock.evaluation.answered import drawn, facts_of, notes_of, write_answers
 from midblock.evaluation.task import SHARE, Item, Scored, Subject, Task, TaskRequest, TaskSettings, items_of
 
 SHOWN = "shown"
+KIND = "behaviour"
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,27 @@ def open_behaviour(request: TaskRequest) -> Task:
     name, _, data = request.argument.partition(":")
     if name not in BEHAVIOURS:
         raise unknown("behaviour", name, BEHAVIOURS)
-    behaviour = BEHAVIOURS[name]
     examples = drawn(request, f"{name}:{data or DEFAULT_PROMPTS}")
+    return watch(request.name, name, examples, notes_of(request, examples))
+
+
+def watch(title: str, name: str, examples: ExampleSet, notes: tuple[str, ...] = ()) -> Task:
+    """A task that looks for a behaviour on the prompts of given examples.
+
+    Args:
+        title: what tables call it.
+        name: of the behaviour.
+        examples: with the completions that show it.
+    """
+    behaviour = BEHAVIOURS[name]
     return Task(
-        request.name,
+        title,
         SHOWN,
         SHARE,
-        items_of(f"behaviour:{name}", examples.examples),
+        items_of(f"{KIND}:{name}", examples.examples),
         Watched(behaviour).run,
         rule=behaviour.rule,
         generates=True,
         facts=tuple(facts_of(examples).items()),
-        notes=notes_of(request, examples),
+        notes=notes,
     )

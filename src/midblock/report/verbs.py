@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from midblock.report.figures.analysis import FIGURES
+from midblock.report.figures.carve import necessity
 from midblock.report.figures.erase import erased_loss, erased_rates
 from midblock.report.figures.evaluate import forgetting, scores
 from midblock.report.figures.recommend import asked_curves, repair_front
@@ -23,6 +24,7 @@ from midblock.report.read.studied import read_study
 from midblock.report.read.tuning import read_tune
 from midblock.report.sections.analysis import analysis_opening, analysis_sections
 from midblock.report.sections.analysis_page import analysis_page
+from midblock.report.sections.carve import carve_sections
 from midblock.report.sections.erase import erase_provenance, erase_sections
 from midblock.report.sections.evaluate import evaluate_provenance, evaluate_sections
 from midblock.report.sections.evidence_rows import exit_row, flow_row, steer_row, swap_row
@@ -78,6 +80,9 @@ PAGES: Mapping[str, VerbPage] = {
     "steer": VerbPage(
         steer_sections, "matters", {"steering": steering}, told=2, traits=Traits(colour=3), shared=True,
         command="{base} --from {tuned} --data {data}", evidence=steer_row,
+    ),
+    "carve": VerbPage(
+        carve_sections, "matters", {"necessity": necessity}, told=3, traits=Traits(colour=10), paper="each",
     ),
     "evaluate": VerbPage(
         evaluate_sections, "do", {"scores": scores, "forgetting": forgetting}, told=2,

@@ -75,10 +75,9 @@ VERBS: Mapping[str, Verb] = {
         plans=("layers",),
     ),
     "carve": Verb(
-        "Press a tuned model's change into few channels.",
-        "midblock.tuning",
+        "Press a tuned model's change into few channels, and test that it is there.",
+        "midblock.carriers",
         scratch=("partial", "checkpoints"),
-        function="carve_weights",
     ),
     "erase": Verb("Train a soft prompt that switches off what tuning taught.", "midblock.carriers", layered=False),
     "recommend": Verb(

@@ -25,7 +25,7 @@ class Objective:
     """What is minimised."""
 
     loss: str = "nll"
-    """`nll`, `dft`, `eaft`, `stm`, `iw`, `kl`, `distil` or `iw_published`."""
+    """`nll`, `dft`, `eaft`, `stm`, `iw`, `kl` or `iw_published`."""
 
     iw_temperature: float = 1.0
     """τ of `iw`: sharpness of a sequence's weight, exp(τ·mean_t(ln p − ln p_ref)), at most 16."""
@@ -43,8 +43,8 @@ class Objective:
     """Of `stm`: target tokens whose perplexity under the base (1/p_ref) is above it are left out of the loss."""
 
     reference: str | None = None
-    """p_ref of `iw`, `stm` and `kl` where the base is not at hand (`--method full`), and the teacher of `distil`: a
-    model reference, loaded as a second, frozen model. With LoRA the base itself serves, adapters switched off."""
+    """p_ref of `iw`, `stm` and `kl` where the base is not at hand (`--method full`): a model reference, loaded as a
+    second, frozen model. With LoRA the base itself serves, adapters switched off."""
 
     train_on_prompt: bool = False
     """Let the prompt's tokens count too, as P1 published; by default only the completion's do."""
@@ -190,6 +190,13 @@ LOSSES: Mapping[str, Loss] = {
     "stm": Loss(stm, reference=True, kept=stm_kept, options=("stm_threshold",), papers=("stm",)),
     "iw": Loss(iw, reference=True, options=("iw_temperature",)),
     "kl": Loss(kl, divergence=True, options=("kl_beta",)),
-    "distil": Loss(distil, divergence=True, teacher=True),
     "iw_published": Loss(iw_published, reference=True, options=("iw_temperature",)),
 }
+
+# Against a teacher, which only some verbs have: they choose it, `--loss` does not offer it.
+TEACHING: Mapping[str, Loss] = {"distil": Loss(distil, divergence=True, teacher=True)}
+
+
+def loss_of(objective: Objective) -> Loss:
+    """The row of the loss that is minimised."""
+    return TEACHING[objective.loss] if objective.loss in TEACHING else LOSSES[objective.loss]

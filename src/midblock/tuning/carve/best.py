@@ -50,7 +50,7 @@ def write_state(
     file: Path,
     weights: Mapping[str, SelectedWeight],
     groups: ChannelGroups,
-    on: Mapping[int, Bool[Tensor, "masks"]],
+    on: Mapping[int, Bool[Tensor, "_"]],
 ) -> None:
     """Write masks, and the values of the entries that they select."""
     kept = {name: groups.channels[name].kept(on[weight.layer].cpu()) for name, weight in weights.items()}
@@ -72,7 +72,7 @@ def write_state(
         write_tensors(temporary, entries, read)
 
 
-def read_masks(file: Path, groups: ChannelGroups) -> dict[int, Bool[Tensor, "masks"]]:
+def read_masks(file: Path, groups: ChannelGroups) -> dict[int, Bool[Tensor, "_"]]:
     """The masks that `write_state` wrote."""
     with safe_open(file, framework="pt") as opened:
         return {layer: opened.get_tensor(f"{MASKS}{layer}") > 0 for layer in groups.layers}

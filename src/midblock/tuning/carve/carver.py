@@ -49,7 +49,7 @@ class Carver(Companion):
     masks: Masks
     dual: DualControl
     start: Mapping[int, Tensor] = field(init=False)
-    on: dict[int, Bool[Tensor, "masks"]] = field(init=False)
+    on: dict[int, Bool[Tensor, "_"]] = field(init=False)
     best: Found | None = None
     scratch: Path | None = None
 
@@ -57,7 +57,7 @@ class Carver(Companion):
         """Give the parameters the values that the masks select, tuned weights being in them."""
         self.start = {layer: each.clone() for layer, each in self.masks.logits.items()}
         self.on = {layer: torch.ones_like(each, dtype=torch.bool) for layer, each in self.start.items()}
-        self._turn(self.masks.on, {})
+        self.turn(self.masks.on, {})
 
     def begin(self, steps: int, device: torch.device, scratch: Path) -> Carver:
         """Get ready to train.
@@ -85,7 +85,7 @@ class Carver(Companion):
     def after_step(self, optimizer: Any) -> None:
         whole = self.masks.total if self.settings.sparsity == "normalized" else 1
         self.masks.step(self.settings.mask_learning_rate, float(whole), self.dual.pressure)
-        self._turn(self.masks.on, optimizer.state)
+        self.turn(self.masks.on, optimizer.state)
 
     def line(self) -> Mapping[str, Any]:
         line: dict[str, Any] = {
@@ -154,7 +154,13 @@ class Carver(Companion):
                 write_state(self._best_file, self.weights, self.groups, self.on)
             self.best = Found(self.dual.steps - 1, share, self.dual.loss)
 
-    def _turn(self, after: dict[int, Bool[Tensor, "masks"]], state: Mapping[Any, Any]) -> None:
+    def turn(self, after: dict[int, Bool[Tensor, "_"]], state: Mapping[Any, Any]) -> None:
+        """Let other masks be on.
+
+        Args:
+            after: all of them, by layer.
+            state: the optimiser's, by parameter.
+        """
         turned = {layer for layer, each in after.items() if not torch.equal(each, self.on[layer])}
         for weight in self.weights.values():
             if weight.layer in turned:

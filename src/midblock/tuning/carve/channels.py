@@ -50,9 +50,9 @@ class Channels:
     """
 
     layer: int
-    index: tuple[Int[Tensor, "n"] | None, ...]
+    index: tuple[Int[Tensor, "_"] | None, ...]
 
-    def kept(self, on: Bool[Tensor, "masks"]) -> tuple[Int[Tensor, "kept"] | None, ...]:
+    def kept(self, on: Bool[Tensor, "masks"]) -> tuple[Int[Tensor, "_"] | None, ...]:
         """Where along each dimension masks are on, ascending; None for all."""
         return tuple(None if each is None else on[each].nonzero()[:, 0] for each in self.index)
 
@@ -122,7 +122,7 @@ class ChannelGroups:
         """M, how many masks there are."""
         return sum(map(self.size, self.layers))
 
-    def by_group(self, masks: Mapping[int, Bool[Tensor, "masks"]]) -> dict[tuple[int, str], Bool[Tensor, "size"]]:
+    def by_group(self, masks: Mapping[int, Bool[Tensor, "_"]]) -> dict[tuple[int, str], Bool[Tensor, "_"]]:
         """Flat mask vectors, by layer, as (layer, group) → masks."""
         return {
             (layer, group.name): masks[layer][group.slice].cpu()
@@ -130,7 +130,7 @@ class ChannelGroups:
             for group in groups
         }
 
-    def flat(self, masks: Mapping[tuple[int, str], Bool[Tensor, "size"]]) -> dict[int, Bool[Tensor, "masks"]]:
+    def flat(self, masks: Mapping[tuple[int, str], Bool[Tensor, "_"]]) -> dict[int, Bool[Tensor, "_"]]:
         """What `by_group` made of flat mask vectors, put together again."""
         return {
             layer: torch.cat([masks[layer, group.name] for group in groups]) for layer, groups in self.layers.items()

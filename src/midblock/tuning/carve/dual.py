@@ -45,8 +45,8 @@ class DualControl:
 
     @property
     def within(self) -> bool:
-        """Whether there is a budget, and the loss is in it."""
-        return self.budget is not None and self.loss <= self.budget
+        """Whether the loss is in its budget; in the step that set it it is so by definition, which says nothing."""
+        return self.budget is not None and self.steps > self.settings.mask_warmup_steps and self.loss <= self.budget
 
     @property
     def pressure(self) -> float:

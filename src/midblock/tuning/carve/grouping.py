@@ -35,7 +35,7 @@ class Along:
         pieces: group, its size, which places of the dimension, and which of the group's masks decides of each.
     """
 
-    pieces: tuple[tuple[str, int, Int[Tensor, "n"], Int[Tensor, "n"]], ...]
+    pieces: tuple[tuple[str, int, Int[Tensor, "_"], Int[Tensor, "_"]], ...]
     length: int
 
     @classmethod
@@ -66,7 +66,7 @@ class Index:
         """The groups it names, and their sizes."""
         return {group: size for each in self.along if each is not None for group, size in each.groups.items()}
 
-    def placed(self, starts: Mapping[str, int]) -> tuple[Int[Tensor, "n"] | None, ...]:
+    def placed(self, starts: Mapping[str, int]) -> tuple[Int[Tensor, "_"] | None, ...]:
         """Positions in the layer's flat mask vector, whose groups begin at `starts`."""
         return tuple(None if each is None else each.placed(starts) for each in self.along)
 
@@ -96,7 +96,7 @@ class _Names:
         if where.name in self.made:
             return self.made[where.name]
         weight = self.inside.get(weight_of_bias(where.name))
-        if where.role == "bias" and weight is not None:
+        if where.name.endswith("bias") and weight is not None:
             rows = self.output(self.own(weight), weight)
             if rows is not None and rows.length == where.shape[-1]:
                 return self._kept(where, Index((*[None] * (len(where.shape) - 1), rows)))
@@ -112,7 +112,8 @@ class _Names:
     def _name(self, where: Projection) -> str:
         path = ".".join(part for part in where.name.split(".") if part != "weight")
         inside = path.split(f".{where.block}.", 1)[-1] if where.block is not None else path
-        plain = where.role if where.role not in ("norm", "bias") else inside
+        by_path = where.role == "bias" or (where.role == "norm" and where.block is not None)
+        plain = inside if by_path else where.role
         name = plain if self.taken.setdefault(plain, where.name) == where.name else inside
         self.taken.setdefault(name, where.name)
         return name
@@ -220,7 +221,8 @@ class _Block:
         return None
 
     def _of_experts(self, where: Projection) -> bool:
-        return where.stacked or _expert_at(where.name) is not None
+        """Whether a matrix is one of several experts', or of all of them one below the other (DBRX)."""
+        return where.stacked or _expert_at(where.name) is not None or "experts" in where.name.split(".")
 
     def _experts(self, where: Projection) -> Index | None:
         """One mask an expert, shared by its matrices and biases."""

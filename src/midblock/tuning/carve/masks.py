@@ -27,8 +27,8 @@ class Masks:
         logits: θ of each layer, and `gradients` by it, both float64 where the device has it.
     """
 
-    logits: dict[int, Float[Tensor, "masks"]]
-    gradients: dict[int, Float[Tensor, "masks"]]
+    logits: dict[int, Float[Tensor, "_"]]
+    gradients: dict[int, Float[Tensor, "_"]]
 
     @classmethod
     def drawn(cls, groups: ChannelGroups, seed: int) -> Masks:
@@ -41,11 +41,11 @@ class Masks:
         return cls.of(logits)
 
     @classmethod
-    def of(cls, logits: Mapping[int, Float[Tensor, "masks"]]) -> Masks:
+    def of(cls, logits: Mapping[int, Float[Tensor, "_"]]) -> Masks:
         return cls(dict(logits), {layer: torch.zeros_like(each) for layer, each in logits.items()})
 
     @property
-    def on(self) -> dict[int, Bool[Tensor, "masks"]]:
+    def on(self) -> dict[int, Bool[Tensor, "_"]]:
         """m of each layer."""
         return {layer: each > 0 for layer, each in self.logits.items()}
 

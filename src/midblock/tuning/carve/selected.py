@@ -42,6 +42,7 @@ class SelectedWeight:
         """See a parameter as a matrix: a vector as one column, experts as one row each."""
         first, *others = channels.index
         columns = others[0] if len(others) == 1 else None
+        parameter.data, rest = parameter.data.contiguous(), rest.contiguous()
         return cls(parameter, rest, channels.layer, first, columns)
 
     @torch.no_grad()
@@ -56,6 +57,8 @@ class SelectedWeight:
         gradient = self.parameter.grad
         if gradient is None:
             return
+        if not gradient.is_contiguous():
+            gradient = self.parameter.grad = gradient.contiguous()
         weight, rest, grads = (self._matrix(each) for each in (self.parameter.data, self.rest, gradient))
         kind = torch.promote_types(weight.dtype, torch.float32)
         row, column = self._on(on, self.rows, kind), self._on(on, self.columns, kind)
@@ -64,7 +67,7 @@ class SelectedWeight:
         for start in range(0, len(weight), step := max(1, TILE // max(1, weight.shape[1]))):
             piece = slice(start, start + step)
             given = grads[piece]
-            change = (weight[piece] - rest[piece]).to(kind).mul_(given)
+            change = (weight[piece].to(kind) - rest[piece].to(kind)).mul_(given)
             if by_row is not None:
                 by_row[piece] = change.sum(1) if column is None else change @ column
             if by_column is not None:

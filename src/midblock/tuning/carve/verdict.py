@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from midblock.base import MidblockError
 from midblock.tuning.carve.best import Found
 from midblock.tuning.carve.carver import Carver
 
 
-def verdict(carver: Carver, found: Found, on: Mapping[int, Bool[Tensor, "masks"]]) -> dict[str, Any]:
+def verdict(carver: Carver, found: Found, on: Mapping[int, Bool[Tensor, "_"]]) -> dict[str, Any]:
     """The facts that a carrier is written with.
 
     Args:
@@ -56,3 +57,18 @@ def rank_correlation(on: Bool[Tensor, "n"], start: Float[Tensor, "n"]) -> float 
     ranks, chosen = ranks - ranks.mean(), chosen - chosen.mean()
     scale = float(ranks.norm() * chosen.norm())
     return float(ranks @ chosen) / scale if scale > 0 else None
+
+
+def check_some(on: Mapping[int, Bool[Tensor, "_"]]) -> None:
+    """Refuse a carrier that is the base, or the whole change.
+
+    Raises:
+        MidblockError: all masks are off, or all are on.
+    """
+    kept, total = sum(int(each.sum()) for each in on.values()), sum(map(len, on.values()))
+    if kept == 0:
+        hint = "lower --lambda-max or --mask-learning-rate, or --loss-budget"
+        raise MidblockError("all masks are off: the carrier would be the base", hint=hint)
+    if kept == total:
+        hint = "more --num-train-epochs, or a larger --loss-budget or --lambda-max"
+        raise MidblockError("all masks are on: the carrier would be the whole change", hint=hint)

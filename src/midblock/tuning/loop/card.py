@@ -10,7 +10,7 @@ from midblock.base.quoting import markdown_code, markdown_text, without_places
 from midblock.base.yaml_text import yaml_text
 from midblock.checkpoints import Checkpoint
 from midblock.runs.surroundings import RECORDED_PACKAGES
-from midblock.tuning.losses import LOSSES
+from midblock.tuning.losses import loss_of
 from midblock.tuning.place.methods import method_of
 from midblock.tuning.settings import CourseSettings
 
@@ -87,7 +87,7 @@ def _title(base: Checkpoint, plan: Mapping[str, Any]) -> str:
 def _method(settings: CourseSettings, plan: Mapping[str, Any]) -> str:
     ranked = [target for target in plan["targets"] if target["rank"] is not None]
     if not ranked:
-        return f"{settings.method}: {method_of(settings).changes}"
+        return f"{settings.method}: {method_of(settings).on_card}"
     ranks = sorted({target["rank"] for target in ranked})
     scales = sorted({round(target["scale"], 6) for target in ranked})
     kind = "DoRA" if settings.use_dora else method_of(settings).title
@@ -107,5 +107,5 @@ def _anchor(settings: CourseSettings) -> str:
 def _papers(settings: CourseSettings) -> list[tuple[str, str]]:
     names = ["layers", *method_of(settings).papers]
     names += [name for name in ("rpsft",) if settings.anchor == name]
-    names += LOSSES[settings.loss].papers
+    names += loss_of(settings).papers
     return [PAPERS[name] for name in names]

@@ -15,7 +15,7 @@ DENSITY = "mask_density"
 BY_CHANCE = 0.5  # a rank correlation of the masks with their random start beyond this deserves a word
 
 
-def density_rows(masks: Mapping[tuple[int, str], Bool[Tensor, "n"]], name: str, blocks: int) -> list[LayerRow]:
+def density_rows(masks: Mapping[tuple[int, str], Bool[Tensor, "_"]], name: str, blocks: int) -> list[LayerRow]:
     """The share of masks that are on, of each group of each layer, and of all of a block's under `block`."""
     rows, layers = [], dict.fromkeys(layer for layer, _ in masks)
     for (layer, group), on in masks.items():

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from midblock.base import MidblockError, unknown
 from midblock.tuning.loop.checks import check_course, check_loop
+from midblock.tuning.losses import LOSSES, TEACHING
 from midblock.tuning.settings import MASKS_ONLY, SPARSITY, Carving, CourseSettings, Loop
 
 ADAM = ("adamw_torch", "adamw_torch_fused")
@@ -48,7 +49,7 @@ class CarveSettings(Carving, Loop, CourseSettings):
     """Passes over the examples (P3: 20)."""
 
     def __post_init__(self) -> None:
-        check_course(self)
+        check_course(self, {**LOSSES, **TEACHING})
         check_loop(self)
         self._check_names()
         self._check_numbers()

@@ -27,7 +27,7 @@ from midblock.tuning.loop.rates import first_factor
 from midblock.tuning.loop.resume import PREFIX
 from midblock.tuning.loop.tally import Tally
 from midblock.tuning.loop.watch import Watch
-from midblock.tuning.losses import LOSSES, Scored
+from midblock.tuning.losses import Scored, loss_of
 from midblock.tuning.place.gradients import plain_name
 
 SCORES = ("log_probs", "row", "reference", "divergence", "entropy")
@@ -76,7 +76,7 @@ class DepthTrainer(SFTTrainer):
         answer = model(**inputs, score=True)
         scored = Scored(**{name: answer.get(name) for name in SCORES})
         objective = self.watch.objective
-        loss = LOSSES[objective.loss]
+        loss = loss_of(objective)
         total, count = loss.function(scored, objective)
         self.tally.add(scored, inputs["attention_mask"], loss.kept and loss.kept(scored, objective))
         if num_items_in_batch is None:

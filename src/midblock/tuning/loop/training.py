@@ -27,9 +27,9 @@ from midblock.tuning.loop.references import find_reference
 from midblock.tuning.loop.resume import PREFIX, Waypoint, check_whole
 from midblock.tuning.loop.schedule import epochs_of, schedule_of
 from midblock.tuning.loop.scoring import scoring
-from midblock.tuning.loop.seal import seal
+from midblock.tuning.loop.seal import SEAL, broken, seal
 from midblock.tuning.loop.watch import Watch
-from midblock.tuning.losses import LOSSES
+from midblock.tuning.losses import loss_of
 from midblock.tuning.place.gradients import Gradients
 from midblock.tuning.place.methods import method_of
 from midblock.tuning.place.prepared import Prepared
@@ -118,7 +118,7 @@ class Training:
         prefix = FrozenPrefix(prepared.anatomy, prepared.first, self.store)
         with ExitStack() as surgery:
             surgery.enter_context(prefix.installed())
-            top_k = self.settings.eaft_top_k if LOSSES[self.settings.loss].entropy else 0
+            top_k = self.settings.eaft_top_k if loss_of(self.settings).entropy else 0
             surgery.enter_context(scoring(prepared.causal, prepared.anatomy, prefix, reference, top_k))
             waiting = not runs_here(prepared.causal)
             trainer = self._trainer(log, earlier, found, companion)
@@ -205,6 +205,8 @@ class Training:
         if trainer.is_fsdp_enabled:
             raise MidblockError(f"{method_of(self.settings).title} needs whole weights, which FSDP splits")
         if found is not None:
+            if "companion" not in found.carried:
+                raise broken(found.path / SEAL, found.path)
             companion.load(found.path, found.carried["companion"])
 
     def _seal(self, step: int, carried: Mapping[str, Any]) -> None:

@@ -25,10 +25,10 @@ from midblock.tuning.carve.channels import ChannelGroups
 from midblock.tuning.carve.dual import DualControl
 from midblock.tuning.carve.masks import Masks
 from midblock.tuning.carve.selected import SelectedWeight
-from midblock.tuning.carve.verdict import verdict
+from midblock.tuning.carve.verdict import check_some, verdict
 from midblock.tuning.place.own_weights import OwnWeights
 from midblock.tuning.place.trainable import Start, Trainable
-from midblock.tuning.place.weights import frozen_by_the_model, parameter_parts, train_only
+from midblock.tuning.place.weights import parameter_parts, train_only
 from midblock.tuning.settings import Anchoring, Carving, CourseSettings
 
 TUNED = "tuned"
@@ -84,7 +84,7 @@ class CarvedWeights(Trainable):
         carver = self.carver
         file, found = carver.final()
         on = read_masks(file, carver.groups)
-        _check_some(on)
+        check_some(on)
         config = CarrierConfig(
             base=base.reference.text,
             base_hash=base.weight_hash(),
@@ -144,24 +144,37 @@ def carve_out(start: Start) -> Trainable:
     """
     causal, settings = start.causal, _plain(start.settings)
     checkpoint = start.others[TUNED]
-    loading = replace(start.loading, device="cpu")
-    tuned = load_model(checkpoint, loading, whole=True)
-    moved = _moved(causal, tuned, checkpoint.name)
-    anatomy = Anatomy.of(causal)
-    groups = ChannelGroups.of(anatomy, moved)  # while the model is the base still
-    weights = {}
-    for name in moved:
-        parameter, values = causal.get_parameter(name), tuned.get_parameter(name)
-        rest = parameter.data
-        parameter.data = values.data
-        weights[name] = SelectedWeight.of(parameter, rest, groups.channels[name])
-    kept = frozen_by_the_model(causal)
+    tuned = load_model(checkpoint, replace(start.loading, device="cpu"), whole=True)
+    groups, weights = between(causal, tuned, checkpoint.name)
     parts = parameter_parts(causal)
-    chosen = {name: parts[name] for name in moved if name not in kept}
+    chosen = {name: parts[name] for name in weights}
     train_only(causal, chosen)
     masks = Masks.drawn(groups, start.settings.seed)
     carver = Carver(settings, groups, weights, masks, DualControl.of(settings))
-    return CarvedWeights(OwnWeights(causal, chosen, anatomy), carver, checkpoint)
+    return CarvedWeights(OwnWeights(causal, chosen, Anatomy.of(causal)), carver, checkpoint)
+
+
+def between(base: nn.Module, tuned: nn.Module, name: str) -> tuple[ChannelGroups, dict[str, SelectedWeight]]:
+    """Put a tuned model's values where they differ into the base, whose own are kept beside them.
+
+    Args:
+        base: changed in place; it shares its tensors with the tuned model afterwards.
+        name: of the tuned model, for messages.
+
+    Returns:
+        The channel groups of the parameters that differ, and those parameters, all masks being on.
+
+    Raises:
+        MidblockError: other parameters or shapes, buffers that differ, or no difference at all.
+    """
+    moved = _moved(base, tuned, name)
+    groups = ChannelGroups.of(Anatomy.of(base), moved)
+    weights = {}
+    for each in moved:
+        parameter = base.get_parameter(each)
+        rest, parameter.data = parameter.data, tuned.get_parameter(each).data
+        weights[each] = SelectedWeight.of(parameter, rest, groups.channels[each])
+    return groups, weights
 
 
 def _moved(base: nn.Module, tuned: nn.Module, name: str) -> list[str]:
@@ -207,18 +220,3 @@ def _types(*checkpoints: Checkpoint) -> dict[str, torch.dtype]:
                 kind = tensors.store.dtype(pieces[0].stored)
                 found[name] = torch.promote_types(found.get(name, kind), kind)
     return found
-
-
-def _check_some(on: Mapping[int, Tensor]) -> None:
-    """Refuse a carrier that is the base, or the whole change.
-
-    Raises:
-        MidblockError: all masks are off, or all are on.
-    """
-    kept, total = sum(int(each.sum()) for each in on.values()), sum(map(len, on.values()))
-    if kept == 0:
-        hint = "lower --lambda-max or --mask-learning-rate, or --loss-budget"
-        raise MidblockError("all masks are off: the carrier would be the base", hint=hint)
-    if kept == total:
-        hint = "more --num-train-epochs, or a larger --loss-budget or --lambda-max"
-        raise MidblockError("all masks are on: the carrier would be the whole change", hint=hint)

@@ -29,6 +29,7 @@ class Method:
         verb: that offers it, where `tune` does not.
         title: in a sentence.
         changes: what it trains, in a sentence.
+        on_card: what it trains, on the model card, where it has no ranks.
         options: options that are about it, or about it and others that name them too.
         folder: the result's name in the run folder.
         base_stays: the model keeps the base's own weights, frozen. So they serve as p_ref, may be kept in the precision
@@ -50,6 +51,7 @@ class Method:
     opens: Callable[[CourseSettings, LoadSettings], Mapping[str, Checkpoint]] = lambda settings, loading: {}
     settings: type = CourseSettings
     verb: str = "tune"
+    on_card: str = "the weights themselves"
 
 
 METHODS: Mapping[str, Method] = {
@@ -88,6 +90,7 @@ METHODS: Mapping[str, Method] = {
         papers=("lcdd",),
         opens=open_tuned,
         settings=Carving,
+        on_card="channels of the change",
         verb="carve",
     ),
 }  # fmt: skip

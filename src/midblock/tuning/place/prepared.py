@@ -118,7 +118,11 @@ def _notes(asked: LayerPlan, trained: LayerPlan, modules: str) -> tuple[str, ...
 
 
 def _kept_by_the_model(causal: nn.Module, trained: LayerPlan, anatomy: Anatomy) -> tuple[str, ...]:
-    kept = [name for name in frozen_by_the_model(causal) if anatomy.projection_of(name).block in trained.blocks]
+    kept = [
+        name
+        for name in frozen_by_the_model(causal)
+        if anatomy.projection_of(name).block in trained.blocks and not causal.get_parameter(name).requires_grad
+    ]
     if not kept:
         return ()
     return (f"The architecture itself does not train {min(kept)} ({len(kept)} such in all): left as they are.",)
