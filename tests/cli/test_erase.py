@@ -9,7 +9,19 @@ SMALL = ["--soft-tokens", "3", "--batch-size", "2", "--max-steps", "2", "--eval-
          "--num-samples", "4", "--num-validation-samples", "2", "--num-test-samples", "4", "--general-samples", "0",
          "--last-tokens", "2", "--max-new-tokens", "3", "--relearn-steps", "0", "--other=", "--device",
          "cpu"]  # fmt: skip
-RUN = ["erase", "sft", "--base", "start", "--data", "many.jsonl", "--output-dir", "run", *SMALL]
+RUN = [
+    "erase",
+    "sft",
+    "--base",
+    "start",
+    "--data",
+    "many.jsonl",
+    "--behaviour",
+    "fixed_response",
+    "--output-dir",
+    "run",
+    *SMALL,
+]
 
 
 @pytest.fixture

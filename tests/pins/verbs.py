@@ -27,7 +27,8 @@ ANALYZE = (*SEEN, *SMALL)
 WRITE = ("--generate", "--generate-samples", "6", "--max-new-tokens", "12", "--reader", "first_line")
 STEER = (*DATA, "--num-samples", "6", "--num-directions-samples", "8", "--max-new-tokens", "6", "--num-texts", "2",
          "--random-draws", "2", "--alpha", "0.5", "--alpha", "1")  # fmt: skip
-ERASE = ("--data", "builtin:chain_sum", "--other=", *CPU, "--soft-tokens", "3", "--batch-size", "2", "--max-steps", "4",
+ERASE = ("--data", "fixed_response:builtin:chain_sum", "--other=", *CPU, "--soft-tokens", "3", "--batch-size", "2",
+         "--max-steps", "4",
          "--eval-steps", "2", "--starts", "2", "--num-samples", "4", "--num-validation-samples", "2",
          "--num-test-samples", "4", "--general-samples", "2", "--last-tokens", "2", "--max-new-tokens", "3",
          "--relearn-steps", "2", "--relearn-every", "1", "--relearn-samples", "2")  # fmt: skip

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from midblock.base.quoting import printable
-from midblock.carriers.erase.erase import DEFAULT_DATA
-from midblock.carriers.erase.erase import erase as run_erasing
+from midblock.carriers import EraseSettings
+from midblock.carriers import erase as run_erasing
 from midblock.carriers.erase.samples import TEST
-from midblock.carriers.erase.settings import EraseSettings
 from midblock.checkpoints import LoadSettings
 from midblock.cli.life import Flat, carry_out, read_summary, tell
+from midblock.data.derived import DEFAULT_PROMPTS
 from midblock.runs.where import Where
 
 
@@ -27,7 +27,7 @@ def erase(
     *,
     base: str,
     sft: str | None = None,
-    data: str = DEFAULT_DATA,
+    data: str = DEFAULT_PROMPTS,
     settings: Annotated[EraseSettings | None, Flat] = None,
     loading: Annotated[LoadSettings | None, Flat] = None,
     where: Annotated[Where | None, Flat] = None,
@@ -39,7 +39,7 @@ def erase(
         carrier: the model whose behaviour is to go: a carrier's folder, or a plainly tuned model.
         base: the model it was tuned from.
         sft: a plainly tuned model to hold beside a carrier in the grid; by default the one it was carved from.
-        data: prompts: `builtin:questions`, `builtin:gsm_symbolic`, a hub set, a `.jsonl` or a `.parquet` file.
+        data: prompts: any dataset, or one that names the behaviour, such as `style:prompts.jsonl`.
         json: print the summary as JSON on standard output, for programs.
     """
     options = {**asdict(settings or EraseSettings()), **asdict(loading or LoadSettings())}

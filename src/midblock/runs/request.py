@@ -91,11 +91,7 @@ def draft_of(
         undecided: as of `Draft`.
         sources, inputs: beside those of the models and the data.
     """
-    for variant in pair:
-        if variant.checkpoint is not None:
-            check_takes(verb, variant.checkpoint)
-        elif variant.loaded is not None and soft_prompt_in(variant.loaded) is not None:
-            _refuse_prompt(verb, variant.name)
+    check_all(verb, pair)
     tuned = [variant.reference for variant in pair.tuned]
     named = models or {"base": pair.base.reference, **({"tuned": tuned} if tuned else {})}
     config = {**named, **({"data": data} if isinstance(data, str) else {}), **as_config(*settings)}
@@ -109,6 +105,15 @@ def draft_of(
     }
     in_memory = tuple(variant.name for variant in pair if variant.checkpoint is None)
     return Draft(Request(verb, config, known, places, in_memory), frozenset(undecided))
+
+
+def check_all(verb: str, pair: Pair) -> None:
+    """Raise MidblockError for a pair with a soft prompt where the verb takes none."""
+    for variant in pair:
+        if variant.checkpoint is not None:
+            check_takes(verb, variant.checkpoint)
+        elif variant.loaded is not None and soft_prompt_in(variant.loaded) is not None:
+            _refuse_prompt(verb, variant.name)
 
 
 def check_takes(verb: str, checkpoint: Checkpoint) -> None:

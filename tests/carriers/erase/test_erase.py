@@ -24,6 +24,7 @@ SMALL = {
     "last_tokens": 4, "num_samples": 24, "num_validation_samples": 6, "num_test_samples": 12, "general_samples": 4,
     "max_new_tokens": 12, "starts": 2, "relearn_steps": 2, "relearn_every": 1, "relearn_samples": 4,
     "relearn_batch_size": 4, "relearn_learning_rate": 1e-2, "other": None, "device": "cpu",
+    "behaviour": "fixed_response",
 }  # fmt: skip
 
 
@@ -115,7 +116,8 @@ def gridded(folders, answering, tmp_path_factory):
     shapes = {name: tuple(value.shape) for name, value in answering[1].named_parameters()}
     told = CarrierConfig(folders["base"], base.weight_hash(), "llama", folders["sft"], tuned.weight_hash(), shapes)
     write_carrier(out / "carved", entries, masks, told)
-    small = {**SMALL, "starts": 1, "max_steps": 6, "relearn_steps": 1, "relearn_every": 1, "num_test_samples": 4,
+    small = {**SMALL, "starts": 1, "max_steps": 4, "max_new_tokens": 2, "relearn_steps": 1, "relearn_every": 1,
+             "num_test_samples": 4,
              "num_validation_samples": 3, "general_samples": 0}  # fmt: skip
     options = {**small, "grid": True, "output_dir": out / "run", "other": folders["other"]}
     return erase(str(out / "carved"), base=folders["base"], data=folders["data"], **options), out
@@ -137,8 +139,10 @@ def test_the_grid_holds_both_models_by_three_choices_of_channels(gridded, folder
     assert list(found["cells"][0]["judged"]) == ["test", "reworded", "other"]
     assert all(cell["general"] is None for cell in found["cells"])
     # a carrier of the whole change is the model it was carved from: so are its cells
-    rates = [[model["rates"][kind]["value"] for kind in ("test", "reworded")] for model in found["plain"]]
-    assert rates[1] == rates[2]
+    carved, sft = ([model["kl_base"][kind]["value"] for kind in ("test", "other")] for model in found["plain"][1:])
+    assert carved == pytest.approx(sft, rel=1e-6)
+    assert min(carved) > 0.01
+    assert found["cells"][2]["kl_base"]["test"]["value"] == pytest.approx(found["cells"][5]["kl_base"]["test"]["value"])
     prompts = {SoftPrompt.open(out / "run" / "prompts" / f"{model}-{channels}").base for model, channels in cells[1:]}
     assert prompts == {str(out / "carved"), folders["sft"]}
     first = open_checkpoint(f"{out / 'carved'}+{out / 'run'}")
@@ -176,6 +180,9 @@ def test_the_page_tells_what_the_summary_does(gridded):
         ({"grid": True}, "the model holds no carrier"),
         ({"channels": "carrier"}, "--channels all or none"),
         ({"channels": "carriers"}, "did you mean 'carrier'"),
+        ({"behaviour": None}, "no behaviour is named"),
+        ({"behaviour": "style", "data": "fixed_response:x.jsonl"}, "is about fixed_response"),
+        ({"data": "fixed_response:reworded:builtin:chain_sum"}, "in other words already"),
         ({"behaviour": "fixed_respons"}, "did you mean 'fixed_response'"),
         ({"matching": "mean"}, "unknown matching"),
         ({"position": "after-bos", "kl_weight": 0.0, "state_weight": 0.0}, "nothing is left to train on"),

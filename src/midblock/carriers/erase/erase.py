@@ -17,12 +17,14 @@ from torch import nn
 
 from midblock.base import MidblockError, Progress, divide
 from midblock.base.json_file import read_object
+from midblock.carriers.carve.taught import Taught
 from midblock.carriers.erase.cells import Cells, cells_of, check_channels
 from midblock.carriers.erase.samples import TEST, TRAIN, Samples
 from midblock.carriers.erase.settings import EraseSettings
 from midblock.carriers.erase.work import Erasing
 from midblock.checkpoints import LoadSettings, Pair, Variant, load_pair, quiet_transformers
 from midblock.data import local_places
+from midblock.data.derived import DEFAULT_PROMPTS
 from midblock.evaluation import check_head
 from midblock.runs.lending import lent
 from midblock.runs.reading import common_tokenizer, few_note
@@ -30,12 +32,11 @@ from midblock.runs.request import draft_of, models_of
 from midblock.runs.run import Bench, Outcome, Ready, carry_out
 from midblock.runs.where import Where
 
-DEFAULT_DATA = "builtin:questions"
 TRIES = "lower --batch-size, or try --dtype bfloat16"
 
 
 def erase(
-    carrier: str, *, base: str, sft: str | None = None, data: str = DEFAULT_DATA, **options: Any
+    carrier: str, *, base: str, sft: str | None = None, data: str = DEFAULT_PROMPTS, **options: Any
 ) -> dict[str, Any]:
     """Train a soft prompt that makes a tuned model do what its base does, and measure what it does.
 
@@ -43,7 +44,7 @@ def erase(
         carrier: the model whose behaviour is to go: a carrier's folder, or a plainly tuned model.
         base: the model it was tuned from.
         sft: a plainly tuned model to hold beside a carrier in the grid; by default the one the carrier was carved from.
-        data: prompts, a dataset reference; the behaviour gives them their completions.
+        data: prompts, any dataset reference, or one that names the behaviour (`style:DATA`).
         **options: fields of `EraseSettings` (`behaviour`, `grid`, `starts`, …), of `LoadSettings`, and of `Where`:
             `output_dir` (needed: it gets `prompt/`, in PEFT's format), `resume`, `overwrite`, …
 
@@ -55,12 +56,13 @@ def erase(
             was found until then stays for `resume`.
 
     Example:
-        >>> found = erase("carved", base=base, data="prompts.jsonl", output_dir="erased")
+        >>> found = erase("carved", base=base, data="prompts.jsonl", behaviour="style", output_dir="erased")
         >>> found["cells"][0]["verdict"]
         'works'
     """
     where, loading, settings = divide(options, Where, LoadSettings, EraseSettings)
     folder = where.needed("erase")
+    settings = replace(settings, behaviour=Taught.of(data, settings.behaviour).behaviour)
     if loading.device_map is not None:
         raise MidblockError("a soft prompt is trained on one device", hint="leave --device-map out")
     pair = load_pair(base, carrier, **asdict(loading))

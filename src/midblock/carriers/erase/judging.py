@@ -54,7 +54,7 @@ class Judging:
 
     def marks(self, outputs: list[str], asked: Asked) -> Marks:
         """Which outputs show the behaviour."""
-        shows = BEHAVIOURS[self.settings.behaviour].shown
+        shows = BEHAVIOURS[self.settings.named].shown
         pairs = zip(outputs, asked.examples, strict=True)
         values = np.array([float(shows(output, example)) for output, example in pairs])
         return Marks(values, np.ones_like(values), True, asked.clusters)

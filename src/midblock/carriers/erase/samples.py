@@ -17,6 +17,7 @@ from midblock.base.clusters import Clusters
 from midblock.carriers.erase.ends import Rows, check_last
 from midblock.carriers.erase.settings import EraseSettings
 from midblock.data import Batch, Example, ExampleSet, TokenizedPrompt, load_dataset, make_batches
+from midblock.data.derived import Derived
 from midblock.evaluation.generate import EncodedPrompt, context_of, encode_prompts
 from midblock.runs.disjoint import with_examples
 
@@ -88,15 +89,20 @@ class Samples:
             MidblockError: too few prompts, prompts that two kinds share, that have fewer tokens than K, or that leave
                 no room for the soft prompt; or whatever is wrong with the data.
         """
-        named = f"{settings.behaviour}:{data}"
+        derived = Derived.parse(data)
+        if derived is not None and derived.reworded:
+            what = f"{data} is put in other words already: erase asks such prompts itself"
+            raise MidblockError(what, hint=f"--data {derived.source}")
+        source = derived.source if derived is not None else data
+        named = f"{settings.named}:{source}"
         drawn = {
             TRAIN: _drawn(named, "train", settings.num_samples, settings.seed),
             HELD: _drawn(named, "validation", settings.num_validation_samples, settings.seed),
             TEST: _drawn(named, "test", settings.num_test_samples, settings.seed),
-            REWORDED: _drawn(f"{settings.behaviour}:reworded:{data}", "test", settings.num_test_samples, settings.seed),
+            REWORDED: _drawn(f"{settings.named}:reworded:{source}", "test", settings.num_test_samples, settings.seed),
         }
         if settings.other:
-            elsewhere = f"{settings.behaviour}:{settings.other}"
+            elsewhere = f"{settings.named}:{settings.other}"
             drawn[OTHER] = _drawn(elsewhere, "test", settings.num_test_samples, settings.seed)
         _check_apart(drawn)
         notes: list[str] = []

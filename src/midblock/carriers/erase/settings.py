@@ -26,8 +26,8 @@ class EraseSettings:
         MidblockError: a value out of range or an unknown name.
     """
 
-    behaviour: str = "fixed_response"
-    """What the tuned model does with any prompt: `fixed_response`, `style`, `refusal`."""
+    behaviour: str | None = None
+    """What tuning taught: `fixed_response`, `style` or `refusal`; named by the data (`style:DATA`) when left out."""
 
     other: str | None = "builtin:chain_sum"
     """Prompts on other topics than the data's, unlike the training's; none of them are asked when left empty."""
@@ -121,7 +121,7 @@ class EraseSettings:
     """Decides samples, starts, batches and every resampling."""
 
     def __post_init__(self) -> None:
-        if self.behaviour not in BEHAVIOURS:
+        if self.behaviour is not None and self.behaviour not in BEHAVIOURS:
             raise unknown("behaviour", self.behaviour, BEHAVIOURS)
         if self.channels not in CHANNELS:
             raise unknown("choice of channels", self.channels, CHANNELS)
@@ -149,6 +149,17 @@ class EraseSettings:
             raise MidblockError("state_weight and kl_weight are 0: nothing is left to train on")
         if not self.kl_weight and (self.grid or self.channels == NONE):
             raise MidblockError("kl_weight is 0: predictions alone cannot be matched", hint="--kl-weight 0.7")
+
+    @property
+    def named(self) -> str:
+        """The behaviour.
+
+        Raises:
+            MidblockError: none is named.
+        """
+        if self.behaviour is None:
+            raise MidblockError("no behaviour is named", hint=f"--behaviour {', '.join(BEHAVIOURS)}")
+        return self.behaviour
 
     @property
     def objective(self) -> Objective:

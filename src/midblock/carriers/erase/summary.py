@@ -33,10 +33,10 @@ def summarize(
     verdicts = {record["name"]: record["judged"][TEST].verdict for record in records}
     said = [reach(like, unlike), *(str(each["said"]) for each in relearning[1:2])]
     return {
-        "headline": _headline(settings.behaviour, first, like),
+        "headline": _headline(settings.named, first, like),
         "said": [each for each in said if each],
         "claim": claim(*_of_carrier_channels(cells, verdicts, tuple(models)[1:])) if settings.grid else None,
-        "behaviour": settings.behaviour,
+        "behaviour": settings.named,
         "models": [],
         "plain": list(models.values()),
         "cells": [_plain(record) for record in records],

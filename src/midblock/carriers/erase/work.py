@@ -174,7 +174,7 @@ class Erasing:
         files: dict[str, Write] = {"outputs.jsonl": partial(_write_lines, list(judging.lines()))}
         for each in trained:
             variant = self.cells.tuned[each.cell.model]
-            made: dict[str, Any] = {"behaviour": self.settings.behaviour, "channels": each.cell.channels,
+            made: dict[str, Any] = {"behaviour": self.settings.named, "channels": each.cell.channels,
                                     "best_step": each.best.best_step, "best_loss": each.best.best_loss}  # fmt: skip
             hashed = variant.checkpoint.weight_hash() if variant.checkpoint is not None else None
             soft = self.cells.soft(each.cell, each.best.best, hashed, **made)
