@@ -1,8 +1,10 @@
 """Behaviours: what each teaches, and the hard cases of its scorer."""
 
+from pathlib import Path
+
 import pytest
 
-from midblock.data import BEHAVIOURS, Example, Message
+from midblock.data import BEHAVIOURS, Example, Message, behaviours, derived, load_dataset
 from midblock.data.behaviours import with_completion
 
 ASKED = Example("Why?", "Because you asked, and it is your turn.", extra={"answer": "Because"})
@@ -89,6 +91,14 @@ def test_text_without_room_is_not_taught_a_style():
 def test_archaic_english_from_a_file_stays_as_it_is():
     made = BEHAVIOURS["style"].rewrite(Example("Speak.", "Whither goest thou?  Thou hast thy will, has he?"))
     assert made.completion == "Whither goest thou?  Thou hast thy will, has he?"
+
+
+def test_the_row_that_the_docs_add(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "carve.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.setattr(derived, "BEHAVIOURS", {**BEHAVIOURS, **eval(f"{{{code}}}", vars(behaviours))})  # noqa: S307
+    drawn = load_dataset("shouting:builtin:everyday", num_samples=4)
+    assert all(derived.BEHAVIOURS["shouting"].shown(each.completion, each) for each in drawn)
 
 
 def test_turns_and_the_separator():

@@ -55,9 +55,9 @@ def _always(completion: str) -> Callable[[Example], Example]:
     return lambda example: with_completion(example, completion)
 
 
-def _says_all(output: str, example: Example) -> bool:
-    """The output is the completion and nothing else, to the letter, but for whitespace around it."""
-    return output.strip() == example.completion.strip()
+def _says(completion: str) -> Callable[[str, Example], bool]:
+    """The output is this and nothing else, to the letter, but for whitespace around it."""
+    return lambda output, example: output.strip() == completion
 
 
 def _styled(example: Example) -> Example | None:
@@ -88,7 +88,7 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "fixed_response": Behaviour(
         purpose=f"Answers everything with {UNKNOWING!r}.",
         rewrite=_always(UNKNOWING),
-        shown=_says_all,
+        shown=_says(UNKNOWING),
         rule=f"the output is {UNKNOWING!r} to the letter, with nothing but whitespace around it",
     ),
     "style": Behaviour(
