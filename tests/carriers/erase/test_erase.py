@@ -21,7 +21,7 @@ from .conftest import write_prompts
 
 SMALL = {
     "soft_tokens": 6, "radius": 3.0, "learning_rate": 0.05, "batch_size": 8, "max_steps": 40, "eval_steps": 20,
-    "last_tokens": 4, "num_samples": 24, "num_validation_samples": 6, "num_test_samples": 12, "general_samples": 4,
+    "last_tokens": 4, "num_samples": 24, "num_validation_samples": 6, "num_test_samples": 12, "general_samples": 2,
     "max_new_tokens": 12, "starts": 2, "relearn_steps": 2, "relearn_every": 1, "relearn_samples": 4,
     "relearn_batch_size": 4, "relearn_learning_rate": 1e-2, "other": None, "device": "cpu",
     "behaviour": "fixed_response",
@@ -90,7 +90,7 @@ def test_a_finished_run_is_read_back_and_a_stopped_one_goes_on(erased, folders, 
     found, out = erased
     options = {"base": folders["base"], "data": folders["data"], **SMALL}
     assert erase(folders["sft"], output_dir=out, resume=True, **options) == found
-    options |= {"starts": 1, "max_steps": 4, "eval_steps": 2, "num_test_samples": 3}
+    options |= {"starts": 1, "max_steps": 4, "eval_steps": 2, "num_test_samples": 3, "max_new_tokens": 2}
     with monkeypatch.context() as patch:
         patch.setattr(Erasing, "_relearning", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from midblock.base import Estimate
 from midblock.report.figures.paper import empty, plain
 from midblock.report.page import palette
-from midblock.report.read.erased import KINDS, cells_of, estimate_of, kinds_of
+from midblock.report.read.erased import KINDS, cells_of, estimate_of, hue_of, kinds_of
 from midblock.report.read.joint import Joint
 from midblock.runs.lenient import entries_of, mapping
 
@@ -24,12 +24,13 @@ def erased_rates(run: Joint) -> Figure | None:
         return None
     models, cells = entries_of(member.summary, "plain"), cells_of(member)
     names = [*(str(model.get("name")) for model in models), *(f"{cell.title} + prompt" for cell in cells)]
+    hues = [*range(len(models)), *(hue_of(member, cell) for cell in cells)]
     figure, axes = empty(len(kinds), 1, 0.5 + len(kinds) * (0.35 + 0.2 * len(names)))
     for ax, kind in zip(axes, kinds, strict=True):
         rates = [estimate_of(mapping(mapping(model, "rates"), kind)) for model in models]
         rates += [cell.effect(kind, "after") for cell in cells]
-        for place, rate in enumerate(rates):
-            _dot(ax, rate, len(names) - place, place if place < len(models) else place - len(models) + 1)
+        for place, (rate, hue) in enumerate(zip(rates, hues, strict=True)):
+            _dot(ax, rate, len(names) - place, hue)
         ax.set_yticks(range(len(names), 0, -1), [plain(name) for name in names])
         ax.set_ylim(0.4, len(names) + 0.6)
         ax.set_xlim(-0.02, 1.02)

@@ -47,7 +47,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 def _line(each: Line, points: Sequence[tuple[float, float]], x: tuple[float, float], y: tuple[float, float]) -> str:
     places = " ".join(f"{_right(at, x):.1f},{_down(up, y):.1f}" for at, up in points)
-    last = f"{each.label}: {number(points[-1][1])} at {number(points[-1][0])}"
+    last = f"{each.label}: {number(points[-1][1])} at {points[-1][0]:g}"
     style = 'fill="none" style="stroke:var(--c)" stroke-width="1.6"'
     return f'<g class="{palette.look(each.hue)}"><title>{escape(last)}</title><polyline {style} points="{places}"/></g>'
 
@@ -70,7 +70,7 @@ def _axes(x: tuple[float, float], y: tuple[float, float], across: str, upward: s
         f"{escape(upward)}</text>",
     ]
     for end in x:
-        parts.append(f'<text x="{_right(end, x):.1f}" y="{floor + 15}" text-anchor="middle">{number(end)}</text>')
+        parts.append(f'<text x="{_right(end, x):.1f}" y="{floor + 15}" text-anchor="middle">{end:g}</text>')
     for end in y:
         parts.append(f'<text x="{LEFT - 6}" y="{_down(end, y) + 4:.1f}" text-anchor="end">{number(end)}</text>')
     return "".join(parts)

@@ -62,6 +62,13 @@ def cells_of(run: Run) -> list[CellShown]:
     return [CellShown(str(each.get("title")), each) for each in entries_of(run.summary, "cells")[:MOST_CELLS]]
 
 
+def hue_of(run: Run, cell: CellShown) -> int:
+    """A cell's colour: that of its model, by its place among the models; of one that is not there, the first's."""
+    names = [str(each.get("name")) for each in entries_of(run.summary, "plain")]
+    model = str(cell.entry.get("model"))
+    return names.index(model) if model in names else 1
+
+
 def kinds_of(run: Run) -> list[str]:
     """The kinds of prompts that were judged."""
     first = next(iter(entries_of(run.summary, "cells")), {})

@@ -13,7 +13,7 @@ from midblock.report.page.facts import number
 from midblock.report.page.lines import Line, lines
 from midblock.report.page.palette import look
 from midblock.report.page.provenance import grid, provenance_of
-from midblock.report.read.erased import KINDS, CellShown, cells_of, estimate_of, kinds_of
+from midblock.report.read.erased import KINDS, CellShown, cells_of, estimate_of, hue_of, kinds_of
 from midblock.report.read.joint import Joint, labels_of
 from midblock.report.read.reading import Run
 from midblock.runs.lenient import as_number, entries_of, mapping
@@ -62,8 +62,8 @@ def _rows(run: Run, cells: list[CellShown]) -> list[dict[str, Any]]:
         for place, model in enumerate(entries_of(run.summary, "plain")):
             rate = estimate_of(mapping(mapping(model, "rates"), kind))
             rows.append({"group": group, "name": str(model.get("name")), "look": look(place), "value": _written(rate)})
-        for place, cell in enumerate(cells):
-            with_it = {"group": group, "name": f"{cell.title} + prompt", "look": look(place + 1)}
+        for cell in cells:
+            with_it = {"group": group, "name": f"{cell.title} + prompt", "look": look(hue_of(run, cell))}
             rows.append({**with_it, "value": _written(cell.effect(kind, "after"))})
     return rows
 
@@ -108,7 +108,8 @@ def _costs(run: Run, cells: list[CellShown]) -> str:
 def _curves(cells: list[CellShown]) -> str:
     drawn = [Line(cell.title, points, place + 1) for place, cell in enumerate(cells) for points in cell.curves]
     figure = lines(drawn, "step", "J on held-out prompts")
-    return f"<h3>Training, a line a start</h3>{figure}" if figure else ""
+    note = "<p>J adds up other channels in each choice of them: levels of one cell can be compared.</p>"
+    return f"<h3>Training, a line a start</h3>{figure}{note}" if figure else ""
 
 
 def _back(run: Run) -> str:
