@@ -61,7 +61,8 @@ class Objective:
         means = self.matching == BATCH_MEAN
         distances = []
         for block, written in ours.written.items():
-            difference = written - base.written[block].to(written)
+            kind = torch.promote_types(written.dtype, torch.float32)
+            difference = written.to(kind) - base.written[block].to(written.device, kind)
             if means:
                 difference = difference.mean(0, keepdim=True).expand_as(difference)
             distances.append(difference.square().mean(1).to(ours.normed.device))
