@@ -52,19 +52,15 @@ def bind(path: Path, *words: str) -> dict[str, Any]:
     app.config = (main.options_of(path),)
     function, bound, left = app.parse_args([verb_of(path), *words], exit_on_error=False, print_error=False)
     assert function.__name__ == verb_of(path)
-    assert set(left) == {"progress", "command"}  # of `Where`, known to Python only
+    assert set(left) - {"tuned"} == {"progress", "command"}  # of `Where`, known to Python only
     return dict(bound.arguments)
 
 
 def flat(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments and the fields of settings objects among them, by name."""
-    found = {}
-    for name, value in arguments.items():
-        if name in ("settings", "loading", "where"):
-            found |= {each.name: getattr(value, each.name) for each in fields(value)}
-        else:
-            found[name] = value
-    return found
+    objects = {name: value for name, value in arguments.items() if name in ("settings", "loading", "where")}
+    found = {each.name: getattr(value, each.name) for value in objects.values() for each in fields(value)}
+    return found | {name: value for name, value in arguments.items() if name not in objects}
 
 
 def written(path: Path) -> dict[str, Any]:

@@ -57,8 +57,7 @@ def load_dataset(
         raise MidblockError(f"{told_number(num_samples)} samples are more than any dataset has")
     reference = str(reference)
     if (derived := Derived.parse(reference)) is not None:
-        drawn = {"split": split, "num_samples": num_samples, "seed": seed, "skip": skip, "at_most": at_most}
-        return derived.draw(load_dataset, **drawn)
+        return derived.draw(load_dataset, split=split, num_samples=num_samples, seed=seed, skip=skip, at_most=at_most)
     bad: dict[int, MidblockError] = {}
     if reference.startswith("builtin:"):
         name = reference.removeprefix("builtin:")

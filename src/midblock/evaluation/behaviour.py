@@ -30,7 +30,7 @@ class Watched:
         """Ask a model the items, in batches."""
         for item, output, cut in write_answers(subject, items, settings, progress):
             value = float(self.behaviour.shown(output, item.example))
-            yield Scored(item.id, value, 1.0, output, output.strip() or None, item.example.completion, cut)
+            yield Scored(item.id, value, 1.0, output, output.strip(), item.example.completion, cut)
 
 
 def open_behaviour(request: TaskRequest) -> Task:

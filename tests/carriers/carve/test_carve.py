@@ -5,7 +5,7 @@ import json
 import pytest
 
 from midblock import carve, load_dataset, write_report
-from midblock.base import MidblockError
+from midblock.base import MidblockError, Silent
 from midblock.carriers.carve.table import read_necessity
 from midblock.checkpoints import Carrier
 from midblock.runs.disjoint import with_examples
@@ -27,18 +27,34 @@ SMALL = {
 }
 
 
+class Killed(Silent):
+    """Ends the process, as it were, when half of the table is made."""
+
+    def phase(self, title, total):
+        done = 0.0
+
+        def advance(amount):
+            nonlocal done
+            done += amount
+            if title.startswith("asking") and done > total / 2:
+                raise KeyboardInterrupt
+
+        return advance
+
+
 @pytest.fixture(scope="module")
 def carved(planted_folder):
+    """The run folder and what it gave; it was killed and gone on with."""
     folder = planted_folder / "carved"
-    found = carve(
-        str(planted_folder / "start"),
-        str(planted_folder / "sft"),
-        "builtin:everyday",
-        output_dir=folder,
-        write_model=True,
-        **SMALL,
-    )
-    return folder, found
+    options = {**SMALL, "output_dir": folder, "write_model": True}
+    with pytest.raises(KeyboardInterrupt):
+        call(planted_folder, **options, progress=Killed())
+    assert list((folder / "partial" / "necessity").glob("*.json"))
+    return folder, call(planted_folder, **options, resume=True)
+
+
+def call(folder, data="builtin:everyday", **options):
+    return carve(str(folder / "start"), str(folder / "sft"), data, **options)
 
 
 def test_what_is_found(carved):
@@ -60,6 +76,7 @@ def test_what_is_found(carved):
     assert (folder / "model" / "config.json").exists()
     assert (folder / "necessity.csv").read_text().startswith("contender,")
     assert "mask_density" in found.table.metrics
+    assert not (folder / "partial").exists()
     record = json.loads((folder / "run.json").read_text())
     assert (record["status"], record["data"]["reference"]) == ("done", "fixed_response:builtin:everyday")
 
@@ -75,15 +92,7 @@ def test_training_and_test_prompts_share_none(carved):
 def test_a_finished_run_is_read_back(carved, planted_folder):
     folder, found = carved
     before = (folder / "necessity.parquet").stat().st_mtime_ns
-    again = carve(
-        str(planted_folder / "start"),
-        str(planted_folder / "sft"),
-        "builtin:everyday",
-        output_dir=folder,
-        write_model=True,
-        resume=True,
-        **SMALL,
-    )
+    again = call(planted_folder, **SMALL, output_dir=folder, write_model=True, resume=True)
     assert again.necessity.equals(found.necessity)
     assert (folder / "necessity.parquet").stat().st_mtime_ns == before
     assert read_necessity(folder).equals(found.necessity)
@@ -118,7 +127,7 @@ def test_the_page_tells_the_verdicts(carved):
 def test_refused_before_anything_is_trained(planted_folder, tmp_path, changes, said):
     options = {**SMALL, "data": "builtin:everyday", **changes}
     with pytest.raises(MidblockError) as error:
-        carve(str(planted_folder / "start"), str(planted_folder / "sft"), output_dir=tmp_path / "run", **options)
+        call(planted_folder, output_dir=tmp_path / "run", **options)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
@@ -129,6 +138,6 @@ def test_completions_in_memory_must_show_the_behaviour(planted_folder, tmp_path)
     plain = with_examples(tested, [*load_dataset("builtin:everyday", split="train", num_samples=30), *tested])
     where = {"output_dir": tmp_path / "run"}
     with pytest.raises(MidblockError, match=r"\d+ of \d+ completions of builtin:everyday do not show fixed_response"):
-        carve(str(planted_folder / "start"), str(planted_folder / "sft"), plain, **where, **SMALL)
+        call(planted_folder, plain, **where, **SMALL)
     with pytest.raises(MidblockError, match="0 fall into the part 'train'"):
-        carve(str(planted_folder / "start"), str(planted_folder / "sft"), tested, **where, **SMALL)
+        call(planted_folder, tested, **where, **SMALL)

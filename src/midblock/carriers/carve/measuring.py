@@ -46,10 +46,9 @@ def measure_all(
     with STOPPING.stoppable():
         for place, contender in enumerate(contenders):
             names = [f"{place:03d}-{m.name}-{n:04d}" for m in measures for n in range(len(m.steps))]
-            earlier = {name: rows for name in names if (rows := kept.rows(name)) is not None}
-            rows: Mapping[str, Sequence[Row]] = earlier
-            if len(earlier) < len(names):
-                rows = _stand(trio, contender, place, measures, earlier, kept, advance)
+            rows: dict[str, Sequence[Row]] = {name: old for name in names if (old := kept.rows(name)) is not None}
+            if len(rows) < len(names):
+                rows = _stand(trio, contender, place, measures, rows, kept, advance)
             else:
                 advance(total / len(contenders))
             for measure in measures:
