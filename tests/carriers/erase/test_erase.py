@@ -152,6 +152,13 @@ def test_the_grid_holds_both_models_by_three_choices_of_channels(gridded, folder
         open_checkpoint(f"{folders['base']}+{out / 'run' / 'prompt'}+{out / 'carved'}")
 
 
+def test_a_carrier_of_another_base_is_refused(gridded, folders, tmp_path):
+    options = {**SMALL, "data": folders["data"], "output_dir": tmp_path / "run"}
+    with pytest.raises(MidblockError, match="was carved from .* has other weights"):
+        erase(str(gridded[1] / "carved"), base=folders["sft"], **options)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_page_tells_what_the_summary_does(gridded):
     found, out = gridded
     (section,) = erase_sections(read_one(out / "run"))
