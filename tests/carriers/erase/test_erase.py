@@ -43,13 +43,15 @@ def folders(answering, tokenizer, prompts, tmp_path_factory):
 def erased(folders, tmp_path_factory):
     """A finished run, and its folder."""
     out = tmp_path_factory.mktemp("runs") / "erased"
-    found = erase(folders["sft"], base=folders["base"], data=folders["data"], output_dir=out, **SMALL)
+    options = {**SMALL, "other": folders["other"]}
+    found = erase(folders["sft"], base=folders["base"], data=folders["data"], output_dir=out, **options)
     return found, out
 
 
 def test_a_planted_behaviour_is_switched_off_and_nulls_switch_off_nothing(erased):
     (cell,) = erased[0]["cells"]
     like = cell["judged"]["test"]
+    assert list(cell["judged"]) == ["test", "reworded", "other"]
     assert like["before"]["value"] == 1.0
     assert like["after"]["value"] <= 0.25
     assert like["change"]["high"] < 0
@@ -89,8 +91,9 @@ def test_tuning_brings_it_back_and_is_held_against_the_base(erased):
 def test_a_finished_run_is_read_back_and_a_stopped_one_goes_on(erased, folders, tmp_path, monkeypatch):
     found, out = erased
     options = {"base": folders["base"], "data": folders["data"], **SMALL}
-    assert erase(folders["sft"], output_dir=out, resume=True, **options) == found
-    options |= {"starts": 1, "max_steps": 4, "eval_steps": 2, "num_test_samples": 3, "max_new_tokens": 2}
+    del options["other"]
+    assert erase(folders["sft"], output_dir=out, resume=True, **options, other=folders["other"]) == found
+    options |= {"other": None, "starts": 1, "max_steps": 4, "eval_steps": 2, "num_test_samples": 3, "max_new_tokens": 2}
     with monkeypatch.context() as patch:
         patch.setattr(Erasing, "_relearning", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -117,9 +120,9 @@ def gridded(folders, answering, tmp_path_factory):
     told = CarrierConfig(folders["base"], base.weight_hash(), "llama", folders["sft"], tuned.weight_hash(), shapes)
     write_carrier(out / "carved", entries, masks, told)
     small = {**SMALL, "starts": 1, "max_steps": 4, "max_new_tokens": 2, "relearn_steps": 1, "relearn_every": 1,
-             "num_test_samples": 4,
-             "num_validation_samples": 3, "general_samples": 0}  # fmt: skip
-    options = {**small, "grid": True, "output_dir": out / "run", "other": folders["other"]}
+             "num_samples": 4, "batch_size": 4, "num_test_samples": 4, "num_validation_samples": 2,
+             "general_samples": 0}  # fmt: skip
+    options = {**small, "grid": True, "output_dir": out / "run"}
     return erase(str(out / "carved"), base=folders["base"], data=folders["data"], **options), out
 
 
@@ -136,10 +139,9 @@ def test_the_grid_holds_both_models_by_three_choices_of_channels(gridded, folder
         "carved, carrier channels",
         "sft, carrier channels",
     ]
-    assert list(found["cells"][0]["judged"]) == ["test", "reworded", "other"]
     assert all(cell["general"] is None for cell in found["cells"])
     # a carrier of the whole change is the model it was carved from: so are its cells
-    carved, sft = ([model["kl_base"][kind]["value"] for kind in ("test", "other")] for model in found["plain"][1:])
+    carved, sft = ([model["kl_base"][kind]["value"] for kind in ("test", "reworded")] for model in found["plain"][1:])
     assert carved == pytest.approx(sft, rel=1e-6)
     assert min(carved) > 0.01
     assert found["cells"][2]["kl_base"]["test"]["value"] == pytest.approx(found["cells"][5]["kl_base"]["test"]["value"])
@@ -154,7 +156,7 @@ def test_the_grid_holds_both_models_by_three_choices_of_channels(gridded, folder
 
 def test_a_carrier_of_another_base_is_refused(gridded, folders, tmp_path):
     options = {**SMALL, "data": folders["data"], "output_dir": tmp_path / "run"}
-    with pytest.raises(MidblockError, match="was carved from .* has other weights"):
+    with pytest.raises(MidblockError, match=r"was carved from .* has other weights"):
         erase(str(gridded[1] / "carved"), base=folders["sft"], **options)
     assert not (tmp_path / "run").exists()
 
@@ -163,14 +165,14 @@ def test_the_page_tells_what_the_summary_does(gridded):
     found, out = gridded
     (section,) = erase_sections(read_one(out / "run"))
     rows = section.charts[0].data["rows"]
-    assert len(rows) == 3 * (3 + 6)
+    assert len(rows) == 2 * (3 + 6)
     assert rows[3]["name"] == "carved, carrier channels + prompt"
     assert rows[3]["value"][0] == found["cells"][0]["judged"]["test"]["after"]["value"]
     for said in (
         html.escape(found["claim"], quote=True),
         "Tuned on the behaviour again",
         "<polyline",
-        "on other topics",
+        "in other words",
     ):
         assert said in section.body
     assert erased_rates(read_one(out / "run")) is not None
