@@ -106,6 +106,7 @@ def test_damaged_tensors_are_named(name, change, said, carved):
         ("shapes", {HELD: [48, 0]}, "list of sizes"),
         ("shapes", {}, "holds no entries"),
         ("made", [1], "made is"),
+        ("parts", {"head": "lm_head"}, "where the decoder's head, embedding"),
     ],
 )
 def test_a_damaged_config_is_named(key, value, said, carved):

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from midblock import MidblockError, apply_carrier
-from midblock.checkpoints import Carrier, EffectiveTensors, LoadSettings, combine, load_model, open_checkpoint
+from midblock.checkpoints import Anatomy, Carrier, EffectiveTensors, LoadSettings, combine, load_model, open_checkpoint
+from midblock.checkpoints.decoder_names import name_in
 
-from ..conftest import make_tuned
-from .carving import in_memory, on_disk, planted, same, values_of, where
+from ..conftest import make_tuned, make_wrapped
+from .carving import config_of, in_memory, on_disk, planted, same, values_of, where
 
 
 def test_loaded_read_and_applied_are_the_masked_weights(family, saved, pico, tmp_path):
@@ -149,3 +150,23 @@ def test_carriers_within_one_another_add(half, pico, saved, tmp_path):
     assert same(load_model(checkpoint, LoadSettings()), expected)
     with EffectiveTensors.of_checkpoint(checkpoint) as found:
         assert all(torch.equal(found.read(name).float(), value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "gemma3"])
+def test_it_is_found_inside_a_multimodal_model_and_alone(kind):
+    whole, alone = make_wrapped(kind)
+    tuned = make_tuned(whole)
+    paths = Anatomy.of(whole).names
+    inside = planted(tuned, moves=lambda name: name.startswith((paths["blocks"], paths["final_norm"])))
+    carrier = Carrier(replace(config_of(tuned), parts=paths), inside)
+    before = [values_of(whole), values_of(alone)]
+    with apply_carrier(whole, carrier), apply_carrier(alone, carrier) as applied:
+        assert applied.entries == carrier.count
+        changed = 0
+        for name, value in alone.named_parameters():
+            other = whole.get_parameter(name_in(paths, Anatomy.of(alone).names, name))
+            assert torch.equal(value, other)
+            changed += int((value != before[1][name]).sum())
+        assert changed > 0.9 * carrier.count
+    assert same(whole, before[0])
+    assert same(alone, before[1])

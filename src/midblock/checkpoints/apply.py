@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from midblock.base import MidblockError
+from midblock.checkpoints.anatomy import Anatomy
 from midblock.checkpoints.carried import summed
 from midblock.checkpoints.carrier import Carrier
 from midblock.checkpoints.entries import Entries
@@ -69,7 +70,7 @@ def apply_carrier(
         ...     applied.parameters
         2
     """
-    found = carrier if isinstance(carrier, Carrier) else Carrier.open(carrier)
+    found = _fitted(carrier if isinstance(carrier, Carrier) else Carrier.open(carrier), model)
     if not abs(scale) < float("inf"):
         raise MidblockError(f"the scale {scale} of {found.name} is no finite number")
     if remove and base is None:
@@ -103,6 +104,7 @@ def put_in(model: nn.Module, carriers: Sequence[Carrier], name: str) -> None:
         MidblockError: it lacks a parameter, or has it in another shape.
     """
     held: dict[str, nn.Parameter] = {}
+    carriers = [_fitted(carrier, model) for carrier in carriers]
     for carrier in carriers:
         held |= _parameters(model, carrier, name)
     with torch.no_grad():
@@ -144,6 +146,11 @@ def combine(carriers: Sequence[Carrier], base: Weights, scales: Sequence[float] 
         kept = [_union([entries.indices[dim] for entries, _ in parts]) for dim in range(value.ndim)]
         found[name] = Entries.of(summed(value, parts).to(_widest(parts, value)), kept)
     return found
+
+
+def _fitted(carrier: Carrier, model: nn.Module) -> Carrier:
+    """The carrier with the names that its parameters have in this very model."""
+    return carrier.named_as(Anatomy.of(model).names) if carrier.config.parts else carrier
 
 
 def _parameters(model: nn.Module, carrier: Carrier, name: str | None = None) -> dict[str, nn.Parameter]:

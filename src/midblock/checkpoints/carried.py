@@ -6,9 +6,9 @@ bit. A piece on disk in whose box no entry lies is left as it is. Cost: a copy o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from jaxtyping import Shaped
@@ -24,10 +24,12 @@ class Carried:
     """Carriers on one base.
 
     Attributes:
-        carriers: in the order they were named; their sum does not depend on it.
+        carriers: in the order they were named.
+        outlined: where entries lie, only type and shape are told, on the meta device.
     """
 
     carriers: tuple[Carrier, ...] = ()
+    outlined: bool = False
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -36,20 +38,26 @@ class Carried:
 
     def touch(self, piece: Piece) -> bool:
         """Whether an entry lies in a piece."""
-        return piece.name in self.names and next(self._within(piece), None) is not None
+        return piece.name in self.names and bool(self.within(piece))
 
     def placed(self, piece: Piece, base: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """A piece's value with the entries in it; the base's own tensor where none lies in it."""
         if piece.name not in self.names:
             return base
-        return summed(base, [(entries, 1.0) for entries in self._within(piece)])
+        within = self.within(piece)
+        if self.outlined and within:
+            return torch.empty(base.shape, dtype=_widest(base, within), device="meta")
+        return summed(base, [(entries, 1.0) for entries in within])
 
-    def _within(self, piece: Piece) -> Iterator[Entries]:
+    def within(self, piece: Piece) -> list[Entries]:
+        """Each carrier's entries in a piece, as entries of that piece; of carriers that have some."""
+        found = []
         for carrier in self.carriers:
             if piece.name in carrier.held:
-                found = carrier.entries(piece.name).cut(piece.region, carrier.config.shapes[piece.name])
-                if found.count:
-                    yield found
+                entries = carrier.entries(piece.name).cut(piece.region, carrier.config.shapes[piece.name])
+                if entries.count:
+                    found.append(entries)
+        return found
 
 
 def summed(
@@ -75,13 +83,9 @@ def summed(
         alone = entries.scaled(base, scale).double()
         # adding to an entry that is still the base's gives the value itself, which (v − base) + base may miss
         entries.put(made, torch.where(before == own, alone, before + (alone - own)))
-    return _narrowed(made, base, parts)
-
-
-def _narrowed(made: Tensor, base: Tensor, parts: Sequence[tuple[Entries, float]]) -> Tensor:
-    """The same in the widest type of base and values, where that holds it to the bit."""
-    dtype = base.dtype
-    for entries, _ in parts:
-        dtype = torch.promote_types(dtype, entries.values.dtype)
-    narrow = made.to(dtype)
+    narrow = made.to(_widest(base, [entries for entries, _ in parts]))
     return narrow if torch.equal(narrow.double(), made) else made
+
+
+def _widest(base: Tensor, parts: Sequence[Entries]) -> torch.dtype:
+    return reduce(torch.promote_types, (entries.values.dtype for entries in parts), base.dtype)

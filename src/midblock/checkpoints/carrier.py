@@ -18,6 +18,7 @@ from midblock.base import MidblockError
 from midblock.base.files import write_failure
 from midblock.checkpoints.carrier_config import CONFIG, CarrierConfig
 from midblock.checkpoints.carrier_file import VALUES, WEIGHTS, Masks, read_file, write_file
+from midblock.checkpoints.decoder_names import name_in
 from midblock.checkpoints.entries import Entries
 
 
@@ -77,6 +78,16 @@ class Carrier:
     def entries(self, name: str) -> Entries:
         """The entries of a parameter."""
         return self.held[name]
+
+    def named_as(self, parts: Mapping[str, str]) -> Carrier:
+        """The same for a model in which the decoder's parts stand elsewhere (`Anatomy.names`)."""
+        own = self.config.parts
+        if not own or dict(parts) == dict(own):
+            return self
+        names = {name: name_in(parts, own, name) for name in self.held}
+        shapes = {names[name]: self.config.shapes[name] for name in self.held}
+        config = replace(self.config, shapes=shapes, parts=dict(parts))
+        return replace(self, config=config, held={new: self.entries(name) for name, new in names.items()})
 
     def content_hash(self) -> str:
         """SHA-256 of its entries: names, shapes, indices and values."""

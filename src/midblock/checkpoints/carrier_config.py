@@ -11,6 +11,7 @@ from typing import Any
 
 from midblock.base import MidblockError, write_json
 from midblock.base.json_file import read_object, shown
+from midblock.checkpoints.decoder_names import PARTS
 
 CONFIG = "carrier_config.json"
 FORMAT = 1
@@ -33,6 +34,8 @@ class CarrierConfig:
         tuned_hash: that model's weight hash.
         shapes: of every parameter that has entries, as it is in memory.
         made: how it was made, as plain values (method, settings, data, …).
+        parts: where the decoder's parts stood in the model it was carved in (`Anatomy.names`), so that it is found
+            where it stands elsewhere, inside a multimodal model or alone; empty where it always stands there.
     """
 
     base: str
@@ -42,6 +45,7 @@ class CarrierConfig:
     tuned_hash: str
     shapes: Mapping[str, tuple[int, ...]]
     made: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, file: Path) -> None:
         """Write the file, whole or not at all.
@@ -62,6 +66,7 @@ class CarrierConfig:
             "tuned_hash": self.tuned_hash,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "made": dict(self.made),
+            "parts": dict(self.parts),
         }
 
     @classmethod
@@ -78,10 +83,12 @@ class CarrierConfig:
             raise MidblockError(what, hint="a newer midblock may read it")
         texts = {key: _text(file, found, key) for key in ("base", "architecture", "tuned")}
         hashes = {key: _hash(file, found, key) for key in ("base_hash", "tuned_hash")}
-        made = found.get("made", {})
+        made, parts = found.get("made", {}), found.get("parts", {})
         if not isinstance(made, dict):
             raise _wrong(file, "made", made, "a table")
-        return cls(**texts, **hashes, shapes=_shapes(file, found.get("shapes")), made=made)
+        if not isinstance(parts, dict) or (parts and not all(isinstance(parts.get(part), str) for part in PARTS)):
+            raise _wrong(file, "parts", parts, f"where the decoder's {', '.join(PARTS)} stand")
+        return cls(**texts, **hashes, shapes=_shapes(file, found.get("shapes")), made=made, parts=parts)
 
 
 def _text(file: Path, found: Mapping[str, Any], key: str) -> str:

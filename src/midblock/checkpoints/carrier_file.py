@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -45,9 +46,18 @@ class EntriesOnDisk(Mapping[str, Entries]):
     def __getitem__(self, name: str) -> Entries:
         if name not in self.shapes:
             raise KeyError(name)
-        listed = (f"{name}.{dim}" for dim in range(len(self.shapes[name])))
-        indices = tuple(self.reader.read(each).long() if each in self.reader else None for each in listed)
-        return Entries(indices, self.reader.read(name + VALUES))
+        if name not in self._indices:
+            listed = (f"{name}.{dim}" for dim in range(len(self.shapes[name])))
+            found = tuple(self.reader.read(each).long() if each in self.reader else None for each in listed)
+            self._indices[name] = found
+        return Entries(self._indices[name], self.reader.read(name + VALUES))
+
+    @cached_property
+    def _indices(self) -> dict[str, tuple[Tensor | None, ...]]:
+        return {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes  # without reading anything
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)

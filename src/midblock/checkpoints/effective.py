@@ -231,6 +231,12 @@ class EffectiveTensors:
             self._resolved[file] = file.resolve()
         return self._resolved[file], piece.stored
 
+    @property
+    def outlined(self) -> EffectiveTensors:
+        """The same, to be asked for types and shapes: what a carrier touches is not computed."""
+        carried = replace(self.changes.carried, outlined=True)
+        return replace(self, changes=replace(self.changes, carried=carried)) if carried.carriers else self
+
     def release(self, piece: Piece) -> None:
         """Give the pages that a piece was read from back to the system."""
         self.store.release(piece.stored)
@@ -292,6 +298,7 @@ class EffectiveTensors:
     def _carrying(self, carriers: Sequence[Carrier]) -> EffectiveTensors:
         """The same with carriers' values in it; a head that is tied stays so."""
         shapes = {name: tuple(value.shape) for name, value in self.anatomy.model.named_parameters()}
+        carriers = [carrier.named_as(self.anatomy.names) for carrier in carriers]
         for carrier in carriers:
             carrier.check_on(shapes, self.name)
         changes = replace(self.changes, carried=Carried(tuple(carriers)))

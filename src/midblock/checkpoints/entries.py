@@ -53,11 +53,11 @@ class Entries:
                     [3., 5.]])
         """
         indices = tuple(_index(each, side) for each, side in zip(kept, tensor.shape, strict=True))
-        return cls(indices, tensor.detach()[selection(indices, tensor)].clone())
+        return cls(indices, _taken(tensor.detach(), indices))
 
     def taken(self, tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*kept"]:
         """What stands in the same places of another tensor of the parameter's shape; a copy."""
-        return tensor[selection(self.indices, tensor)].clone()
+        return _taken(tensor, self.indices)
 
     def place(self, base: Shaped[Tensor, "*shape"], scale: float = 1.0) -> Shaped[Tensor, "*shape"]:
         """The parameter with the entries in it: base + scale · (values − base) where they are.
@@ -82,7 +82,14 @@ class Entries:
 
     def put(self, target: Shaped[Tensor, "*shape"], values: Shaped[Tensor, "*kept"]) -> None:
         """Write values into the places of a tensor, rounded to its type."""
-        target[selection(self.indices, target)] = values.to(target.device, target.dtype)
+        values = values.to(target.device, target.dtype)
+        if target.ndim > 2 and target.is_contiguous():
+            flat = Entries(self.indices, values).as_matrix(target.shape)
+            flat.put(target.view(-1, target.shape[-1]), flat.values)
+        elif target.ndim == 2:
+            _put_in_matrix(target, self.indices, values)
+        else:
+            target[_selection(self.indices, target)] = values
 
     def cut(self, region: Region, shape: Sequence[int]) -> Entries:
         """The entries that lie in a box of the parameter, as entries of that box.
@@ -133,7 +140,29 @@ class Entries:
         return Entries((empty,) * left, self.values.new_empty((0,) * left))
 
 
-def selection(indices: Sequence[Tensor | None], tensor: Tensor) -> tuple[Tensor | slice, ...]:
+def _taken(tensor: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    """Kept rows × kept columns, in memory of their own."""
+    made = tensor
+    for dim, index in enumerate(indices):
+        made = made if index is None else made.index_select(dim, index.to(tensor.device))
+    return made.clone() if made is tensor else made
+
+
+def _put_in_matrix(target: Tensor, indices: Sequence[Tensor | None], values: Tensor) -> None:
+    """Several times as fast as assigning to `target[rows, columns]`."""
+    rows, columns = (None if index is None else index.to(target.device) for index in indices)
+    if columns is None:
+        made = values
+    else:
+        made = target.clone() if rows is None else target.index_select(0, rows)
+        made.scatter_(1, columns.expand(len(made), -1), values)
+    if rows is None:
+        target.copy_(made)
+    else:
+        target.index_copy_(0, rows, made)
+
+
+def _selection(indices: Sequence[Tensor | None], tensor: Tensor) -> tuple[Tensor | slice, ...]:
     """What `tensor[…]` needs to give kept rows × kept columns."""
     listed = [dim for dim, index in enumerate(indices) if index is not None]
     if not listed:

@@ -70,7 +70,8 @@ def put_together(
     shape: Sequence[int], boxes: Sequence[tuple[Region, Shaped[Tensor, "..."]]]
 ) -> Shaped[Tensor, "*shape"]:
     """Copy boxes into one tensor, of their widest type: float64 where one of them was computed."""
-    made = torch.empty(shape, dtype=reduce(torch.promote_types, (value.dtype for _, value in boxes)))
+    device = "meta" if any(value.is_meta for _, value in boxes) else "cpu"
+    made = torch.empty(shape, dtype=reduce(torch.promote_types, (value.dtype for _, value in boxes)), device=device)
     for region, value in boxes:
         box(made, region).copy_(value)
     return made

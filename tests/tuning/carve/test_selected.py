@@ -166,5 +166,5 @@ def test_masks_begin_as_drawn_and_go_straight_through(pico):
     (7.0 * (torch.sigmoid(before) * upstream).sum() + 0.5 * torch.sigmoid(before).sum()).backward()
     masks.gradients[0] += upstream
     masks.step(0.1, 7.0, 0.5)
-    torch.testing.assert_close(masks.logits[0], before.detach() - 0.1 * before.grad)
+    torch.testing.assert_close(masks.logits[0], (before.detach() - 0.1 * before.grad).clamp(-4, 4))
     assert not masks.gradients[0].any()

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Carrier, open_checkpoint
+from midblock.checkpoints import Carrier, LoadSettings, load_model, open_checkpoint
 from midblock.data import encode, load_dataset
 from midblock.evaluation import mean_nll
 from midblock.tuning import CarveSettings, carve_weights
@@ -44,16 +44,6 @@ def done(carve):
     return carve()
 
 
-def applied(llama, carrier):
-    """The base with a carrier's entries in it."""
-    model = AutoModelForCausalLM.from_pretrained(llama)
-    with torch.no_grad():
-        for name in carrier.names:
-            parameter = model.get_parameter(name)
-            parameter.copy_(carrier.entries(name).place(parameter.data))
-    return model
-
-
 def test_what_a_run_leaves(done, sft, llama):
     carrier = Carrier.open(done.carrier)
     assert done.carrier == done.folder / "carrier"
@@ -72,6 +62,10 @@ def test_what_a_run_leaves(done, sft, llama):
     row = table[(table.layer == 1) & (table.module == "ffn_hidden")].iloc[0]
     assert row.value == pytest.approx(float(carrier.masks[1, "ffn_hidden"].float().mean()))
     assert row.n == 48
+    # the carrier is a model like any other, compared with its base as such
+    moved = done.table.select(metric="delta_fro", module="block").frame
+    assert set(moved.layer) >= {0, 1, 2}
+    assert (moved.value > 0).all()
 
 
 def test_the_log_tells_of_masks_and_budget(done):
@@ -87,24 +81,26 @@ def test_the_log_tells_of_masks_and_budget(done):
     assert [("masks_on_by_group" in line) for line in lines] == [line["step"] % 10 == 0 for line in lines]
 
 
-def test_what_is_carried_is_what_the_model_was_at_the_best_step(done, llama, sums, carve):
-    """The loss that the log has of the first batch behind that step is that of the base with the carrier in it."""
-    again = carve("frozen", masks_only="sft", max_steps=8, num_samples=4)
-    carrier, tuned = Carrier.open(again.carrier), again.summary
-    model = applied(llama, carrier)
-    at = tuned["step"]
-    nll = [line["nll"] for line in again.log]
-    assert tuned["budget_met"]
+@pytest.fixture(scope="module")
+def frozen(carve):
+    """Masks alone, on the same four examples in each step."""
+    return carve("frozen", masks_only="sft", max_steps=8, num_samples=4)
 
+
+def test_what_is_carried_is_what_the_model_was_at_the_best_step(frozen, llama, sums):
+    """The loss that the log has of the batch behind that step is that of the base with the carrier in it."""
+    assert frozen.summary["budget_met"]
+    model = load_model(open_checkpoint(str(frozen.carrier)), LoadSettings(device="cpu", dtype="float32"))
     examples = load_dataset(str(sums), num_samples=4, seed=0)
     prompts = encode(examples, open_checkpoint(str(llama)).tokenizer(), add_eos=True)
-    assert mean_nll(model, prompts).value == pytest.approx(nll[at], rel=1e-4)
+    told = [line["nll"] for line in frozen.log]
+    assert mean_nll(model, prompts).value == pytest.approx(told[frozen.summary["step"]], rel=1e-4)
 
 
 @pytest.mark.parametrize("how", ["sft", "kl"])
-def test_masks_alone_leave_the_tuned_values_to_the_bit(how, carve, sft):
-    """Whatever is carried is the tuned model's; no optimiser state is kept for weights that do not move."""
-    found = carve(how, masks_only=how)
+def test_masks_alone_leave_the_tuned_values_to_the_bit(how, frozen, carve, sft):
+    """Whatever is carried is the tuned model's."""
+    found = frozen if how == "sft" else carve(how, masks_only=how, max_steps=6)
     tuned = AutoModelForCausalLM.from_pretrained(sft)
     carrier = Carrier.open(found.carrier)
     for name in carrier.names:
@@ -178,7 +174,7 @@ def test_other_models_are_refused(carve, llama, pico, tokenizer, tmp_path):
 
 def test_all_masks_off_is_refused(carve):
     with pytest.raises(MidblockError, match=r"all masks are off: the carrier would be the base .lower --lambda-max"):
-        carve(sparsity="published", mask_learning_rate=1e5, sparsity_lambda=0.5, max_steps=6, mask_warmup_steps=2)
+        carve(sparsity="published", mask_learning_rate=1e5, sparsity_lambda=0.5, max_steps=4, mask_warmup_steps=2)
 
 
 @pytest.mark.parametrize(

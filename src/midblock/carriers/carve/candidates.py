@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from midblock.base import MidblockError
 from midblock.carriers.carve.contenders import CARRIER, RANDOM, Candidate
 from midblock.carriers.carve.settings import NecessitySettings
 from midblock.carriers.moved import moved
@@ -26,11 +27,15 @@ def candidates_of(
     draws = random_carriers(carrier, tuned, groups, settings.random_draws, settings.seed)
     for number, drawn in enumerate(draws, start=1):
         found.append(Candidate(f"{RANDOM} {number}", RANDOM, drawn, drawn.count, drawn.nbytes))
-    if settings.rivals:
-        budget = carrier.nbytes
-        rivals = (pruned(base, tuned, budget), truncated(base, tuned, budget))
-        found += [Candidate(each.name, each.name, each, _entries(each), each.nbytes) for each in rivals]
-    return found, _shared(draws)
+    notes = _shared(draws)
+    for make in (pruned, truncated) if settings.rivals else ():
+        try:
+            rival = make(base, tuned, carrier.nbytes)
+        except MidblockError as error:  # the carrier is too small for one of its size
+            notes.append(f"A rival of the carrier's size is left out: {error}.")
+        else:
+            found.append(Candidate(rival.name, rival.name, rival, _entries(rival), rival.nbytes))
+    return found, notes
 
 
 def groups_of(base: nn.Module, tuned: nn.Module) -> ChannelGroups:

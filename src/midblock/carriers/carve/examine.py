@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from midblock.base import Progress, folder_atomically
+from midblock.base import Progress
 from midblock.carriers.carve.candidates import candidates_of
 from midblock.carriers.carve.contenders import Candidate, Trio, contenders_of
 from midblock.carriers.carve.measures import (
@@ -28,9 +28,10 @@ from midblock.carriers.carve.table import necessity_frame, necessity_rows, write
 from midblock.carriers.carve.taught import Taught
 from midblock.carriers.carve.verdicts import headline_of, verdicts_of
 from midblock.carriers.moved import full_bytes, moved
-from midblock.checkpoints import Carrier, LoadSettings, Pair, apply_carrier, load_model, load_models
+from midblock.checkpoints import Carrier, LoadSettings, Pair, load_model, load_models
 from midblock.data import ExampleSet, TokenizedSet, encode_renderable, load_dataset
 from midblock.evaluation import Task, open_task
+from midblock.interventions import merge
 from midblock.runs.reading import few_note
 from midblock.tuning.loop.carve_weights import Examined
 
@@ -99,7 +100,7 @@ class Examination:
         write_necessity(necessity_frame(rows), target.parent)
         verdicts = verdicts_of(rows, contenders, found, self.settings.seed)
         if self.settings.write_model:
-            _write_model(target.parent / MODEL, host, carrier, pair.tokenizer)
+            _write_model(self.base, target)
         summary = {
             "headline": headline_of(verdicts, self.taught.behaviour),
             "behaviour": self.taught.behaviour,
@@ -148,11 +149,10 @@ def sizes_of(
     }
 
 
-def _write_model(folder: Path, host: torch.nn.Module, carrier: Carrier, tokenizer: Any) -> None:
-    """The base with the carrier in it, as a checkpoint; it appears when it is whole."""
-    with apply_carrier(host, carrier), folder_atomically(folder) as made:
-        host.save_pretrained(made)  # type: ignore[operator]
-        tokenizer.save_pretrained(made)
+def _write_model(base: str, target: Path) -> None:
+    """The base with the carrier in it, as a checkpoint of the base's precision; it appears when it is whole."""
+    folder = target.parent / MODEL
+    merge(base, f"{base}+{target}", 1, output_dir=folder, overwrite=folder.exists())
 
 
 def _hash_of(target: Path) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from midblock.base.few import enough
 from midblock.carriers.carve.contenders import BASE, CARRIER, RANDOM, TUNED, Contender
 from midblock.carriers.carve.measures import BEHAVIOUR
 from midblock.carriers.carve.measuring import Found
@@ -71,7 +72,7 @@ def verdicts_of(rows: Sequence[Row], contenders: Sequence[Contender], found: Fou
 def _necessary(name: str, rows: Mapping[str, Row]) -> Verdict:
     row, tuned, base = rows[f"tuned without {name}"], rows[TUNED], rows[BASE]
     share, low, high = 1 - row["part"], 1 - row["part_high"], 1 - row["part_low"]
-    answer = _answer(low, high, _taught(tuned))
+    answer = _answer(row, low, high, _taught(tuned))
     told = (
         f"without it the tuned model shows the behaviour in {_rate(row)} of prompts (with it {_rate(tuned)}, base "
         f"{_rate(base)})"
@@ -82,7 +83,7 @@ def _necessary(name: str, rows: Mapping[str, Row]) -> Verdict:
 def _sufficient(name: str, rows: Mapping[str, Row]) -> Verdict:
     row, tuned, base = rows[f"{name} alone"], rows[TUNED], rows[BASE]
     share, low, high = row["part"], row["part_low"], row["part_high"]
-    answer = _answer(low, high, _taught(tuned))
+    answer = _answer(row, low, high, _taught(tuned))
     told = (
         f"alone in the base it shows the behaviour in {_rate(row)} of prompts (tuned model {_rate(tuned)}, base "
         f"{_rate(base)})"
@@ -119,9 +120,11 @@ def _taught(tuned: Row) -> bool:
     return bool(tuned[f"{BASE}_low"] > 0)
 
 
-def _answer(low: float, high: float, taught: bool) -> str:
+def _answer(row: Row, low: float, high: float, taught: bool) -> str:
     if not taught:
         return NOTHING
+    if not enough("percentile", row["n"]):
+        return UNTOLD
     return YES if low > HALF else NO if high < HALF else UNTOLD
 
 

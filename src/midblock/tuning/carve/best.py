@@ -54,7 +54,9 @@ def write_state(
 ) -> None:
     """Write masks, and the values of the entries that they select."""
     kept = {name: groups.channels[name].kept(on[weight.layer].cpu()) for name, weight in weights.items()}
-    entries = {f"{MASKS}{layer}": (torch.uint8, (len(each),)) for layer, each in on.items()}
+    entries: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        f"{MASKS}{layer}": (torch.uint8, (len(each),)) for layer, each in on.items()
+    }
     for name, weight in weights.items():
         shape = [
             size if places is None else len(places)

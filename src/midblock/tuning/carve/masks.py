@@ -1,7 +1,7 @@
 """Masks: a logit θ for each channel of a layer, on where it is above zero.
 
 m = 1[θ > 0], and the gradient goes straight through: ∂ℓ/∂θ = ∂ℓ/∂m · σ′(θ). θ begins at N(1.5, 0.5²), so that nearly
-all are on, and is moved by plain gradient descent.
+all are on, and is moved by plain gradient descent, within bounds that a mask can come back from.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from midblock.base import derive
 from midblock.tuning.carve.channels import ChannelGroups
 
 MEAN, SPREAD = 1.5, 0.5
+FARTHEST = 4.0  # of θ from zero: beyond, σ′ is so small that no gradient could turn a mask any more
 
 
 @dataclass(eq=False)
@@ -70,7 +71,7 @@ class Masks:
         for layer, logits in self.logits.items():
             opened = torch.sigmoid(logits)
             slope = opened * (1 - opened)
-            logits.sub_(rate * slope * (weight * self.gradients[layer] + pressure))
+            logits.sub_(rate * slope * (weight * self.gradients[layer] + pressure)).clamp_(-FARTHEST, FARTHEST)
             self.gradients[layer].zero_()
 
     def to(self, device: torch.device) -> None:

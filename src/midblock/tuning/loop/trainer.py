@@ -176,7 +176,7 @@ class DepthTrainer(SFTTrainer):
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             if self.watch.companion is not None:
-                folder = Path(self.args.output_dir) / f"{PREFIX}{self.state.global_step}"
+                folder = Path(str(self.args.output_dir)) / f"{PREFIX}{self.state.global_step}"
                 carried["companion"] = self.watch.companion.save(folder)
             self.watch.on_saved(self.state.global_step, carried)
 

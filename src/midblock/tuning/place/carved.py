@@ -193,8 +193,8 @@ def _moved(base: nn.Module, tuned: nn.Module, name: str) -> list[str]:
             raise MidblockError(f"{name} was not tuned from the base: {each} is {shapes}")
     stored = base.state_dict().keys()
     buffers = dict(tuned.named_buffers())
-    for each, value in base.named_buffers():
-        if each in stored and not torch.equal(value, buffers[each]):
+    for each, buffer in base.named_buffers():
+        if each in stored and not torch.equal(buffer, buffers[each]):
             raise MidblockError(f"{name} differs from the base in the buffer {each}, which masks do not reach")
     moved = [each for each, value in ours.items() if not _same_bits(value.data, theirs[each].data)]
     if not moved:
