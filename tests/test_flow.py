@@ -39,7 +39,7 @@ INSIDE = {
     "analysis": (".", "gate"),
     "interventions": (".", "probe", "swap", "merge", "steer"),
     "tuning": (".", "anchor", "carve", "place", "prefix", "loop", "flow", "export"),
-    "carriers": (".", "carve"),
+    "carriers": (".", "carve", "erase"),
     "studies": (".", "recommend", "study"),
     "report": ("read", "page", "tune", "sections", "figures", "."),
 }

@@ -7,3 +7,5 @@ behaviour without touching weights. What a carrier is on disk and how it is appl
 from midblock.carriers.carve.carve import Carving as Carving
 from midblock.carriers.carve.carve import carve as carve
 from midblock.carriers.carve.settings import NecessitySettings as NecessitySettings
+from midblock.carriers.erase.erase import erase as erase
+from midblock.carriers.erase.settings import EraseSettings as EraseSettings

@@ -30,6 +30,10 @@ from midblock.checkpoints.pair import load_models as load_models
 from midblock.checkpoints.pair import load_pair as load_pair
 from midblock.checkpoints.pieces import Piece as Piece
 from midblock.checkpoints.projections import Projection as Projection
+from midblock.checkpoints.prompted import PromptedEmbedding as PromptedEmbedding
+from midblock.checkpoints.prompted import fed as fed
+from midblock.checkpoints.prompted import prompted as prompted
+from midblock.checkpoints.prompted import soft_prompt_in as soft_prompt_in
 from midblock.checkpoints.readable import check_readable as check_readable
 from midblock.checkpoints.readable import unread_note as unread_note
 from midblock.checkpoints.reference import ModelReference as ModelReference
@@ -37,6 +41,7 @@ from midblock.checkpoints.roles import ATTENTION as ATTENTION
 from midblock.checkpoints.roles import MLP as MLP
 from midblock.checkpoints.roles import part_of as part_of
 from midblock.checkpoints.settings import LoadSettings as LoadSettings
+from midblock.checkpoints.soft_prompt import SoftPrompt as SoftPrompt
 from midblock.checkpoints.source import Source as Source
 from midblock.checkpoints.source import exact_rows as exact_rows
 from midblock.checkpoints.tensors import TensorReader as TensorReader

@@ -20,6 +20,7 @@ from midblock.checkpoints.gguf import gguf_folder
 from midblock.checkpoints.hub import hub_folder
 from midblock.checkpoints.quantised_base import check_plain
 from midblock.checkpoints.reference import ModelReference
+from midblock.checkpoints.soft_prompt import SoftPrompt, is_soft_prompt, prompt_inside, split_prompt
 from midblock.checkpoints.tensors import TensorReader, content_hash
 from midblock.checkpoints.weight_files import find_weight_files
 from midblock.checkpoints.weight_hash import hash_of_files
@@ -37,6 +38,7 @@ class Checkpoint:
         folder: holds config, tokenizer and weights: the hub's snapshot, a cache folder, or the user's own; of an
             adapter or a carrier, its base's.
         adapter: the change on top of `folder`, or None.
+        prompt: the soft prompt that stands before every prompt, or None.
         allow_pickle, trust_remote_code: what the user consented to.
         carriers: what is put into the weights of `folder`; never together with an adapter.
     """
@@ -47,18 +49,23 @@ class Checkpoint:
     allow_pickle: bool = False
     trust_remote_code: bool = False
     carriers: tuple[Carrier, ...] = ()
+    prompt: SoftPrompt | None = None
 
     @property
     def name(self) -> str:
         """Short name for tables and figures."""
-        return self.reference.label
+        if self.prompt is None or self.prompt.folder is None:
+            return self.reference.label
+        folder = self.prompt.folder.resolve()
+        own = folder.parent.name if prompt_inside(folder.parent) == folder else folder.name
+        return f"{self.reference.label}+{own}"
 
     @property
     def places(self) -> tuple[Path, ...]:
         """Files and folders that it is read from."""
-        adapter = (self.adapter.folder,) if self.adapter else ()
-        carriers = (each.folder for each in self.carriers if each.folder is not None)
-        return (*self.reference.places, self.folder, *adapter, *carriers)
+        put_on = (self.adapter, *self.carriers, self.prompt)
+        folders = (each.folder for each in put_on if each is not None and each.folder is not None)
+        return (*self.reference.places, self.folder, *folders)
 
     @property
     def pickled(self) -> bool:
@@ -92,8 +99,19 @@ class Checkpoint:
         """
         return TensorReader.open(self.folder, allow_pickle=self.allow_pickle)
 
+    @property
+    def bare(self) -> Checkpoint:
+        """The same without its soft prompt."""
+        return replace(self, prompt=None)
+
     def weight_hash(self) -> str:
-        """SHA-256 that changes with any weight: of the tensors, an adapter's and its scales, and carriers'."""
+        """SHA-256 that changes with any weight: of the tensors, and of what is put on them if there is something."""
+        if self.prompt is None:
+            return self._hash_of_weights()
+        return hashlib.sha256(repr((self._hash_of_weights(), self.prompt.content_hash)).encode()).hexdigest()
+
+    def _hash_of_weights(self) -> str:
+        """Of the tensors, an adapter's and its scales, and carriers'."""
         base = hash_of_files(self.folder, allow_pickle=self.allow_pickle)
         if self.carriers:
             return hashlib.sha256(repr((base, *(each.content_hash() for each in self.carriers))).encode()).hexdigest()
@@ -125,7 +143,26 @@ def open_checkpoint(
             is damaged or of another base.
     """
     if isinstance(reference, str):
+        if (parts := split_prompt(reference)) is not None:
+            model, prompt = parts
+            below = open_checkpoint(
+                model,
+                base=base,
+                adapter_base=adapter_base,
+                allow_pickle=allow_pickle,
+                trust_remote_code=trust_remote_code,
+            )
+            return _with_prompt(below, SoftPrompt.open(prompt), reference)
         reference = ModelReference.parse(reference)
+    if reference.kind in ("adapter", "folder") and is_soft_prompt(reference.path):
+        found = SoftPrompt.open(reference.path)
+        below = open_checkpoint(
+            base or found.base,
+            adapter_base=adapter_base,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+        )
+        return _with_prompt(below, found, str(reference))
     if reference.kind in ("carrier", "sum"):
         given = base or adapter_base if reference.kind == "carrier" else reference.location
         added = reference.added or (reference,)
@@ -138,6 +175,8 @@ def open_checkpoint(
         if below.adapter is not None or below.carriers:
             kind = "an adapter" if below.adapter else "a carrier"
             raise MidblockError(f"the base of the adapter {reference} is {kind} itself", hint=MERGE_FIRST)
+        if below.prompt is not None:
+            raise MidblockError(f"the base of the adapter {reference} has a soft prompt", hint="name the model alone")
         check_plain(below.folder, f"the adapter {folder}")
         return Checkpoint(reference, below.folder, adapter, allow_pickle, trust_remote_code)
     if base is not None:
@@ -151,6 +190,12 @@ def open_checkpoint(
     return checkpoint
 
 
+def _with_prompt(below: Checkpoint, prompt: SoftPrompt, text: str) -> Checkpoint:
+    if below.prompt is not None:
+        raise MidblockError(f"{text} names two soft prompts", hint="a model takes one")
+    return replace(below, reference=replace(below.reference, text=text.strip()), prompt=prompt)
+
+
 def _carrying(
     reference: ModelReference, given: str | None, added: Sequence[ModelReference], allow_pickle: bool, remote_code: bool
 ) -> Checkpoint:
@@ -162,9 +207,10 @@ def _carrying(
     """
     for term in added:
         if term.kind != "carrier":
-            raise MidblockError(
-                f"{term} is an adapter: it is added to nothing", hint="give it alone, it names its base"
-            )
+            soft = is_soft_prompt(term.path)
+            hint = "a soft prompt comes last" if soft else "give it alone, it names its base"
+            kind = "a soft prompt: nothing is added to it" if soft else "an adapter: it is added to nothing"
+            raise MidblockError(f"{term} is {kind}", hint=hint)
     carriers = tuple(Carrier.open(term.path) for term in added)
     named = given or base_of(carriers[0])
     below = open_checkpoint(named, allow_pickle=allow_pickle, trust_remote_code=remote_code)

@@ -20,9 +20,11 @@ from midblock.checkpoints.config import STRANGE, reason_of
 from midblock.checkpoints.effective import EffectiveTensors
 from midblock.checkpoints.fitting import check_memory, check_shapes
 from midblock.checkpoints.merged_by_peft import merge_in
+from midblock.checkpoints.prompted import put_prompt
 from midblock.checkpoints.readable import check_readable, computable
 from midblock.checkpoints.settings import LoadSettings
 from midblock.checkpoints.skeleton import auto_class, skeleton_of
+from midblock.checkpoints.soft_prompt import SoftPrompt
 from midblock.checkpoints.stored_names import pieces_of
 
 
@@ -89,7 +91,18 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings, *, whole: bool = 
     put_in(model, checkpoint.carriers, checkpoint.name)
     if settings.device_map is None:
         model = model.to(place)
-    return model.eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    if checkpoint.prompt is not None:
+        _check_made_for(checkpoint, checkpoint.prompt)
+        put_prompt(model, checkpoint.prompt, checkpoint.name)
+    return model
+
+
+def _check_made_for(checkpoint: Checkpoint, prompt: SoftPrompt) -> None:
+    """Raise MidblockError for a soft prompt that was made for other weights."""
+    if prompt.weight_hash is not None and prompt.weight_hash != checkpoint.bare.weight_hash():
+        what = f"{checkpoint.reference}: the soft prompt was made for other weights"
+        raise MidblockError(what, hint=f"it was made for {prompt.base}")
 
 
 def _load(checkpoint: Checkpoint, settings: LoadSettings, options: Mapping[str, Any], whole: bool) -> tuple[Any, Any]:

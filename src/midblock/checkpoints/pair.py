@@ -87,6 +87,8 @@ class Variant:
             files += sorted(self.checkpoint.adapter.folder.glob("adapter_*"))
         for carrier in self.checkpoint.carriers:
             files += sorted(carrier.folder.glob("carrier*")) if carrier.folder is not None else []
+        if self.checkpoint.prompt is not None and self.checkpoint.prompt.folder is not None:
+            files += sorted(self.checkpoint.prompt.folder.glob("*"))
         return stamps(files)
 
 
@@ -239,7 +241,7 @@ def load_models(first: str, *others: str, alike: bool = True, **options: Any) ->
     }
     base = open_checkpoint(first, **consent)
     # an adapter goes on the base it is compared with, wherever its config says that lies
-    below = None if base.adapter or base.carriers else first
+    below = None if base.adapter or base.carriers or base.prompt else first
     checkpoints = [base, *(open_checkpoint(reference, adapter_base=below, **consent) for reference in others)]
     settings = _concrete(settings, base)
     names = [BASE, *_names(checkpoints[1:])] if others else [own_name(base.name, "alone")]

@@ -15,7 +15,7 @@ from midblock.checkpoints import Checkpoint, LoadSettings, open_checkpoint
 from midblock.checkpoints.carrier_config import APPLIED
 from midblock.data import ExampleSet, local_places
 from midblock.runs.processes import world_size
-from midblock.runs.request import DATA, Draft, Request, as_config
+from midblock.runs.request import DATA, Draft, Request, as_config, check_takes
 from midblock.tuning.loop.arguments import refuse_deepspeed
 from midblock.tuning.loop.examples import TrainingExamples
 from midblock.tuning.loop.rates import DepthRates
@@ -77,6 +77,7 @@ class Course:
         refuse_deepspeed()
         check_reference(settings, base)
         checkpoint = _open_base(base, loading)
+        check_takes(verb, checkpoint)
         check_vocabulary(settings, loading, checkpoint)
         others = method_of(settings).opens(settings, loading)
         plan = _read_plan(settings.layers, checkpoint)

@@ -17,6 +17,7 @@ from midblock.checkpoints.carrier import write_carrier
 from midblock.checkpoints.carrier_config import CarrierConfig
 from midblock.checkpoints.effective import EffectiveTensors
 from midblock.checkpoints.entries import Entries
+from midblock.runs.request import check_takes
 from midblock.tuning.anchor.anchor import Anchor
 from midblock.tuning.anchor.factors import Factors
 from midblock.tuning.carve.best import read_masks
@@ -134,6 +135,7 @@ def open_tuned(settings: CourseSettings, loading: LoadSettings) -> dict[str, Che
     if not reference:
         raise MidblockError("there is no tuned model whose change could be carved", hint="midblock carve BASE TUNED")
     opened = open_checkpoint(reference, allow_pickle=loading.allow_pickle, trust_remote_code=loading.trust_remote_code)
+    check_takes("carve", opened)
     return {TUNED: opened}
 
 
