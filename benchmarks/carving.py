@@ -116,7 +116,7 @@ def batch(model: nn.Module) -> torch.Tensor:
 
 def peaks() -> dict[str, float]:
     """Peak memory of both arms in GB, each in a process of its own, and the size of the decoder's base weights."""
-    found = {}
+    found: dict[str, float] = {}
     for arm in ("plain", "carving"):
         command = [sys.executable, "-m", "benchmarks.carving", "--peak-of", arm]
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -126,8 +126,9 @@ def peaks() -> dict[str, float]:
 
 def peak(arm: str) -> dict[str, float]:
     """Peak memory of this process after two steps, and the size of the weights that are trained, in GB."""
+    carver: Carver | None = None
     if arm == "plain":
-        model, carver = load_model(open_checkpoint(BASE), LOADING).train(), None
+        model = load_model(open_checkpoint(BASE), LOADING).train()
         trained = [each for block in Anatomy.of(model).blocks for each in block.parameters()]
         for parameter in trained:
             parameter.requires_grad_()
