@@ -2,8 +2,7 @@
 
 A step is 4 × 128 tokens forward and backward, clipping and AdamW over the decoder's own weights. Both arms take their
 steps in turns on one model, and what carving adds is timed inside its step too, in processor time: what else runs on
-the machine then shifts both alike. Peaks are of a process each, through `tune` and `carve_weights`. About three
-minutes on two cores.
+the machine then shifts both alike. Peaks are of a process each. About three minutes on two cores.
 """
 
 from __future__ import annotations
@@ -14,10 +13,8 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +22,6 @@ from torch import nn
 
 from benchmarks.partner import BASE
 from midblock.checkpoints import Anatomy, LoadSettings, load_model, open_checkpoint
-from midblock.data import load_dataset
 from midblock.runs.surroundings import peak_memory
 from midblock.tuning.carve.carver import Carver
 from midblock.tuning.carve.dual import DualControl
@@ -45,10 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--turning", type=float, default=0.001, help="share of masks that turn in a step")
     parser.add_argument("--no-peaks", action="store_true")
     parser.add_argument("--peak-of", choices=("plain", "carving"), help=argparse.SUPPRESS)
-    parser.add_argument("--tuned", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.peak_of:
-        found: dict[str, Any] = {"peak_gb": peak(options.peak_of, options.tuned)}
+        found: dict[str, Any] = dict(peak(options.peak_of))
     else:
         found = times(options.steps, options.turning)
         print(f"LCDD step / full step: {found['ratio']:.3f} (limit {MOST_TIME}), {found}", flush=True)
@@ -120,38 +115,38 @@ def batch(model: nn.Module) -> torch.Tensor:
 
 
 def peaks() -> dict[str, float]:
-    """Peak memory of both arms in GB, and the size of the decoder's base weights."""
-    base = load_model(open_checkpoint(BASE), LOADING)
-    size = sum(each.nbytes for block in Anatomy.of(base).blocks for each in block.parameters())
-    with tempfile.TemporaryDirectory() as scratch:
-        moved(base).save_pretrained(scratch)  # type: ignore[operator]
-        open_checkpoint(BASE).tokenizer().save_pretrained(scratch)
-        del base
-        found = {}
-        for arm in ("plain", "carving"):
-            command = [sys.executable, "-m", "benchmarks.carving", "--peak-of", arm, "--tuned", scratch]
-            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found[f"{arm}_gb"] = json.loads(told.splitlines()[-1])["peak_gb"]
-    return {**found, "base_gb": size / 2**30}
+    """Peak memory of both arms in GB, each in a process of its own, and the size of the decoder's base weights."""
+    found: dict[str, float] = {}
+    for arm in ("plain", "carving"):
+        command = [sys.executable, "-m", "benchmarks.carving", "--peak-of", arm]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found |= json.loads(told.splitlines()[-1])
+    return found
 
 
-def peak(arm: str, tuned: str) -> float:
-    """Peak memory of this process, which trains for three steps, in GB."""
-    from midblock import tune
-    from midblock.tuning import carve_weights
-
-    examples = load_dataset("builtin:gsm_symbolic", split="train", num_samples=3 * BATCH, seed=0)
-    how: dict[str, Any] = {
-        "max_length": TOKENS, "per_device_train_batch_size": BATCH, "train_on_prompt": True, "max_steps": 3,
-        "save_steps": 0, "device": "cpu", "learning_rate": 1e-6,
-    }  # fmt: skip
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "run"
-        if arm == "plain":
-            tune(BASE, examples, "all", method="full", output_dir=folder, **how)
-        else:
-            carve_weights(BASE, tuned, examples, output_dir=folder, mask_warmup_steps=1, **how)
-    return peak_memory() / 2**30
+def peak(arm: str) -> dict[str, float]:
+    """Peak memory of this process after two steps, and the size of the weights that are trained, in GB."""
+    carver: Carver | None = None
+    if arm == "plain":
+        model = load_model(open_checkpoint(BASE), LOADING).train()
+        trained = [each for block in Anatomy.of(model).blocks for each in block.parameters()]
+        for parameter in trained:
+            parameter.requires_grad_()
+    else:
+        model, carver = carved()
+        trained = [weight.parameter for weight in carver.weights.values()]
+    ids = batch(model)
+    adam = torch.optim.AdamW(trained, lr=1e-6, weight_decay=0.0)
+    for _ in range(2):
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        if carver is not None:
+            carver.before_step(1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        if carver is not None:
+            carver.after_step(adam)
+        adam.zero_grad()
+    return {f"{arm}_gb": peak_memory() / 2**30, "base_gb": sum(each.nbytes for each in trained) / 2**30}
 
 
 if __name__ == "__main__":

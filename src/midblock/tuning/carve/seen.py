@@ -43,7 +43,7 @@ class Seen:
             MidblockError: it has no weights, or cannot be run where it lies.
         """
         owners = {name.rpartition(".")[0] for name, each in anatomy.projections.items() if each.block is not None}
-        modules = dict(_outermost(anatomy).named_modules())
+        modules = dict(anatomy.model.named_modules())
         entered: dict[str, Tensor] = {}
         left: dict[str, Tensor] = {}
 
@@ -112,7 +112,3 @@ def _aligned(a: Float[Tensor, "n"], b: Float[Tensor, "n"], width: int) -> bool:
     """Whether two vectors point the same way in every head: what a head is scaled by does not move its channels."""
     cosines = torch.cosine_similarity(a.unflatten(0, (-1, width)), b.unflatten(0, (-1, width)), dim=-1)
     return bool((cosines > 1 - SAME).all())
-
-
-def _outermost(anatomy: Anatomy) -> nn.Module:
-    return anatomy.model
