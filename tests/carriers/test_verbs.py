@@ -7,7 +7,7 @@ import torch
 from midblock import MidblockError, analyze, load_pair
 from midblock.checkpoints import LoadSettings, TensorReader, load_model, open_checkpoint
 from midblock.evaluation import evaluate
-from midblock.interventions import merge, probe, swap
+from midblock.interventions import merge, swap
 from midblock.tuning import export, tune
 
 SUMS = "builtin:chain_sum"
@@ -21,7 +21,7 @@ def alike(first, second):
     pd.testing.assert_frame_equal(numbers(first), numbers(second), check_exact=True)
 
 
-@pytest.mark.parametrize("family", ["llama_tied", "gpt2", "mixtral", "falcon"])
+@pytest.mark.parametrize("family", ["llama_tied", "gpt2", "mixtral"])
 def test_merging_writes_it_applied(family, carved):
     found = carved(family, max_shard_size="60KB")
     expected = dict(load_model(open_checkpoint(found.carried), LoadSettings()).named_parameters())
@@ -45,7 +45,7 @@ def test_half_of_it_is_a_blend(carved, tmp_path):
     assert (other / "mergekit.yaml").exists()
 
 
-@pytest.mark.parametrize("family", ["mixtral", "llama_tied"])
+@pytest.mark.parametrize("family", ["mixtral"])
 def test_weights_are_compared_as_the_applied_checkpoints(family, carved):
     found = carved(family)
     tables = [analyze(load_pair(found.base, tuned), weights_only=True) for tuned in (found.carried, found.applied)]
@@ -53,20 +53,12 @@ def test_weights_are_compared_as_the_applied_checkpoints(family, carved):
     alike(*tables)
 
 
-def test_states_are_compared_as_the_applied_checkpoints(carved):
-    found = carved("llama")
-    options = {"num_samples": 12, "metrics": "cka,delta_rel,kl_answers,change_own"}
-    alike(*(analyze(load_pair(found.base, tuned), SUMS, **options) for tuned in (found.carried, found.applied)))
-
-
-def test_swapped_probed_and_evaluated(carved):
+def test_it_is_analysed_swapped_and_evaluated_as_the_applied_checkpoint(carved):
     found = carved("llama")
     pairs = [load_pair(found.base, tuned) for tuned in (found.carried, found.applied)]
+    alike(*(analyze(pair, SUMS, num_samples=8, metrics="cka,delta_rel,kl_answers") for pair in pairs))
     alike(*(swap(pair, SUMS, num_samples=4, segments="3", direction="into_base") for pair in pairs))
-    alike(*(probe(pair, SUMS, num_samples=4) for pair in pairs))
-    scored = [
-        evaluate([found.base, each], f"perplexity:{SUMS}", num_samples=4) for each in (found.carried, found.applied)
-    ]
+    scored = [evaluate(pair, f"perplexity:{SUMS}", num_samples=4) for pair in pairs]
     assert scored[0].scores.value.tolist() == scored[1].scores.value.tolist()
 
 
