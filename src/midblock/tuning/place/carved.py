@@ -95,6 +95,7 @@ class CarvedWeights(Trainable):
             tuned_hash=self.tuned.weight_hash(),
             shapes={name: tuple(weight.parameter.shape) for name, weight in carver.weights.items()},
             made={"method": "lcdd", **asdict(_plain(carver.settings)), **verdict(carver, found, on)},
+            parts=dict(self.own.anatomy.names),
         )
         entries = _EntriesKept(file, carver, on, _types(base, self.tuned))
         write_carrier(folder, {name: entries.of(name) for name in carver.weights}, carver.groups.by_group(on), config)
