@@ -173,6 +173,10 @@ class Carving:
     loss_budget: float = 0.3
     """ρ: how much larger than at the end of the warm-up the loss may become, as a share (P3: 0.3)."""
 
+    budget_floor: float = 0.1
+    """Nats per target token that this share is taken of at least: what was learned by heart has next to no loss, and a
+    share of that would leave no room."""
+
     sparsity_lambda: float = 0.01
     """λ₀: weight of the masks' sparsity at the start (P3: 0.01)."""
 

@@ -38,6 +38,12 @@ def test_warm_up_raises_the_pressure_and_sets_the_budget():
     assert control.strength == 0.01
 
 
+def test_what_was_learned_by_heart_has_a_budget_too():
+    control = DualControl.of(Carving(mask_warmup_steps=1, loss_budget=0.5, budget_floor=0.2))
+    control.see(1e-6)
+    assert control.budget == pytest.approx(0.1, rel=1e-4)
+
+
 def test_the_violation_is_clipped_and_so_is_the_strength():
     control = DualControl.of(Carving(mask_warmup_steps=1, violation_clip=0.5, lambda_max=0.02))
     control.see(1.0)

@@ -1,7 +1,8 @@
 """DualControl: how strongly masks are pressed off, so that the loss stays within its budget.
 
-ℓ + λ·s is minimised, s the masks' sum or mean. Once warm-up is over, the budget is ε = ℓ₀(1 + ρ), ℓ₀ the loss's
-running mean then; from there on λ ← clip(λ·exp(−η·clip((ℓ̂ − ε)/ε, ±c)), 0, λ_max). Source: P3 (LCDD).
+ℓ + λ·s is minimised, s the masks' sum or mean. Once warm-up is over, the budget is ε = ℓ₀ + ρ·max(ℓ₀, f), ℓ₀ the loss's
+running mean then; from there on λ ← clip(λ·exp(−η·clip((ℓ̂ − ε)/ε, ±c)), 0, λ_max). Source: P3 (LCDD), whose loss counts
+the prompt as well, so that ℓ₀ is never small and there is no floor f.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class DualControl:
             moved = self.strength * math.exp(-self.settings.dual_rate * clipped)
             self.strength = max(0.0, min(self.settings.lambda_max, moved))
         elif self.steps >= self.settings.mask_warmup_steps:
-            self.budget = self.loss * (1 + self.settings.loss_budget)
+            self.budget = self.loss + self.settings.loss_budget * max(self.loss, self.settings.budget_floor)
 
     def carried(self) -> dict[str, Any]:
         """What a run that goes on from here must know."""

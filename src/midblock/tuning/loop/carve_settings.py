@@ -70,7 +70,7 @@ class CarveSettings(Carving, Loop, CourseSettings):
 
     def _check_numbers(self) -> None:
         above = ("dual_rate", "mask_learning_rate", "violation_clip", "lambda_max", "loss_budget")
-        for name in (*above, "sparsity_lambda", "mask_warmup_steps"):
+        for name in (*above, "budget_floor", "sparsity_lambda", "mask_warmup_steps"):
             value, least = getattr(self, name), 0
             if not least <= value < 1e9 or (name in above and value == 0):
                 bound = "above 0" if name in above else "0 or more"
