@@ -75,7 +75,7 @@ VERBS: Mapping[str, Verb] = {
         plans=("layers",),
     ),
     "carve": Verb(
-        "Press a tuned model's change into few channels, and test that it is there.",
+        "Press a tuned model's change into few channels, and test them.",
         "midblock.carriers",
         scratch=("partial", "checkpoints"),
     ),
