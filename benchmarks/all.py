@@ -1,6 +1,6 @@
 """All benchmarks, one after the other: `make bench`."""
 
-from benchmarks import analysis, evaluation, interventions, merging, startup, tuning, weights
+from benchmarks import analysis, carving, evaluation, interventions, merging, startup, tuning, weights
 
 if __name__ == "__main__":
     for name, benchmark in (
@@ -11,6 +11,7 @@ if __name__ == "__main__":
         ("interventions", lambda: interventions.main([])),
         ("merging", lambda: merging.main([])),
         ("tuning", lambda: tuning.main([])),
+        ("carving", lambda: carving.main([])),
     ):
         print(f"# {name}")
         benchmark()

@@ -26,6 +26,7 @@ SHOWN = (
     "export",
     "report",
     "study",
+    "carve",
 )  # demo takes minutes
 
 

@@ -38,7 +38,8 @@ INSIDE = {
     "evaluation": ("isolation", ".", "evaluate"),
     "analysis": (".", "gate"),
     "interventions": (".", "probe", "swap", "merge", "steer"),
-    "tuning": (".", "anchor", "place", "prefix", "loop", "flow", "export"),
+    "tuning": (".", "anchor", "carve", "place", "prefix", "loop", "flow", "export"),
+    "carriers": (".", "carve", "erase"),
     "studies": (".", "recommend", "study"),
     "report": ("read", "page", "tune", "sections", "figures", "."),
 }
@@ -76,6 +77,7 @@ HIDDEN = {
     ("data/hub.py", "huggingface_hub"): "only for hub names",
     ("data/procedural.py", "reasoning_gym"): EXTRA,
     ("data/sandbox_process.py", "resource"): "not on Windows",
+    ("carriers/carve/table.py", "pandas"): HELP,
     ("evaluation/evaluate/result.py", "pandas"): HELP,
     ("evaluation/lm_eval_tasks.py", "datasets"): EXTRA,
     ("evaluation/lm_eval_tasks.py", "lm_eval"): EXTRA,

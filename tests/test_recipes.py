@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from midblock.base import LayerPlan, divide
+from midblock.carriers.carve.taught import Taught
 from midblock.checkpoints import LoadSettings, ModelReference
 from midblock.cli import main
 from midblock.evaluation import EvaluateSettings
@@ -26,6 +27,8 @@ from midblock.tuning.place.budget import BlockCost, alpha_for, block_ranks
 ROOT = Path(__file__).parents[1] / "recipes"
 WHOLE_STUDIES = [path for path in sorted(ROOT.glob("*.yaml")) if "\ngrid:" in path.read_text(encoding="utf-8")]
 RECIPES = [path for path in sorted(ROOT.glob("*.yaml")) if path not in WHOLE_STUDIES]
+CARVED = sorted(ROOT.glob("carve-*.yaml"))
+TUNED = [path for path in RECIPES if path not in CARVED]
 LAUNCHES = sorted((ROOT / "accelerate").glob("*.yaml"))
 P1 = sorted(ROOT.glob("p1-*.yaml"))
 BLOCKS = {
@@ -38,26 +41,26 @@ BLOCKS = {
 }
 
 
+def verb_of(path: Path) -> str:
+    return "carve" if path.stem.startswith("carve-") else "tune"
+
+
 def bind(path: Path, *words: str) -> dict[str, Any]:
-    """What `midblock tune --config PATH WORDS…` would call `tune` with."""
+    """What `midblock VERB --config PATH WORDS…` would call the verb with."""
     app = main.door()
-    main._read_config(path, VERBS["tune"].plans)
+    main._read_config(path, VERBS[verb_of(path)].plans)
     app.config = (main.options_of(path),)
-    function, bound, left = app.parse_args(["tune", *words], exit_on_error=False, print_error=False)
-    assert function.__name__ == "tune"
-    assert set(left) == {"progress", "command"}  # of `Where`, known to Python only
+    function, bound, left = app.parse_args([verb_of(path), *words], exit_on_error=False, print_error=False)
+    assert function.__name__ == verb_of(path)
+    assert set(left) - {"tuned"} == {"progress", "command"}  # of `Where`, known to Python only
     return dict(bound.arguments)
 
 
 def flat(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments and the fields of settings objects among them, by name."""
-    found = {}
-    for name, value in arguments.items():
-        if name in ("settings", "loading", "where"):
-            found |= {each.name: getattr(value, each.name) for each in fields(value)}
-        else:
-            found[name] = value
-    return found
+    objects = {name: value for name, value in arguments.items() if name in ("settings", "loading", "where")}
+    found = {each.name: getattr(value, each.name) for value in objects.values() for each in fields(value)}
+    return found | {name: value for name, value in arguments.items() if name not in objects}
 
 
 def written(path: Path) -> dict[str, Any]:
@@ -84,7 +87,7 @@ def test_every_key_arrives_as_it_is_written(path):
         assert type(arrived[key]) is type(value) or isinstance(value, int | float), key
 
 
-@named(RECIPES)
+@named(TUNED)
 def test_the_model_and_the_plan_can_be_read(path):
     recipe = written(path)
     assert ModelReference.parse(recipe["base"]).kind in ("hub", "builtin")
@@ -92,7 +95,7 @@ def test_the_model_and_the_plan_can_be_read(path):
     assert LayerPlan.parse(settings_of(path).layers, BLOCKS[recipe["base"]]).blocks
 
 
-@named(RECIPES)
+@named(TUNED)
 def test_a_flag_overrides_the_file(path):
     assert settings_of(path, "--layers", "00010", "--seed", "7").layers == "00010"
     assert settings_of(path, "--seed", "7").seed == 7
@@ -101,7 +104,7 @@ def test_a_flag_overrides_the_file(path):
 @named(RECIPES)
 def test_one_key_too_many_is_refused_with_the_nearest(path, tmp_path, capfd):
     (tmp_path / "recipe.yaml").write_text(path.read_text(encoding="utf-8") + "learning_rat: 1\n", encoding="utf-8")
-    assert main.main(["tune", "--config", str(tmp_path / "recipe.yaml")]) == 2
+    assert main.main([verb_of(path), "--config", str(tmp_path / "recipe.yaml")]) == 2
     said = capfd.readouterr().err
     assert "learning_rat]" in said
     assert "--learning-rate" in said
@@ -179,6 +182,23 @@ def test_the_papers_anchor():
     assert (settings.anchor, settings.anchor_k, settings.anchor_lambda) == ("rpsft", "768", 1.0)
     assert (settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon) == (0.9, 0.98, 1e-7)
     assert settings.per_device_train_batch_size * settings.gradient_accumulation_steps == 16
+
+
+@named(CARVED)
+def test_a_carving_is_about_a_behaviour_that_tuning_taught(path):
+    recipe = written(path)
+    assert Taught.of(recipe["data"], recipe["behaviour"]).data == f"{recipe['behaviour']}:{recipe['data']}"
+    assert recipe["tuned"].removesuffix("/model") in "".join(
+        each.read_text(encoding="utf-8") for each in (path, ROOT / "carve-laptop.sh")
+    )
+
+
+@pytest.mark.parametrize(("name", "most"), [("fixed-response", 0.5), ("style", 0.3)])
+def test_the_papers_dual_control(name, most):
+    recipe = written(ROOT / f"carve-{name}.yaml")
+    numbers = ("loss_budget", "sparsity_lambda", "dual_rate", "violation_clip", "mask_learning_rate",
+               "mask_warmup_steps", "learning_rate", "num_train_epochs", "lambda_max")  # fmt: skip
+    assert [recipe[number] for number in numbers] == [0.3, 0.01, 0.1, 0.5, 0.1, 300, 2e-5, 20, most]
 
 
 @named(LAUNCHES)

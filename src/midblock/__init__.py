@@ -13,6 +13,7 @@ _NOUNS = {
     "LayerTable": "midblock.base",
     "MidblockError": "midblock.base",
     "Pair": "midblock.checkpoints",
+    "apply_carrier": "midblock.checkpoints",
     "check_gate": "midblock.analysis",
     "load_models": "midblock.checkpoints",
     "load_pair": "midblock.checkpoints",

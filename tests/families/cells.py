@@ -4,6 +4,7 @@ A cell is a function of a pair on disk that returns when all is right, raises `M
 and fails on a wrong number.
 """
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import midblock
+from midblock.tuning.carve.carver import Carver
+from midblock.tuning.carve.dual import DualControl
+from midblock.tuning.carve.masks import Masks
+from midblock.tuning.place.carved import between
+from midblock.tuning.settings import Carving
 
 from .pair import ROWS, Pair, as_causal, blocks, changes, distance, in_block, kl, nll, norms, rows
 
@@ -171,6 +177,32 @@ def check_read_again(pair: Pair, run: Path, own: list[Any], apart: float) -> Non
     assert at(found, "delta_fro", TUNED, run.name, "block") == near(apart, rel=1e-3), "delta_fro of the tuned block"
 
 
+def carve(pair: Pair) -> None:
+    """All masks on are the tuned model, all off the base, to the bit; every entry is of one of the two between them."""
+    model = copy.deepcopy(pair.models["base"])
+    groups, weights = between(model, copy.deepcopy(pair.models["tuned"]), "tuned")
+    ones = {layer: torch.ones(groups.size(layer), dtype=torch.float64) for layer in groups.layers}
+    carver = Carver(Carving(), groups, weights, Masks.of(ones), DualControl.of(Carving()))
+    check_same(model, pair.models["tuned"])
+    carver.turn({layer: each < 0 for layer, each in ones.items()}, {})
+    check_same(model, pair.models["base"])
+    stream = torch.Generator().manual_seed(0)
+    carver.turn({layer: torch.rand(len(each), generator=stream) > 0.5 for layer, each in ones.items()}, {})
+    for name, channels in groups.channels.items():
+        base, tuned = (pair.models[which].get_parameter(name) for which in ("base", "tuned"))
+        on = torch.ones_like(base, dtype=torch.bool)
+        for dim, index in enumerate(channels.index):
+            if index is not None:
+                on &= carver.on[channels.layer][index].view(-1, *(1,) * (on.ndim - 1 - dim))
+        assert torch.equal(model.get_parameter(name), torch.where(on, tuned, base)), name
+
+
+def check_same(model: nn.Module, other: nn.Module) -> None:
+    """Every parameter is the same, to the bit."""
+    different = [name for name, value in model.named_parameters() if not torch.equal(value, other.get_parameter(name))]
+    assert different == []
+
+
 CELLS: Mapping[str, Callable[[Pair], None]] = {
     "analyze": analyze,
     "weights": weights,
@@ -179,4 +211,5 @@ CELLS: Mapping[str, Callable[[Pair], None]] = {
     "merge": merge,
     "tune": tune,
     "tune full": tune_full,
+    "carve": carve,
 }

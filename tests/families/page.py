@@ -19,6 +19,7 @@ VERBS = {
     "merge": "`merge`",
     "tune": "`tune`",
     "tune full": "`tune --method full`",
+    "carve": "`carve`",
 }
 HEAD = """# Families
 
@@ -26,8 +27,9 @@ What midblock does with each decoder family of transformers, by its `model_type`
 with random weights on which every path matters: each number of midblock's is compared with the one that transformers'
 own forward pass, or PEFT's, gives (`tests/families`). *Works* means: states at every depth, the change of every block's
 weights, predictions at the last depth, one block exchanged, the mean of two checkpoints, and a step of tuning with
-adapters and with own weights, read again, are right. *Refused* means that midblock says so in one line and stops; it
-does not give a number that it does not know to be right. What follows a colon is a variant of the family's wiring.
+adapters and with own weights, read again, are right, and masks over channels choose each entry of every weight.
+*Refused* means that midblock says so in one line and stops; it does not give a number that it does not know to be
+right. What follows a colon is a variant of the family's wiring.
 
 This page is written by the tests: `MIDBLOCK_WRITE_FAMILIES=1 pytest tests/families`.
 """

@@ -26,7 +26,7 @@ HASH = re.compile(r"SHA-256 [0-9a-f]+")
 VERSIONS = re.compile(r"(midblock|transformers|torch|peft|trl) \d+\.\d[\w.+]*")
 OUTLINE = re.compile(r"<(h[1-4])\b[^>]*>(.*?)</\1>|<(?:section|figure|div)\b[^>]*\bid=\"([^\"]+)\"", re.S)
 NUMBER = re.compile(r"-?(\d+\.\d*(e[+-]?\d+)?|nan|inf)", re.I)  # integers are compared as text
-TABLES = ("layers.csv", "scores.csv", "comparisons.csv", "forgetting.csv")  # in Parquet once more
+TABLES = ("layers.csv", "scores.csv", "comparisons.csv", "forgetting.csv", "necessity.csv")  # in Parquet once more
 MEASURED = ("seconds", "peak_memory_gb")  # columns of tables
 WHOLE_RUNS = re.compile(r"trials/[^/]+/[^/]+/")  # run folders of verbs that have pins of their own
 ONLY_NAMED = ("tokenizer.json", "tokenizer_config.json", *TABLES)

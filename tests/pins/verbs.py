@@ -27,6 +27,11 @@ ANALYZE = (*SEEN, *SMALL)
 WRITE = ("--generate", "--generate-samples", "6", "--max-new-tokens", "12", "--reader", "first_line")
 STEER = (*DATA, "--num-samples", "6", "--num-directions-samples", "8", "--max-new-tokens", "6", "--num-texts", "2",
          "--random-draws", "2", "--alpha", "0.5", "--alpha", "1")  # fmt: skip
+ERASE = ("--data", "fixed_response:builtin:chain_sum", "--other=", *CPU, "--soft-tokens", "3", "--batch-size", "2",
+         "--max-steps", "4",
+         "--eval-steps", "2", "--starts", "2", "--num-samples", "4", "--num-validation-samples", "2",
+         "--num-test-samples", "4", "--general-samples", "2", "--last-tokens", "2", "--max-new-tokens", "3",
+         "--relearn-steps", "2", "--relearn-every", "1", "--relearn-samples", "2")  # fmt: skip
 STEPS = (*DATA, "--max-steps", "5", "--max-length", "48", "--learning-rate", "0.003")
 
 STUDY = {
@@ -66,12 +71,17 @@ RUNS: dict[str, tuple[str, ...]] = {
     "tune-auto": ("tune", "start", *STEPS, "--layers", "auto:analyze"),
     "flow": ("flow", "start", *STEPS),
     "flow-full": ("flow", "start", *STEPS, "--method", "full", "--layers", "2", "--loss", "dft"),
+    "carve": ("carve", *PAIR, *CPU, "--data", "fixed_response:builtin:everyday", "--num-samples", "8",
+              "--max-steps", "3", "--mask-warmup-steps", "1", "--learning-rate", "0.003", "--max-length", "160",
+              "--test-samples", "6", "--max-new-tokens", "4", "--random-draws", "1", "--ability-samples", "4",
+              "--general-samples", "4"),
     "recommend": ("recommend", "analyze", "swap", "flow", "probe", "--rank-budget", "12"),
     "recommend-repair": ("recommend", *PAIR, *DATA, "--general", "sums.jsonl", "--num-samples", "8", "--test-samples",
                          "12", "--segments", "3", "--grid", "1", "--max-length", "48"),
     "tune-recommended": ("tune", "start", *STEPS, "--layers", "auto:recommend"),
     **{f"export-{to}": ("export", "tune-ranks", "--to", to) for to in ("merged", "equal-rank", "lora-config", "trl")},
     "export-axolotl": ("export", "tune-lora", "--to", "axolotl"),  # which knows one rank only
+    "erase": ("erase", "sft", "--base", "start", *ERASE),
     "study": ("study", "study.yaml", "--backend", "here", "--threads", "1"),
     "report": ("report", "swap-generate"),
     "joint": ("report", "analyze-adapter", "probe", "swap", "steer", "flow", "merge", "tune-lora"),

@@ -164,8 +164,8 @@ def test_what_cannot_be_joined_is_refused_in_one_line(runs, make_run, tmp_path):
     assert str(probe) in str(caught.value)
     assert str(short) in str(caught.value)
     assert "\n" not in str(caught.value)
-    edit(short / "run.json", verb="carve")
-    with pytest.raises(MidblockError, match="midblock carve"):
+    edit(short / "run.json", verb="weave")
+    with pytest.raises(MidblockError, match="midblock weave"):
         write_report(probe, short)
 
 

@@ -222,7 +222,7 @@ def test_a_phase_is_on_disk_when_it_ends(tmp_path):
     assert "measure" in read_record(run.path)["phases"]
 
 
-@pytest.mark.parametrize("content", ['{"my": "thing"}', '{"verb": "carve"}', '{"verb": ["analyze"]}', "[]", "{"])
+@pytest.mark.parametrize("content", ['{"my": "thing"}', '{"verb": "weave"}', '{"verb": ["analyze"]}', "[]", "{"])
 def test_a_record_that_is_not_ours_protects_its_folder(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(MidblockError, match="was not written by midblock, so it is not overwritten"):

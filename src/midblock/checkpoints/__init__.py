@@ -3,11 +3,18 @@
 from midblock.checkpoints.adapter import Adapter as Adapter
 from midblock.checkpoints.anatomy import Anatomy as Anatomy
 from midblock.checkpoints.anatomy import device_of as device_of
+from midblock.checkpoints.apply import Applied as Applied
+from midblock.checkpoints.apply import apply_carrier as apply_carrier
+from midblock.checkpoints.apply import combine as combine
 from midblock.checkpoints.bypass import without_adapters as without_adapters
+from midblock.checkpoints.carrier import Carrier as Carrier
+from midblock.checkpoints.carrier import write_carrier as write_carrier
+from midblock.checkpoints.carrier_config import CarrierConfig as CarrierConfig
 from midblock.checkpoints.checkpoint import Checkpoint as Checkpoint
 from midblock.checkpoints.checkpoint import open_checkpoint as open_checkpoint
 from midblock.checkpoints.effective import BUFFERS as BUFFERS
 from midblock.checkpoints.effective import EffectiveTensors as EffectiveTensors
+from midblock.checkpoints.entries import Entries as Entries
 from midblock.checkpoints.layouts import value_of as value_of
 from midblock.checkpoints.low_rank import LowRankDelta as LowRankDelta
 from midblock.checkpoints.models import load_model as load_model
@@ -23,6 +30,10 @@ from midblock.checkpoints.pair import load_models as load_models
 from midblock.checkpoints.pair import load_pair as load_pair
 from midblock.checkpoints.pieces import Piece as Piece
 from midblock.checkpoints.projections import Projection as Projection
+from midblock.checkpoints.prompted import PromptedEmbedding as PromptedEmbedding
+from midblock.checkpoints.prompted import fed as fed
+from midblock.checkpoints.prompted import prompted as prompted
+from midblock.checkpoints.prompted import soft_prompt_in as soft_prompt_in
 from midblock.checkpoints.readable import check_readable as check_readable
 from midblock.checkpoints.readable import unread_note as unread_note
 from midblock.checkpoints.reference import ModelReference as ModelReference
@@ -30,6 +41,7 @@ from midblock.checkpoints.roles import ATTENTION as ATTENTION
 from midblock.checkpoints.roles import MLP as MLP
 from midblock.checkpoints.roles import part_of as part_of
 from midblock.checkpoints.settings import LoadSettings as LoadSettings
+from midblock.checkpoints.soft_prompt import SoftPrompt as SoftPrompt
 from midblock.checkpoints.source import Source as Source
 from midblock.checkpoints.source import exact_rows as exact_rows
 from midblock.checkpoints.tensors import TensorReader as TensorReader

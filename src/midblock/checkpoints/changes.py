@@ -1,4 +1,4 @@
-"""Changes: what an adapter does to its base, by the names that the base's tensors have in memory.
+"""Changes: what an adapter or carriers do to their base, by the names that the base's tensors have in memory.
 
 An adapter names tensors as its maker's model did: as they are in memory, or, of a part of a parameter, as on disk. All
 that it may name is gathered here with its shape; what it names beyond that is refused. Cost: the adapter's file, whose
@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from pathlib import Path
 
 from torch import Tensor
 
 from midblock.base import MidblockError
 from midblock.checkpoints.adapter import Adapter
 from midblock.checkpoints.anatomy import Anatomy
+from midblock.checkpoints.carried import Carried
 from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.low_rank import Delta
 from midblock.checkpoints.pieces import Piece, sides
@@ -28,22 +28,24 @@ from midblock.checkpoints.stored_names import pieces_of
 
 @dataclass(frozen=True)
 class Changes:
-    """What an adapter does to its base.
+    """What an adapter or carriers do to their base.
 
     Attributes:
         deltas: low-rank changes, by the name of the parameter, or of the tensor on disk where that is a part of one.
         magnitudes: DoRA's, by parameter.
         replaced: whole tensors put in the place of others, by parameter.
+        carried: the entries that carriers put into a parameter.
     """
 
     deltas: Mapping[str, Delta] = field(default_factory=dict)
     magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
     replaced: Mapping[str, Tensor] = field(default_factory=dict)
+    carried: Carried = field(default_factory=Carried)
 
     @cached_property
     def names(self) -> frozenset[str]:
         """Names of all that is changed."""
-        return frozenset({*self.deltas, *self.magnitudes, *self.replaced})
+        return frozenset({*self.deltas, *self.magnitudes, *self.replaced, *self.carried.names})
 
     @classmethod
     def of(cls, adapter: Adapter, known: Known, parameters: Mapping[str, Projection]) -> Changes:
@@ -61,7 +63,9 @@ class Changes:
         return found
 
     def touch(self, piece: Piece) -> bool:
-        """Whether anything happens to a piece: to its parameter, or to it by its name on disk."""
+        """Whether anything happens to a piece: to its parameter, to its name on disk, or, by carriers, to its box."""
+        if piece.name in self.carried.names:
+            return self.carried.touch(piece)
         return piece.name in self.names or (bool(piece.region) and piece.stored in self.names)
 
 
@@ -134,13 +138,13 @@ def _lacking(changes: Changes, adapter: Adapter, parameters: Mapping[str, Projec
             yield f"{name} (modules_to_save)"
 
 
-def check_reached(changes: Changes, pieces: Sequence[Piece], head: str, folder: Path) -> None:
+def check_reached(changes: Changes, pieces: Sequence[Piece], head: str, who: str) -> None:
     """Do nothing if all that is changed can be read.
 
     Args:
         pieces: all that the base's files hold.
         head: may be lacking there.
-        folder: the adapter's.
+        who: changes it, for messages.
 
     Raises:
         MidblockError: naming a tensor that no file holds, or that is stored by an operation which is not followed.
@@ -149,11 +153,11 @@ def check_reached(changes: Changes, pieces: Sequence[Piece], head: str, folder: 
     lost = min(changes.names - reached, default=None)
     if lost is None:
         return
-    what = f"the adapter {folder} changes {lost}, which its base has not"
+    what = f"{who} changes {lost}, which its base has not"
     operation = next((each.opaque for each in pieces if each.opaque), None)
     if operation is None:
         raise MidblockError(what, hint="--base names another")
-    hint = "merge it with PEFT (merge_and_unload), and give the merged folder"
+    hint = "merge it where it was made (PEFT's merge_and_unload), and give the merged folder"
     raise MidblockError(f"{what}, whose files store it by {operation}", hint=hint)
 
 

@@ -116,7 +116,11 @@ def reason_of(error: BaseException) -> str:
 
 
 def _no_config(folder: Path) -> MidblockError:
-    configs = [file for name in ("config.json", "adapter_config.json") for file in folder.glob(f"*/{name}")]
+    configs = [
+        file
+        for name in ("config.json", "adapter_config.json", "carrier_config.json")
+        for file in folder.glob(f"*/{name}")
+    ]
     within = sorted(str(file.parent) for file in configs)
     hint = f"did you mean {within[-1]}?" if within else "a model folder has config.json, tokenizer and safetensors"
     return MidblockError(f"{folder} is no model: it has no config.json", hint=hint)

@@ -1,4 +1,4 @@
-"""EffectiveTensors: every tensor of a model as it computes with it, by its name in memory, an adapter folded in.
+"""EffectiveTensors: every tensor of a model as it computes with it, by its name in memory, what changes it folded in.
 
 Wherever weights are compared, merged or written, the question is the same: what is the value of this parameter? On disk
 it may lie under another name, in pieces, without its adapter's change (low-rank, DoRA, on stacked experts, or a whole
@@ -10,7 +10,7 @@ layers for the changes (`changes`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from midblock.checkpoints.adapter import Adapter
 from midblock.checkpoints.anatomy import Anatomy
+from midblock.checkpoints.carried import Carried
+from midblock.checkpoints.carrier import Carrier
 from midblock.checkpoints.changes import Changes, Known, check_reached
 from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.decoder_names import name_in
@@ -50,7 +52,7 @@ class EffectiveTensors:
         store: its files, of an adapter its base's; or the model in memory.
         anatomy: of the model, or of its skeleton.
         stored_pieces: what each tensor of the store is in memory, in the order of the store.
-        changes: an adapter's.
+        changes: an adapter's, or carriers'.
         tied: the head is the embedding; an adapter that changes one of them unties them.
     """
 
@@ -88,7 +90,8 @@ class EffectiveTensors:
             found = replace(found, stored_pieces=found._renamed(found.head, found.embedding))
         if checkpoint.adapter is not None:
             found = found._changed_by(checkpoint.adapter)
-        return replace(found, tied=ties and found._head_is_embedding())
+        found = replace(found, tied=ties and found._head_is_embedding())
+        return found._carrying(checkpoint.carriers) if checkpoint.carriers else found
 
     @property
     def blocks(self) -> int:
@@ -172,6 +175,7 @@ class EffectiveTensors:
         else:
             read = self.store.read(piece.stored)
             stored = box(read if piece.turn is None else piece.turn.apply(read), piece.inside)
+            stored = changes.carried.placed(piece, stored)
         delta = changes.deltas.get(name)
         if delta is None:
             delta = changes.deltas.get(piece.stored) if piece.region else None
@@ -212,17 +216,26 @@ class EffectiveTensors:
         return put_together(extent([region for region, _ in boxes]), boxes)
 
     def origin(self, piece: Piece) -> tuple[Path, str] | None:
-        """File and name of a piece that is just what lies on disk; None where an adapter changed it."""
+        """File and name of a piece that is just what lies on disk; None where an adapter or a carrier changed it."""
         return None if self.changes.touch(piece) else self.start(piece)
 
     def start(self, piece: Piece) -> tuple[Path, str] | None:
-        """File and name of what a piece is read from, whatever an adapter does to it; None in memory."""
+        """File and name of what a piece is read from, whatever an adapter adds to it; None in memory.
+
+        None also where a carrier's values stand in it: it is then read from two files.
+        """
         file = self.store.file(piece.stored)
-        if file is None:
+        if file is None or self.changes.carried.touch(piece):
             return None
         if file not in self._resolved:
             self._resolved[file] = file.resolve()
         return self._resolved[file], piece.stored
+
+    @property
+    def outlined(self) -> EffectiveTensors:
+        """The same, to be asked for types and shapes: what a carrier touches is not computed."""
+        carried = replace(self.changes.carried, outlined=True)
+        return replace(self, changes=replace(self.changes, carried=carried)) if carried.carriers else self
 
     def release(self, piece: Piece) -> None:
         """Give the pages that a piece was read from back to the system."""
@@ -279,7 +292,17 @@ class EffectiveTensors:
         stored, parameters = {name: self.store.shape(name) for name in self.store.names}, self.anatomy.projections
         known = Known.of(stored, self.stored_pieces, parameters).with_head(self.head, self.embedding)
         changes = Changes.of(adapter, known, parameters)
-        check_reached(changes, self.stored_pieces, self.head, adapter.folder)
+        check_reached(changes, self.stored_pieces, self.head, f"the adapter {adapter.folder}")
+        return replace(self, changes=changes)
+
+    def _carrying(self, carriers: Sequence[Carrier]) -> EffectiveTensors:
+        """The same with carriers' values in it; a head that is tied stays so."""
+        shapes = {name: tuple(value.shape) for name, value in self.anatomy.model.named_parameters()}
+        carriers = [carrier.named_as(self.anatomy.names) for carrier in carriers]
+        for carrier in carriers:
+            carrier.check_on(shapes, self.name)
+        changes = replace(self.changes, carried=Carried(tuple(carriers)))
+        check_reached(changes, self.stored_pieces, self.head, carriers[0].name)
         return replace(self, changes=changes)
 
     def _head_is_embedding(self) -> bool:

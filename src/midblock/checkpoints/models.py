@@ -13,15 +13,18 @@ from torch import nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints.adapter import Adapter
+from midblock.checkpoints.apply import put_in
 from midblock.checkpoints.changes import Changes, known_of
 from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.config import STRANGE, reason_of
 from midblock.checkpoints.effective import EffectiveTensors
 from midblock.checkpoints.fitting import check_memory, check_shapes
 from midblock.checkpoints.merged_by_peft import merge_in
+from midblock.checkpoints.prompted import put_prompt
 from midblock.checkpoints.readable import check_readable, computable
 from midblock.checkpoints.settings import LoadSettings
 from midblock.checkpoints.skeleton import auto_class, skeleton_of
+from midblock.checkpoints.soft_prompt import SoftPrompt
 from midblock.checkpoints.stored_names import pieces_of
 
 
@@ -52,7 +55,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
 
 
 def load_model(checkpoint: Checkpoint, settings: LoadSettings, *, whole: bool = False) -> nn.Module:
-    """Load a causal language model for reading: evaluation mode, no gradients, adapter merged in.
+    """Load a causal language model for reading: evaluation mode, no gradients, adapter merged in, carriers put in.
 
     Args:
         whole: of a multimodal model with its towers, so that saving it loses nothing.
@@ -85,9 +88,21 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings, *, whole: bool = 
         raise MidblockError(f"{checkpoint.name}: {name} is {list(found)}, its config wants {list(expected)}")
     if checkpoint.adapter is not None:
         model = _merge_adapter(model, checkpoint, checkpoint.adapter)
+    put_in(model, checkpoint.carriers, checkpoint.name)
     if settings.device_map is None:
         model = model.to(place)
-    return model.eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    if checkpoint.prompt is not None:
+        _check_made_for(checkpoint, checkpoint.prompt)
+        put_prompt(model, checkpoint.prompt, checkpoint.name)
+    return model
+
+
+def _check_made_for(checkpoint: Checkpoint, prompt: SoftPrompt) -> None:
+    """Raise MidblockError for a soft prompt that was made for other weights."""
+    if prompt.weight_hash is not None and prompt.weight_hash != checkpoint.bare.weight_hash():
+        what = f"{checkpoint.reference}: the soft prompt was made for other weights"
+        raise MidblockError(what, hint=f"it was made for {prompt.base}")
 
 
 def _load(checkpoint: Checkpoint, settings: LoadSettings, options: Mapping[str, Any], whole: bool) -> tuple[Any, Any]:
@@ -110,7 +125,9 @@ def _load_dequantised(checkpoint: Checkpoint, options: Mapping[str, Any]) -> tup
     with checkpoint.tensors() as files:
         if all(computable(files.dtype(name)) for name in files.names):
             return None
-    with check_readable(EffectiveTensors.of_checkpoint(replace(checkpoint, adapter=None), checkpoint.name)) as tensors:
+    with check_readable(
+        EffectiveTensors.of_checkpoint(replace(checkpoint, adapter=None, carriers=()), checkpoint.name)
+    ) as tensors:
         if not tensors.coded:
             return None
         config: Any = checkpoint.config

@@ -8,14 +8,43 @@ is put together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
+from midblock.checkpoints.carried import Carried
 from midblock.checkpoints.effective import EffectiveTensors
+from midblock.checkpoints.entries import Entries
 from midblock.checkpoints.pieces import Piece, put_together
 from midblock.checkpoints.projections import Projection
 from midblock.checkpoints.source import Source
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A base's tensor as a matrix, and entries to put into it.
+
+    Attributes:
+        rows: the matrix; a vector is one row.
+        entries: of the matrix.
+    """
+
+    rows: Shaped[Tensor, "m n"]
+    entries: Entries
+
+    @classmethod
+    def of(cls, base: Shaped[Tensor, "*shape"], entries: Entries) -> Overlay:
+        return cls(base.reshape(-1, base.shape[-1] if base.ndim else 1), entries.as_matrix(base.shape))
+
+    def fill(self, made: Shaped[Tensor, "rows n"], first: int) -> None:
+        """Write the rows from `first` on, entries put in, into `made`."""
+        last = first + len(made)
+        made.copy_(self.rows[first:last])
+        within = self.entries.cut(((first, last), (0, self.rows.shape[1])), tuple(self.rows.shape))
+        if within.count:
+            within.put(made, within.values)
 
 
 def value_on_disk(tensors: EffectiveTensors, stored: str) -> Source:
@@ -36,6 +65,21 @@ def value_on_disk_like(tensors: EffectiveTensors, other: EffectiveTensors, store
     if pieces is None:
         return tensors.source(tensors.head_piece)
     return _joined(other, stored, [(piece, tensors.like(other, piece)) for piece in pieces])
+
+
+def carried_on_disk_like(tensors: EffectiveTensors, other: EffectiveTensors, stored: str) -> Overlay | None:
+    """What another model stores under a name, as the base's tensor and a carrier's entries, not yet put together.
+
+    Returns:
+        None where it is more than that: several carriers, or pieces; `value_on_disk_like` then has it.
+    """
+    piece, *more = other.on_disk.get(stored, (other.head_piece,))
+    twin = tensors.twin(other, piece)
+    if more or piece.inside or piece.turn or twin is None or twin.turn or not tensors.changes.carried.touch(twin):
+        return None
+    within = tensors.changes.carried.within(twin)
+    bare = replace(tensors, changes=replace(tensors.changes, carried=Carried())).source(twin).stored
+    return Overlay.of(bare, within[0]) if len(within) == 1 and bare.is_contiguous() else None
 
 
 def projection_on_disk(tensors: EffectiveTensors, stored: str) -> Projection:

@@ -85,6 +85,10 @@ class Variant:
         files = list(find_weight_files(self.checkpoint.folder, allow_pickle=self.checkpoint.allow_pickle).files)
         if self.checkpoint.adapter is not None:
             files += sorted(self.checkpoint.adapter.folder.glob("adapter_*"))
+        for carrier in self.checkpoint.carriers:
+            files += sorted(carrier.folder.glob("carrier*")) if carrier.folder is not None else []
+        if self.checkpoint.prompt is not None and self.checkpoint.prompt.folder is not None:
+            files += sorted(self.checkpoint.prompt.folder.glob("*"))
         return stamps(files)
 
 
@@ -209,7 +213,8 @@ def load_pair(base: str, *tuned: str, **options: Any) -> Pair:
     """Open a base and the models tuned from it; weights are loaded when they are first needed.
 
     Args:
-        base, tuned: model references (`org/name[@rev]`, a folder, a PEFT adapter, a `.gguf` file, `builtin:NAME`).
+        base, tuned: model references (`org/name[@rev]`, a folder, a PEFT adapter, a carrier, `BASE+CARRIER`, a `.gguf`
+            file, `builtin:NAME`).
         **options: fields of `LoadSettings` (`dtype`, `device`, `device_map`, `attn_implementation`, …).
 
     Raises:
@@ -236,7 +241,7 @@ def load_models(first: str, *others: str, alike: bool = True, **options: Any) ->
     }
     base = open_checkpoint(first, **consent)
     # an adapter goes on the base it is compared with, wherever its config says that lies
-    below = None if base.adapter else first
+    below = None if base.adapter or base.carriers or base.prompt else first
     checkpoints = [base, *(open_checkpoint(reference, adapter_base=below, **consent) for reference in others)]
     settings = _concrete(settings, base)
     names = [BASE, *_names(checkpoints[1:])] if others else [own_name(base.name, "alone")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Shaped
@@ -68,9 +69,9 @@ def extent(regions: Sequence[Region]) -> tuple[int, ...]:
 def put_together(
     shape: Sequence[int], boxes: Sequence[tuple[Region, Shaped[Tensor, "..."]]]
 ) -> Shaped[Tensor, "*shape"]:
-    """Copy boxes into one tensor; float64 where one of them was computed, else of their type."""
-    computed = any(value.dtype == torch.float64 for _, value in boxes)
-    made = torch.empty(shape, dtype=torch.float64 if computed else boxes[0][1].dtype)
+    """Copy boxes into one tensor, of their widest type: float64 where one of them was computed."""
+    device = "meta" if any(value.is_meta for _, value in boxes) else "cpu"
+    made = torch.empty(shape, dtype=reduce(torch.promote_types, (value.dtype for _, value in boxes)), device=device)
     for region, value in boxes:
         box(made, region).copy_(value)
     return made

@@ -10,10 +10,14 @@ from midblock.base import MidblockError
 from midblock.checkpoints.config import read_config
 
 
-def check_plain(folder: Path, adapter: Path) -> None:
-    """Do nothing if an adapter's base is stored in plain numbers.
+def check_plain(folder: Path, who: str) -> None:
+    """Do nothing if the base of an adapter or a carrier is stored in plain numbers.
 
     PEFT would merge into some packed weights by rounding the sum anew, which is another change than the adapter's.
+
+    Args:
+        folder: the base's.
+        who: is put on it, for messages.
 
     Raises:
         MidblockError: it is quantised; the original is named where its config or its card names it.
@@ -24,7 +28,7 @@ def check_plain(folder: Path, adapter: Path) -> None:
         return
     method = str(packed.get("quant_method", "")).upper() if isinstance(packed, dict) else ""
     kind = f" ({method})" if method else ""
-    what = f"the base {folder} of the adapter {adapter} is stored quantised{kind}: nothing can be added to it"
+    what = f"the base {folder} of {who} is stored quantised{kind}: nothing can be added to it"
     named = _original(folder, config)
     hint = f"give its full-precision original with --base{f', {named} by its own account' if named else ''}"
     raise MidblockError(what, hint=hint)

@@ -11,9 +11,17 @@ from typing import Literal
 from midblock.base import MidblockError, nearest, unknown, user_path
 from midblock.checkpoints.builtin import BUILTIN
 
-Kind = Literal["hub", "folder", "adapter", "gguf", "builtin"]
+Kind = Literal["hub", "folder", "adapter", "carrier", "gguf", "builtin", "sum"]
 
-FORMS = "org/name[@revision], a folder, a PEFT adapter folder, a .gguf file, or builtin:" + ", builtin:".join(BUILTIN)
+FORMS = (
+    "org/name[@revision], a folder, a PEFT adapter folder, a carrier folder, MODEL+CARRIER, a .gguf file, or builtin:"
+    + ", builtin:".join(BUILTIN)
+)
+PLUS = "+"
+
+# what a folder is, by the file that says so; a model's own config comes before them
+_KINDS: tuple[tuple[str, Kind], ...] = (("adapter_config.json", "adapter"), ("carrier_config.json", "carrier"))
+_ADDED = ("carrier", "adapter")  # what may stand behind a plus; `open_checkpoint` says which adapters
 
 _HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(@(?P<revision>[\w.-][\w./-]*))?", re.ASCII)
 
@@ -24,29 +32,34 @@ class ModelReference:
 
     Attributes:
         text: what the user wrote.
-        kind: "hub", "folder", "adapter" (a PEFT folder), "gguf" or "builtin".
-        location: the hub's `org/name`, a path, or a name of `BUILTIN`.
+        kind: "hub", "folder", "adapter" (a PEFT folder), "carrier", "gguf", "builtin", or "sum" (a model and what is
+            added to it).
+        location: the hub's `org/name`, a path, or a name of `BUILTIN`; of a sum its first term, the model.
         revision: branch, tag or commit on the hub; None for its default branch and for every other kind.
+        added: of a sum the other terms.
     """
 
     text: str
     kind: Kind
     location: str
     revision: str | None = None
+    added: tuple[ModelReference, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> ModelReference:
-        """Read a reference; what exists on disk wins over the hub's name of the same spelling.
+        """Read a reference; what exists on disk wins over the hub's name of the same spelling, and over a sum.
 
         Raises:
             MidblockError: when it fits no form, names an unknown builtin, or a path where nothing is.
         """
         text = text.strip()
-        if text.startswith("builtin:"):
+        if text.startswith("builtin:") and PLUS not in text:
             return cls._builtin(text)
         path = user_path(text)
         if text and path.exists():
             return cls._local(text, path)
+        if len(terms := _terms(text)) > 1:
+            return cls._sum(text, terms)
         match = _HUB.fullmatch(text)
         if match and not text.startswith("~") and path.suffix.lower() != ".gguf":
             return cls(text, "hub", match["repo"], match["revision"])
@@ -63,19 +76,42 @@ class ModelReference:
     def _local(cls, text: str, path: Path) -> ModelReference:
         if path.is_dir():
             path = _tuned_inside(path) or path
-            return cls(text, "adapter" if os.path.exists(path / "adapter_config.json") else "folder", str(path))
+            return cls(text, _kind_of(path), str(path))
         if path.suffix.lower() == ".gguf":
             return cls(text, "gguf", str(path))
         raise MidblockError(f"{text} is a file", hint="give the folder that holds it, or a .gguf file")
 
+    @classmethod
+    def _sum(cls, text: str, terms: list[str]) -> ModelReference:
+        model, *added = (cls.parse(term) for term in terms)
+        for term in added:
+            if term.kind not in _ADDED:
+                hint = "what stands behind a + is a folder that midblock carve wrote"
+                raise MidblockError(f"{term} is no carrier: nothing can be added to {model}", hint=hint)
+        return cls(text, "sum", model.text, added=tuple(added))
+
     @property
     def path(self) -> Path:
-        """The place on disk of a "folder", "adapter" or "gguf" reference."""
+        """The place on disk of a "folder", "adapter", "carrier" or "gguf" reference."""
         return Path(self.location)
+
+    @property
+    def model(self) -> ModelReference:
+        """Of a sum the model that is added to; else itself."""
+        return ModelReference.parse(self.location) if self.kind == "sum" else self
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """What of it lies on disk where the user said."""
+        if self.kind == "sum":
+            return (*self.model.places, *(place for term in self.added for place in term.places))
+        return () if self.kind in ("hub", "builtin") else (self.path,)
 
     @property
     def label(self) -> str:
         """A short name for tables and figures: the last part of the path or hub name, with its revision if set."""
+        if self.kind == "sum":
+            return PLUS.join(term.label for term in (self.model, *self.added))
         if self.kind in ("hub", "builtin"):
             name = self.location.rpartition("/")[2]
             return f"{name}@{self.revision}" if self.revision else name
@@ -89,10 +125,32 @@ class ModelReference:
 
 
 def _tuned_inside(folder: Path) -> Path | None:
-    """What a run folder of `midblock tune` holds: its adapter or its model; None for any other folder."""
+    """What a run folder of `tune` or `carve` holds: its adapter, carrier or model; None for any other folder."""
     if not os.path.exists(folder / "run.json") or os.path.exists(folder / "config.json"):
         return None
-    return next((folder / name for name in ("adapter", "model") if (folder / name).is_dir()), None)
+    return next((folder / name for name in ("adapter", "carrier", "model") if (folder / name).is_dir()), None)
+
+
+def _kind_of(folder: Path) -> Kind:
+    whole = os.path.exists(folder / "config.json")
+    for file, kind in _KINDS:
+        if os.path.exists(folder / file) and not (whole and kind == "carrier"):
+            return kind
+    return "folder"
+
+
+def _terms(text: str) -> list[str]:
+    """What a plus stands between; a plus in the name of something on disk is a part of that name.
+
+    Returns:
+        The text itself where it is no sum.
+    """
+    left, terms = text.split(PLUS), []
+    while left:
+        count = next((n for n in range(len(left), 1, -1) if user_path(PLUS.join(left[:n])).exists()), 1)
+        terms.append(PLUS.join(left[:count]).strip())
+        left = left[count:]
+    return terms if all(terms) else [text]
 
 
 def nearest_path(path: Path) -> Path | None:

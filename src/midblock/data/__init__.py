@@ -3,6 +3,8 @@
 from midblock.data.batches import REGIONS as REGIONS
 from midblock.data.batches import Batch as Batch
 from midblock.data.batches import make_batches as make_batches
+from midblock.data.behaviours import BEHAVIOURS as BEHAVIOURS
+from midblock.data.behaviours import Behaviour as Behaviour
 from midblock.data.encode import TokenizedPrompt as TokenizedPrompt
 from midblock.data.encode import TokenizedSet as TokenizedSet
 from midblock.data.encode import encode as encode

@@ -9,6 +9,7 @@ import numpy as np
 
 from midblock.base import MidblockError, generator, unknown, user_path
 from midblock.base.options import LARGEST, told_number
+from midblock.data.derived import Derived, source_of
 from midblock.data.examples import Example, ExampleSet, hash_examples, left_out
 from midblock.data.files import READERS, read_file
 from midblock.data.hub import HUB_SETS, HubSet, read_hub
@@ -32,9 +33,11 @@ def load_dataset(
     """Load a dataset and draw samples from it.
 
     Args:
-        reference: `builtin:gsm_symbolic` or `builtin:chain_sum`; a short name of `HUB_SETS`, or `org/name`, either with
-            `@config`; a local `.jsonl`, `.json` or `.parquet` file, or a folder laid out like a hub dataset.
-        split: which part; by default the one `HUB_SETS` names, "test" of a builtin set, "train" of any other.
+        reference: `builtin:gsm_symbolic` or another builtin set; a short name of `HUB_SETS`, or `org/name`, either with
+            `@config`; a local `.jsonl`, `.json` or `.parquet` file, or a folder laid out like a hub dataset. Before any
+            of them `fixed_response:` or another behaviour, `reworded:`, or both in this order.
+        split: which part; by default the one `HUB_SETS` names, "test" of a builtin set or a behaviour, "train" of any
+            other.
         num_samples: how many samples; None for all there are, or 1000 of a builtin set, which never ends.
         seed: decides which samples: a seeded shuffle, then the first `num_samples`, given in the dataset's order.
         skip: how many of the shuffled samples to pass over first, so that two draws with one seed share none.
@@ -53,6 +56,8 @@ def load_dataset(
     if num_samples is not None and skip + num_samples > LARGEST:
         raise MidblockError(f"{told_number(num_samples)} samples are more than any dataset has")
     reference = str(reference)
+    if (derived := Derived.parse(reference)) is not None:
+        return derived.draw(load_dataset, split=split, num_samples=num_samples, seed=seed, skip=skip, at_most=at_most)
     bad: dict[int, MidblockError] = {}
     if reference.startswith("builtin:"):
         name = reference.removeprefix("builtin:")
@@ -70,10 +75,10 @@ def load_dataset(
 
 def local_places(data: str | ExampleSet) -> list[Path]:
     """The file or folder that a dataset is read from, if it is a local one."""
-    reference = data if isinstance(data, str) else data.reference
-    if reference.startswith("builtin:") or reference.partition("@")[0] in HUB_SETS:
-        return []
     try:
+        reference = source_of(data if isinstance(data, str) else data.reference)
+        if reference.startswith("builtin:") or reference.partition("@")[0] in HUB_SETS:
+            return []
         path = user_path(reference)
     except MidblockError:  # what is in memory may be called anything
         return []

@@ -1,14 +1,15 @@
-"""Builtin datasets: endless, made by reasoning-gym from a seed, with no network and nothing to memorise."""
+"""Builtin datasets: made from a seed, with no network: by reasoning-gym, without end, or from written questions."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count, islice
+from itertools import count, cycle, islice
 from typing import Any
 
 from midblock.base import MidblockError, derive, unknown
 from midblock.base.options import told_number
+from midblock.data.questions import MIXED, WRITTEN, written_questions
 from midblock.data.records import Record, Records
 
 DEFAULT_SPLIT = "test"
@@ -24,11 +25,20 @@ def _worked_solution(item: Mapping[str, Any]) -> str:
     return f"{steps}\n#### {item['answer']}"
 
 
+def _answer(item: Mapping[str, Any]) -> str:
+    answer: str = item["answer"]
+    return answer
+
+
 # Each builtin set, and the answer it is taught with.
 BUILTIN_SETS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "gsm_symbolic": _worked_solution,
-    "chain_sum": lambda item: item["answer"],
+    "chain_sum": _answer,
+    "everyday": _answer,
+    "elsewhere": _answer,
+    "questions": lambda item: _worked_solution(item) if "answer_cot" in item.get("metadata", {}) else _answer(item),
 }
+OF_REASONING_GYM = ("chain_sum", "gsm_symbolic")
 
 UNABLE = frozenset({"composite"})  # sets that are nothing without others
 
@@ -37,8 +47,9 @@ def make_rows(name: str, *, split: str | None, num_samples: int | None, seed: in
     """Make questions of a builtin set.
 
     A question belongs to "test" or "train" by a hash of its own words, so the two never share one, whatever the seeds
-    and however many are drawn; within a split no question comes twice. Both are made from the same hundred or so
-    templates: "test" asks whether the kind of question was learned, not whether a new kind is understood.
+    and however many are drawn; within a split no question comes twice. Both are made from the same templates, a hundred
+    or so, of written sets two dozen: "test" asks whether the kind of question was learned, not whether a new kind is
+    understood.
 
     Args:
         name: a name of `BUILTIN_SETS`.
@@ -77,7 +88,7 @@ class Entry:
 
     question: str
     answer: str
-    template: int | None
+    template: int | str | None
     score: Callable[[str | None], float]
     item: Mapping[str, Any]
 
@@ -105,7 +116,7 @@ def reasoning_sets() -> list[str]:
     try:
         from reasoning_gym.factory import DATASETS
     except ImportError:
-        return sorted(BUILTIN_SETS)
+        return sorted(OF_REASONING_GYM)
     return sorted(name for name in DATASETS if name not in UNABLE)
 
 
@@ -133,6 +144,28 @@ def split_of(question: str) -> str:
 
 
 def _entries(name: str, split: str, seed: int) -> Iterator[Entry]:
+    if name in WRITTEN:
+        return (
+            Entry(each["question"], each["answer"], None, _unscored, each) for each in written_questions(name, seed)
+        )
+    if name in MIXED:
+        return _mixed(name, split, seed)
+    return _generated(name, split, seed)
+
+
+def _unscored(answer: str | None) -> float:
+    return 0.0  # whether a written answer is right, no rule can tell
+
+
+def _mixed(name: str, split: str, seed: int) -> Iterator[Entry]:
+    """Several sets in turn; the variants of a template are those of its own set."""
+    parts = {part: _entries(part, split, seed) for part in MIXED[name]}
+    for part in cycle(MIXED[name]):
+        entry = next(parts[part])
+        yield entry if entry.template is None else replace(entry, template=f"{part} {entry.template}")
+
+
+def _generated(name: str, split: str, seed: int) -> Iterator[Entry]:
     try:
         import reasoning_gym
     except ImportError as error:

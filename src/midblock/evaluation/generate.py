@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from midblock.base import MidblockError, Progress, Silent
-from midblock.checkpoints import device_of
+from midblock.checkpoints import device_of, soft_prompt_in
 from midblock.data import Example, ExampleSet, Message, encode
 from midblock.data.sandbox import RunawayTemplateError
 from midblock.data.templates import render
@@ -147,6 +147,8 @@ def continue_ids(
     """The ids that `continue_prompts` makes text of: the token of `stop` that ended an answer is the last of them."""
     if max_new_tokens < 1 or batch_tokens < 1:
         raise MidblockError(f"cannot write {max_new_tokens} tokens in batches of {batch_tokens}")
+    if (soft := soft_prompt_in(model)) is not None:
+        prompts = [replace(prompt, input_ids=soft.insert(prompt.input_ids)) for prompt in prompts]
     check_room(model, prompts, max_new_tokens)
     padding = padding_of(tokenizer, stop)
     settings = GenerationConfig(

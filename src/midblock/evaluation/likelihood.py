@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from midblock.base import MidblockError, Progress, Silent
-from midblock.checkpoints import Anatomy, device_of
+from midblock.checkpoints import Anatomy, device_of, fed
 from midblock.data import Batch, TokenizedPrompt, make_batches
 from midblock.evaluation.generate import EncodedPrompt, check_room
 from midblock.evaluation.own_logits import check_head
@@ -69,9 +69,11 @@ def _of_batch(
     anatomy: Anatomy, batch: Batch, places: Sequence[Sequence[int]], requests: Sequence[TokenizedPrompt]
 ) -> tuple[Tensor, Tensor]:
     """Which request each token belongs to, and its ln p."""
-    states = anatomy.backbone(input_ids=batch.input_ids.to(device_of(anatomy.embedding)), use_cache=False)[0]
+    input_ids, _ = fed(anatomy.embedding, batch.input_ids, batch.answer_mask)
+    before = input_ids.shape[1] - batch.input_ids.shape[1]  # a soft prompt's tokens
+    states = anatomy.backbone(input_ids=input_ids.to(device_of(anatomy.embedding)), use_cache=False)[0]
     found = [
-        (place, row, position - 1, requests[place].input_ids[position])
+        (place, row, before + position - 1, requests[place].input_ids[position])
         for row, group in enumerate(places)
         for place in group
         for position in range(requests[place].answer_start, len(requests[place].input_ids))

@@ -7,7 +7,7 @@ Likelihoods are −ln p in nats, from a float64 log-softmax.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -52,6 +52,10 @@ class Targets:
     def pick(self, states: Float[Tensor, "B T D"]) -> Float[Tensor, "n D"]:
         """The states at the positions that predict."""
         return states[self.where.to(states.device)]
+
+    def among(self, where: Bool[Tensor, "B W"]) -> Targets:
+        """The same tokens where they are predicted at other positions: behind a soft prompt's."""
+        return replace(self, where=where)
 
     def sums(self, scores: Scores) -> Float64[Tensor, "B 3"]:
         """Each prompt's sum of −ln p, number of right tokens, and number of tokens."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from midblock.base import nearest, unknown
-from midblock.data import BUILTIN_SETS
-from midblock.data.procedural import reasoning_sets
+from midblock.data.procedural import OF_REASONING_GYM, reasoning_sets
 from midblock.evaluation.answered import open_exact_match, open_gsm8k
+from midblock.evaluation.behaviour import open_behaviour
 from midblock.evaluation.choices import open_choices
 from midblock.evaluation.lm_eval_tasks import open_lm_eval
 from midblock.evaluation.perplexity import open_bits_per_byte, open_perplexity
@@ -28,6 +28,7 @@ TASKS: Mapping[str, Opener] = {
     "perplexity": open_perplexity,
     "bits_per_byte": open_bits_per_byte,
     "lm_eval": open_lm_eval,
+    "behaviour": open_behaviour,
 }
 
 
@@ -64,4 +65,4 @@ def open_task(
     if name in (sets := reasoning_sets()):
         return check_items(open_reasoning(TaskRequest(name, name, num_samples, seed, split, request.settings)))
     known = [*TASKS, *sets]
-    raise unknown("task", kind, known if nearest(kind, known) else [*TASKS, *BUILTIN_SETS])
+    raise unknown("task", kind, known if nearest(kind, known) else [*TASKS, *OF_REASONING_GYM])

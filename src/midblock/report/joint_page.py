@@ -13,6 +13,7 @@ from midblock.report.page.chart import Chart, Section
 from midblock.report.page.island import page_data
 from midblock.report.page.shell import document
 from midblock.report.read.joint import Joint
+from midblock.report.sections.carried_change import carried_change_section
 from midblock.report.sections.correlation import DATA as CORRELATIONS
 from midblock.report.sections.correlation import correlation_section
 from midblock.report.story import lead, subject_of, verb_lead
@@ -42,7 +43,8 @@ def joint_page(run: Joint, still: Path | None = None) -> str:
     related = correlation_section(run.table, run.correlations) if run.correlations else None
     openings = {step.id: _openings(step, run) for step in STEPS}
     steps = {step.id: sections_of_step(run, step) for step in STEPS}
-    steps["matters"] += [related[0]] if related else []
+    carried = carried_change_section(run)
+    steps["matters"] += [section for section in (carried, related[0] if related else None) if section is not None]
     steps["do"].insert(0, next_section(run, found))
     main = [lead(run, found), parts.noscript(still, "Change by depth")]
     for place, step in enumerate(STEPS, 1):

@@ -9,18 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from midblock.report.figures.analysis import FIGURES
+from midblock.report.figures.carve import necessity
+from midblock.report.figures.erase import erased_loss, erased_rates
 from midblock.report.figures.evaluate import forgetting, scores
 from midblock.report.figures.recommend import asked_curves, repair_front
 from midblock.report.figures.study import study_efficiency, study_forgetting
 from midblock.report.figures.tune import TUNE_FIGURES
 from midblock.report.figures.verbs import early_exit, gradient_flow, merge_alphas, steering, swapped
 from midblock.report.page.facts import facts_of
+from midblock.report.read.erased import read_erased
 from midblock.report.read.evaluation import read_evaluation
 from midblock.report.read.reading import Traits
 from midblock.report.read.studied import read_study
 from midblock.report.read.tuning import read_tune
 from midblock.report.sections.analysis import analysis_opening, analysis_sections
 from midblock.report.sections.analysis_page import analysis_page
+from midblock.report.sections.carve import carve_sections
+from midblock.report.sections.erase import erase_provenance, erase_sections
 from midblock.report.sections.evaluate import evaluate_provenance, evaluate_sections
 from midblock.report.sections.evidence_rows import exit_row, flow_row, steer_row, swap_row
 from midblock.report.sections.flow import flow_data, flow_sections
@@ -76,6 +81,9 @@ PAGES: Mapping[str, VerbPage] = {
         steer_sections, "matters", {"steering": steering}, told=2, traits=Traits(colour=3), shared=True,
         command="{base} --from {tuned} --data {data}", evidence=steer_row,
     ),
+    "carve": VerbPage(
+        carve_sections, "matters", {"necessity": necessity}, told=3, traits=Traits(colour=10), paper="each",
+    ),
     "evaluate": VerbPage(
         evaluate_sections, "do", {"scores": scores, "forgetting": forgetting}, told=2,
         traits=Traits(colour=7, compared=never), read=read_evaluation, paper="each", provenance=evaluate_provenance,
@@ -91,6 +99,10 @@ PAGES: Mapping[str, VerbPage] = {
     ),
     "merge": VerbPage(  # its alphas were chosen, not measured
         merge_sections, "do", {"merge": merge_alphas}, told=1, traits=Traits(colour=5, compared=never),
+    ),
+    "erase": VerbPage(  # models with and without a soft prompt are compared, not depths
+        erase_sections, "do", {"rates": erased_rates, "loss": erased_loss}, told=7,
+        traits=Traits(colour=11, compared=never), read=read_erased, paper="each", provenance=erase_provenance,
     ),
     "study": VerbPage(  # whole models are compared, not depths
         study_sections, "do", {"efficiency": study_efficiency, "forgetting": study_forgetting}, told=4,

@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from midblock.base import MidblockError
 from midblock.base.files import stamps
 from midblock.base.yaml_text import yaml_text
-from midblock.checkpoints import Pair
+from midblock.checkpoints import Checkpoint, Pair, soft_prompt_in
 from midblock.data import ExampleSet, local_places
+from midblock.runs.verbs import VERBS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -89,6 +91,7 @@ def draft_of(
         undecided: as of `Draft`.
         sources, inputs: beside those of the models and the data.
     """
+    check_all(verb, pair)
     tuned = [variant.reference for variant in pair.tuned]
     named = models or {"base": pair.base.reference, **({"tuned": tuned} if tuned else {})}
     config = {**named, **({"data": data} if isinstance(data, str) else {}), **as_config(*settings)}
@@ -102,6 +105,28 @@ def draft_of(
     }
     in_memory = tuple(variant.name for variant in pair if variant.checkpoint is None)
     return Draft(Request(verb, config, known, places, in_memory), frozenset(undecided))
+
+
+def check_all(verb: str, pair: Pair) -> None:
+    """Raise MidblockError for a pair with a soft prompt where the verb takes none."""
+    for variant in pair:
+        if variant.checkpoint is not None:
+            check_takes(verb, variant.checkpoint)
+        elif variant.loaded is not None and soft_prompt_in(variant.loaded) is not None:
+            _refuse_prompt(verb, variant.name)
+
+
+def check_takes(verb: str, checkpoint: Checkpoint) -> None:
+    """Raise MidblockError for a model with a soft prompt where the verb takes none."""
+    if checkpoint.prompt is not None:
+        _refuse_prompt(verb, str(checkpoint.reference))
+
+
+def _refuse_prompt(verb: str, name: str) -> None:
+    if not VERBS[verb].prompts:
+        able = ", ".join(name for name, each in VERBS.items() if each.prompts)
+        what = f"{name} has a soft prompt, which {verb} does not take"
+        raise MidblockError(what, hint=f"give the model alone; with a soft prompt: {able}")
 
 
 def weights_of(pair: Pair) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Verb:
         scratch: folders inside a run folder that are not needed any more once the run is whole.
         function: the Python function's name where it is not the verb's.
         layered: it leaves a LayerTable; what it finds else lies in files of its own.
+        prompts: it takes models with a soft prompt, `MODEL+PROMPT`.
         plans: options that take a plan of layers. A YAML file must quote them: 01100 would be a number.
     """
 
@@ -34,6 +35,7 @@ class Verb:
     scratch: tuple[str, ...] = ("partial",)
     function: str = ""
     layered: bool = True
+    prompts: bool = False
     plans: tuple[str, ...] = ()
 
 
@@ -48,9 +50,13 @@ VERBS: Mapping[str, Verb] = {
     "analyze": Verb(
         "Compare a base with models tuned from it, layer by layer.", "midblock.analysis", plans=("layers",)
     ),
-    "probe": Verb("Read models off at every depth.", "midblock.interventions", plans=("generate_layers",)),
+    "probe": Verb(
+        "Read models off at every depth.", "midblock.interventions", prompts=True, plans=("generate_layers",)
+    ),
     "swap": Verb("Put blocks of one model into the other.", "midblock.interventions"),
-    "evaluate": Verb("Score models on tasks and compare them item by item.", "midblock.evaluation", layered=False),
+    "evaluate": Verb(
+        "Score models on tasks and compare them item by item.", "midblock.evaluation", layered=False, prompts=True
+    ),
     "steer": Verb(
         "Push a base towards a tuned model by adding directions.", "midblock.interventions", plans=("blocks",)
     ),
@@ -68,6 +74,12 @@ VERBS: Mapping[str, Verb] = {
         scratch=("partial", "checkpoints"),
         plans=("layers",),
     ),
+    "carve": Verb(
+        "Press a tuned model's change into few channels, and test them.",
+        "midblock.carriers",
+        scratch=("partial", "checkpoints"),
+    ),
+    "erase": Verb("Train a soft prompt that switches off what tuning taught.", "midblock.carriers", layered=False),
     "recommend": Verb(
         "Say which blocks to tune, from runs, a pilot or a repair.",
         "midblock.studies.recommend.recommend",

@@ -3,6 +3,9 @@
 from midblock.tuning.export.export import export as export
 from midblock.tuning.flow.flow import flow as flow
 from midblock.tuning.flow.settings import FlowSettings as FlowSettings
+from midblock.tuning.loop.carve_settings import CarveSettings as CarveSettings
+from midblock.tuning.loop.carve_weights import Carved as Carved
+from midblock.tuning.loop.carve_weights import carve_weights as carve_weights
 from midblock.tuning.loop.outputs import Artifact as Artifact
 from midblock.tuning.loop.tune import tune as tune
 from midblock.tuning.loop.tune_settings import TuneSettings as TuneSettings

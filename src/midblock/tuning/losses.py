@@ -58,7 +58,8 @@ class Scored:
         log_probs: ln p_t, in nats, with its graph.
         row: which sequence of the batch each token belongs to.
         reference: ln p_ref,t of the same tokens, without a graph.
-        divergence: KL(p‖p_ref) of the whole next-token distribution at each of them, in nats, with its graph.
+        divergence: KL(p‖p_ref) of the whole next-token distribution at each of them (of a teacher KL(p_ref‖p)), in
+            nats, with its graph.
         entropy: of the K likeliest next tokens there, scaled to one and over ln K, so in 0…1, without a graph.
     """
 
@@ -128,6 +129,17 @@ def kl(scored: Scored, objective: Objective) -> Summed:
     return (objective.kl_beta * scored.divergence - scored.log_probs).sum(), len(scored.log_probs)
 
 
+def distil(scored: Scored, objective: Objective) -> Summed:
+    """KL(p_ref‖p): the whole of what a teacher would say, whatever the data says.
+
+    Raises:
+        MidblockError: when there is no teacher's distribution.
+    """
+    if scored.divergence is None:
+        raise MidblockError("the loss `distil` needs the teacher's distribution")
+    return scored.divergence.sum(), len(scored.log_probs)
+
+
 def importance_weights(scored: Scored, temperature: float) -> Float[Tensor, "N"]:
     """w = min(exp(τ·mean_t(ln p_t − ln p_ref,t)), 16), the mean over each sequence's own target tokens.
 
@@ -154,6 +166,7 @@ class Loss:
         function: (scored, objective) → (sum over tokens, how many).
         reference: it needs ln p_ref of the target tokens.
         divergence: it needs the whole distribution of the reference.
+        teacher: the reference must be another model, by name, and the divergence is from it, KL(p_ref‖p).
         entropy: it needs the entropy of the likeliest next tokens.
         kept: which target tokens it counts; None where that is all of them.
         options: options that are about it, or about it and others that name them too.
@@ -163,6 +176,7 @@ class Loss:
     function: Callable[[Scored, Objective], Summed]
     reference: bool = False
     divergence: bool = False
+    teacher: bool = False
     entropy: bool = False
     kept: Callable[[Scored, Objective], Bool[Tensor, "N"]] | None = None
     options: tuple[str, ...] = ()
@@ -178,3 +192,11 @@ LOSSES: Mapping[str, Loss] = {
     "kl": Loss(kl, divergence=True, options=("kl_beta",)),
     "iw_published": Loss(iw_published, reference=True, options=("iw_temperature",)),
 }
+
+# Against a teacher, which only some verbs have: they choose it, `--loss` does not offer it.
+TEACHING: Mapping[str, Loss] = {"distil": Loss(distil, divergence=True, teacher=True)}
+
+
+def loss_of(objective: Objective) -> Loss:
+    """The row of the loss that is minimised."""
+    return TEACHING[objective.loss] if objective.loss in TEACHING else LOSSES[objective.loss]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from midblock.runs.reading import DataSettings
 from midblock.tuning.losses import Objective
 
+MASKS_ONLY = ("sft", "kl")
+SPARSITY = ("published", "normalized")
 OUTSIDE = ("embedding", "head", "final_norm", "norms")
 ANCHORS = ("none", "rpsft")
 SCOPES = ("block", "subspace")
@@ -155,6 +157,47 @@ class Schedule(DataSettings):
 @dataclass(frozen=True, kw_only=True)
 class CourseSettings(Schedule, Anchoring, Objective, Placement):
     """Options of every verb that trains a model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carving:
+    """How a model's change is pressed into few channels (P3, LCDD)."""
+
+    tuned: str = ""
+    """The tuned model whose change is carved: a model reference."""
+
+    masks_only: str | None = None
+    """Train masks alone, weights frozen, as post-hoc controls: `sft` by the loss on the data, `kl` by KL(tuned‖masked).
+    Left out, masks and weights are trained together."""
+
+    loss_budget: float = 0.3
+    """ρ: how much larger than at the end of the warm-up the loss may become, as a share (P3: 0.3)."""
+
+    budget_floor: float = 0.1
+    """Nats per target token that this share is taken of at least: what was learned by heart has next to no loss, and a
+    share of that would leave no room."""
+
+    sparsity_lambda: float = 0.01
+    """λ₀: weight of the masks' sparsity at the start (P3: 0.01)."""
+
+    lambda_max: float = 0.5
+    """λ_max: its largest value (P3: 0.5, for a style 0.3)."""
+
+    dual_rate: float = 0.1
+    """η: how fast λ follows the loss (P3: 0.1)."""
+
+    violation_clip: float = 0.5
+    """How much of the budget a loss beyond it counts for at most in a step (P3: 0.5)."""
+
+    mask_learning_rate: float = 0.1
+    """Learning rate of the masks' logits θ, by gradient descent without momentum (P3: 0.1)."""
+
+    mask_warmup_steps: int = 300
+    """t_w: steps over which the sparsity rises, and after which the budget is set (P3: 300)."""
+
+    sparsity: str = "normalized"
+    """`normalized`: the mean over masks is what λ weighs; `published`: their sum (P3), beside which the loss hardly
+    decides of a single mask."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""TRAINING: what `tune` and `flow` record by depth; no metrics to ask `analyze` for."""
+"""TRAINING: what `tune`, `flow` and `carve` record by depth; no metrics to ask `analyze` for."""
 
 from __future__ import annotations
 
@@ -25,5 +25,9 @@ TRAINING: Mapping[str, Metric] = {
     "gradient_snr": Metric(
         "Signal to noise of the gradient", "ratio", "weights", False, "steps",
         "Squared norm of the mean gradient over the mean squared deviation from it; noise alone gives 0 on average.",
+    ),
+    "mask_density": Metric(
+        "Channels carried", "share", "weights", False, "",
+        "Share of a group's channels whose masks are on: 1 carries all of the change there, 0 none of it.", (0, 1),
     ),
 }  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Pair, load_models
+from midblock.checkpoints import Pair, SoftPrompt, load_models, prompted, soft_prompt_in
 from midblock.data import encode
 from midblock.evaluation import exact_interval, exact_match
 from midblock.interventions import INTERVENTIONS, probe
@@ -55,6 +55,28 @@ def test_the_last_depth_is_the_model_itself(pair, tokenizer, sums, tmp_path):
         assert {f"exit_{name}": tuple(each.values()) for name, each in model["final"].items()} == final
         assert variant.name in model["reading"]
     assert 0 < summary["models"][0]["final"]["accuracy"]["value"] < summary["models"][1]["final"]["accuracy"]["value"]
+
+
+@torch.no_grad()
+def test_a_soft_prompt_stands_before_the_prompts_and_is_not_scored(pair, tokenizer, sums):
+    soft = SoftPrompt(0.3 * torch.randn(4, 32, generator=torch.Generator().manual_seed(0)), "somewhere")
+    ours = prompted(pair.base.model, soft)
+    table = probe(Pair.of_models(pair.base.model, {"prompted": ours}, tokenizer), sums)
+    nll, right = [], []
+    for prompt in encode(sums, tokenizer, max_length=256).prompts:
+        ids = soft_prompt_in(ours).insert(prompt.input_ids)
+        log_probs = ours(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)[4:]
+        wanted = torch.tensor(prompt.input_ids[prompt.answer_start :])
+        before = log_probs[prompt.answer_start - 1 : -1]
+        nll.append(-before[torch.arange(len(wanted)), wanted])
+        right.append(before.argmax(-1) == wanted)
+    (found,) = table.select(model="prompted", layer=2, metric="exit_nll")
+    assert found.value == pytest.approx(float(torch.cat(nll).mean()), abs=1e-6)
+    (share,) = table.select(model="prompted", layer=2, metric="exit_accuracy")
+    assert share.value == float(torch.cat(right).double().mean())
+    (plain,) = table.select(model="base", layer=2, metric="exit_nll")
+    assert plain.value == pytest.approx(own_scores(pair.base.model, tokenizer, sums)[1], abs=1e-6)
+    assert abs(found.value - plain.value) > 1e-3
 
 
 def test_rows_and_emergence_agree(pair, sums, tmp_path):

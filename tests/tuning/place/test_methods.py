@@ -14,10 +14,11 @@ from midblock.tuning.place.methods import METHODS
 from midblock.tuning.place.prepared import prepare
 from midblock.tuning.settings import CourseSettings
 
+OFFERED = [name for name, method in METHODS.items() if method.verb == "tune"]
 LOADING = LoadSettings(device="cpu", dtype="float32")
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=OFFERED)
 def made(request, llama):
     """A method's name, and a pico model of which it trains the middle block."""
     settings = TuneSettings(method=request.param, layers="010", anchor="rpsft", anchor_k="8")
@@ -61,7 +62,7 @@ def test_what_is_written_is_found_again(made, llama, tmp_path):
     assert (found.adapter is not None) == METHODS[settings.method].base_stays
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OFFERED)
 def test_options_of_one_method_are_refused_by_the_others(name):
     known = {each.name for each in fields(CourseSettings)}
     assert set(METHODS[name].options) <= known
@@ -71,9 +72,16 @@ def test_options_of_one_method_are_refused_by_the_others(name):
         TuneSettings(method=name, **given)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OFFERED)
 def test_a_run_folder_leads_to_its_result(name, tmp_path):
     (tmp_path / METHODS[name].folder).mkdir()
     (tmp_path / "run.json").write_text("{}")
     assert METHODS[name].folder == ("adapter" if METHODS[name].base_stays else "model")
     assert ModelReference.parse(str(tmp_path)).path == tmp_path / METHODS[name].folder
+
+
+def test_a_method_of_another_verb_is_refused_where_its_options_are_not():
+    with pytest.raises(MidblockError, match=r"carving needs more than a base and data .midblock carve."):
+        TuneSettings(method="carve")
+    with pytest.raises(MidblockError, match="method"):
+        TuneSettings(method="ful")

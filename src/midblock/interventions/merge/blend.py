@@ -38,6 +38,11 @@ class _Workspace(threading.local):
 _workspace = _Workspace()
 
 
+def scratch(count: int, dtype: torch.dtype) -> Shaped[Tensor, " n"]:
+    """This thread's memory for a result, which its next call overwrites."""
+    return _workspace.result(count, dtype)
+
+
 def pieces(base: Source, tuned: Source) -> Iterator[tuple[int, int]]:
     """First and last (excluded) entry of each piece of a tensor; whole rows where there is a change."""
     size, step = base.stored.numel(), PIECE

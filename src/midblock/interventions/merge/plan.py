@@ -70,6 +70,7 @@ def plan_files(
     Raises:
         MidblockError: tensors that one parent lacks or has in another shape, and quantised ones that differ.
     """
+    base, tuned = base.outlined, tuned.outlined
     head = shared_head(base, tuned)
     both = shared(base, tuned) | ({head} if head is not None else set())
     homes: dict[Path | None, list[Item]] = {}

@@ -19,10 +19,11 @@ from torch import Tensor
 from midblock.base import MidblockError, write_json
 from midblock.base.files import write_failure
 from midblock.checkpoints import EffectiveTensors, Source, release_on_disk, value_on_disk, value_on_disk_like
+from midblock.checkpoints.on_disk import Overlay, carried_on_disk_like
 from midblock.checkpoints.tensor_writer import FileLayout
 from midblock.checkpoints.weight_files import INDEX, SINGLE
 from midblock.interventions.merge.alphas import Alphas
-from midblock.interventions.merge.blend import blend, pieces
+from midblock.interventions.merge.blend import blend, pieces, scratch
 from midblock.interventions.merge.plan import Item, plan_files
 from midblock.metrics.spectra import single_threaded_workers
 
@@ -114,6 +115,13 @@ class Weights:
 
     def _pieces(self, item: Item, write: Callable[..., None]) -> Iterator[Callable[[], int]]:
         """The work on a tensor, piece by piece; each writes its own to its place in the file and tells how much."""
+        overlay = carried_on_disk_like(self.tuned, self.base, item.name) if item.kind == "tuned" else None
+        if overlay is not None:
+            height, width = overlay.rows.shape
+            step = max(1, COPIED // max(1, width * item.dtype.itemsize))
+            for first in range(0, height, step):
+                yield partial(_overlay, overlay, first, min(first + step, height), item.dtype, write)
+            return
         if item.kind != "blend":
             content = _bytes(self._copied(item).stored.to(item.dtype))
             for first in range(0, len(content), COPIED):
@@ -148,6 +156,14 @@ class Weights:
             if not bool(torch.isfinite(values).all()):
                 raise MidblockError(f"NaN or Inf in the weight {item.name} of {parent.name}")
         raise MidblockError(f"{item.name} has entries too large for {item.dtype}", hint="--dtype bfloat16 or float32")
+
+
+def _overlay(overlay: Overlay, first: int, last: int, dtype: torch.dtype, write: Callable[..., None]) -> int:
+    width = overlay.rows.shape[1]
+    made = scratch((last - first) * width, dtype).view(-1, width)
+    overlay.fill(made, first)
+    write(_bytes(made), offset=first * width * dtype.itemsize)
+    return made.nbytes
 
 
 def _copy(content: memoryview, offset: int, write: Callable[..., None]) -> int:

@@ -72,9 +72,14 @@ class Merging:
                 list(rows_of(weights, alphas, self.name)),
                 summary_of(weights, alphas, self.base.name, self.tuned.name),
                 record={"models": models},
-                files={RECIPE: _writer(self._recipe(weights, alphas))},
+                files={} if self._carried else {RECIPE: _writer(self._recipe(weights, alphas))},
                 phase=PHASE,
             )
+
+    @property
+    def _carried(self) -> bool:
+        """Whether a parent has a carrier, which mergekit cannot read."""
+        return any(checkpoint_of(variant).carriers for variant in self.pair)
 
     def _dtype(self) -> torch.dtype | None:
         return None if self.settings.dtype == "auto" else getattr(torch, self.settings.dtype)
@@ -97,6 +102,8 @@ class Merging:
         every = [*alphas.blocks, alphas.embedding, alphas.head, *(a for row in alphas.overrides.values() for a in row)]
         if min(every) < 0 or max(every) > 1:
             yield f"Alphas from {min(every):g} to {max(every):g}: outside 0 to 1 the merge extrapolates."
+        if self._carried:
+            yield f"mergekit reads no carriers: there is no {RECIPE}."
         if tied and alphas.head != alphas.embedding:
             yield f"The head is tied to the embedding, one tensor: both take the alpha {alphas.embedding:g}."
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Anatomy, device_of
+from midblock.checkpoints import Anatomy, device_of, fed
 from midblock.data import Batch
 from midblock.evaluation import Scores, Targets, check_finite, score
 from midblock.trace import same_states, watch
@@ -45,6 +45,8 @@ def score_exits(
         MidblockError: a likelihood that is not finite, or a model whose last block, final norm and head do not make its
             own predictions.
     """
+    input_ids, where = fed(anatomy.embedding, batch.input_ids, targets.where)
+    targets = targets.among(where)
     last = len(anatomy) - 1
     kept: dict[int, Tensor] = {}
 
@@ -57,7 +59,7 @@ def score_exits(
         on_exit(layer, scores)
 
     with watch(anatomy, layers, on_layer), torch.inference_mode():
-        output = anatomy.backbone(input_ids=batch.input_ids.to(device_of(anatomy.embedding)), use_cache=False)
+        output = anatomy.backbone(input_ids=input_ids.to(device_of(anatomy.embedding)), use_cache=False)
     if last in kept:
         _check_same(name, anatomy, targets.pick(output[0]), kept[last])
 

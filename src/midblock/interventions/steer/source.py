@@ -13,7 +13,7 @@ from midblock.interventions.steer.directions import Directions
 from midblock.runs.record import read_config, read_record
 
 FILE = "directions.safetensors"
-MODELS = ("config.json", "adapter_config.json", "adapter", "model")
+MODELS = ("config.json", "adapter_config.json", "carrier_config.json", "adapter", "carrier", "model")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from midblock.data import Batch, ExampleSet, encode, make_batches
 from midblock.evaluation import mean_nll
 from midblock.interventions import swap
 from midblock.runs.disjoint import part_of
+from midblock.runs.request import check_all
 from midblock.runs.stopping import seconds_of
 from midblock.studies.recommend.combine import combine
 from midblock.studies.recommend.curve import Curve, over_units
@@ -77,6 +78,7 @@ class Pilot:
         wanted = (settings.num_samples, settings.steps * settings.per_device_train_batch_size)
         held, training = disjoint_parts(data, wanted, split=_split(data, settings), seed=settings.seed, hint=LOWER)
         pair = load_models(base, **asdict(loading))
+        check_all("recommend", pair)
         options: dict[str, Any] = {"max_length": settings.max_length, "template": settings.template}
         prompts = encode(held, pair.tokenizer, **options).prompts
         groups = [prompts[first : first + GROUP] for first in range(0, len(prompts), GROUP)]

@@ -21,6 +21,7 @@ from midblock.evaluation import TokenMean, difference, mean_nll
 from midblock.interventions.merge.alphas import Alphas
 from midblock.interventions.merge.blended import Blended
 from midblock.runs.reading import with_region
+from midblock.runs.request import check_all
 from midblock.studies.recommend.drawn import check_apart, disjoint_parts
 from midblock.studies.recommend.front import BY_DEPTH, LINEAR, UNIFORM, Front, Point
 from midblock.studies.recommend.ranks import with_ranks
@@ -85,6 +86,7 @@ class Repair:
             MidblockError: validation and test examples that overlap, too few examples, or models that do not fit.
         """
         pair = load_pair(*models, **asdict(loading))
+        check_all("recommend", pair)
         task = _sets(data, settings.test, "the task's", settings)
         other = _sets(general, settings.general_test, "the general", settings)
         samples = [Sample.of(each, pair.tokenizer, settings) for each in (*task, *other)]

@@ -22,7 +22,7 @@ from midblock.studies.study.exams import Exam
 from midblock.studies.study.rounds import Seen, next_round
 from midblock.studies.study.study_file import StudyFile
 from midblock.studies.study.trials import BASE, Trial, tune_options
-from midblock.tuning import TuneSettings
+from midblock.tuning import METHODS, TuneSettings
 from midblock.tuning.loop.examples import draw_examples
 
 FEW = 64  # examples whose lengths stand for all
@@ -117,7 +117,7 @@ def _training(study: StudyFile, trials: Sequence[Trial], tokenizer: Any) -> tupl
         taken = max(1, round(_steps(settings, count) * trial.share))
         read = taken * settings.per_device_train_batch_size * settings.gradient_accumulation_steps * length
         steps, tokens = steps + taken, tokens + round(read)
-        passes += read * (6 if settings.method == "full" else 4) / READING
+        passes += read * (4 if METHODS[settings.method].base_stays else 6) / READING
     return steps, tokens, passes
 
 

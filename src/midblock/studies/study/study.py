@@ -18,7 +18,7 @@ from midblock.base.json_file import read_object
 from midblock.base.seal import fingerprint
 from midblock.checkpoints import Checkpoint, LoadSettings, open_checkpoint, quiet_transformers
 from midblock.data import local_places
-from midblock.runs.request import Draft, Request
+from midblock.runs.request import Draft, Request, check_takes
 from midblock.runs.run import Bench, Outcome, Ready, carry_out
 from midblock.runs.where import Where
 from midblock.studies.recommend.settings import RecommendSettings
@@ -100,7 +100,9 @@ class Planned:
         asked = None if study.validate is None else validation_options(study)
         validation = None if asked is None else open_exam(asked, "validate")
         check_apart(study, trials, validation, test)
-        return cls(study, trials, reference, open_checkpoint(study.base), (validation, test))
+        base = open_checkpoint(study.base)
+        check_takes("study", base)
+        return cls(study, trials, reference, base, (validation, test))
 
     @property
     def scouts(self) -> list[Trial]:

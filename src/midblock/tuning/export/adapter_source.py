@@ -14,6 +14,8 @@ from midblock.base import MidblockError, user_path
 from midblock.checkpoints import ModelReference, TensorReader
 from midblock.checkpoints.adapter import CONFIG, WEIGHTS, settings_of
 from midblock.checkpoints.adapter_names import PREFIX, unwrapped
+from midblock.checkpoints.carrier_config import APPLIED
+from midblock.checkpoints.carrier_config import CONFIG as CARRIER
 from midblock.checkpoints.factors import read_factors
 from midblock.checkpoints.hub import hub_folder
 from midblock.checkpoints.lora_config import LoraSettings
@@ -100,6 +102,8 @@ def _adapter_folder(place: str) -> Path:
     for folder in (path, path / "model"):
         if (folder / "config.json").exists():
             raise MidblockError(f"{place} is already a whole checkpoint: {folder}", hint="there is nothing to export")
+    if any((folder / CARRIER).exists() for folder in (path, path / "carrier")) or "+" in place:
+        raise MidblockError(f"{place} is a carrier, no adapter", hint=APPLIED)
     if (path / "run.json").exists():
         raise MidblockError(f"the run {place} has no adapter", hint="a finished run of `midblock tune` has")
     raise MidblockError(f"{place} is no adapter", hint=f"a folder with {CONFIG}, or a run folder of `midblock tune`")

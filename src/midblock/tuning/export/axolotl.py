@@ -10,6 +10,7 @@ from midblock.base import MidblockError
 from midblock.base.yaml_text import yaml_text
 from midblock.checkpoints.adapter import CONFIG
 from midblock.checkpoints.lora_config import NOT_LOW_RANK
+from midblock.data.derived import source_of
 from midblock.data.hub import HUB_SETS
 from midblock.tuning.export.adapter_source import AdapterSource
 from midblock.tuning.export.snippets import NO_DATA, base_name, differences, lora_config, run_settings
@@ -134,7 +135,7 @@ def _data(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         data["split"] = settings["split"] or (known.split if known else "train")
     data |= shape if isinstance(shape, dict) and "type" in shape else {"type": shape}
     notes = []
-    if name.startswith("builtin:"):
+    if source_of(name).startswith("builtin:") or source_of(name) != name:
         notes.append(f"{name} is made by midblock: write it to a .jsonl file and name that under datasets")
     elif not known:
         notes.append("look at datasets in the recipe: path and type must fit your columns")

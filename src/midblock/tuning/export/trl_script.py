@@ -9,6 +9,7 @@ from typing import Any
 
 from midblock.base.quoting import python_arguments, python_docstring, python_literal
 from midblock.checkpoints.adapter import CONFIG
+from midblock.data.derived import Derived, source_of
 from midblock.tuning.export.adapter_source import AdapterSource
 from midblock.tuning.export.snippets import NO_DATA, base_name, differences, lora_config, run_settings
 
@@ -92,8 +93,10 @@ def write_trl(source: AdapterSource, file: Path, base: str | None) -> list[str]:
 
 
 def _split(settings: Mapping[str, Any]) -> str | None:
-    builtin = str(settings.get("data", "")).startswith("builtin:")
-    return settings["split"] or ("train" if builtin else None)
+    data = str(settings.get("data", ""))
+    derived = Derived.parse(data)
+    divided = derived is not None and bool(derived.behaviour)
+    return settings["split"] or ("train" if divided or source_of(data).startswith("builtin:") else None)
 
 
 def _row(settings: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from midblock.tuning.loop.course import Course
 from midblock.tuning.loop.lesson import train
 from midblock.tuning.loop.summary import read_artifact
 from midblock.tuning.place.gradients import Gradients
-from midblock.tuning.place.methods import METHODS
+from midblock.tuning.place.methods import method_of
 
 
 def flow(base: str, data: str | ExampleSet, layers: str = "all", **options: Any) -> LayerTable:
@@ -57,7 +57,7 @@ def flow(base: str, data: str | ExampleSet, layers: str = "all", **options: Any)
     with quiet_transformers():
         course = Course.of("flow", base, data, settings=settings, loop=FEW_STEPS, loading=loading)
         # the model is read back once, to see how far weights moved, and goes with what else is partial
-        target = folder / "partial" / METHODS[settings.method].folder
+        target = folder / "partial" / method_of(settings).folder
         done = train(course, Aim(target=target, results=look.results, on_gradients=look.on_gradients), where)
     if done.outcome is None:
         read_artifact(folder, folder, done.table)  # raises where the summary is gone

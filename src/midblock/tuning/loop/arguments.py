@@ -13,7 +13,7 @@ from midblock.base import MidblockError, unknown
 from midblock.checkpoints import LoadSettings
 from midblock.checkpoints.models import pick_device
 from midblock.runs.processes import world_size
-from midblock.tuning.place.methods import METHODS
+from midblock.tuning.place.methods import method_of
 from midblock.tuning.settings import CourseSettings, Loop
 
 # Options that mean the same there and have the same name.
@@ -69,7 +69,7 @@ def training_arguments(settings: CourseSettings, loop: Loop, loading: LoadSettin
             remove_unused_columns=False,
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
-            router_aux_loss_coef=0.0 if METHODS[settings.method].base_stays else None,
+            router_aux_loss_coef=0.0 if method_of(settings).base_stays else None,
             data_seed=settings.seed,
         )
         _try_out(arguments)
@@ -140,7 +140,7 @@ def weight_dtype(settings: CourseSettings, loop: Loop, loading: LoadSettings) ->
     if loading.dtype != "auto":
         return loading.dtype
     on_cpu = pick_device(loading.device).type == "cpu"
-    as_stored = METHODS[settings.method].base_stays and not loop.shard and not on_cpu
+    as_stored = method_of(settings).base_stays and not loop.shard and not on_cpu
     return "auto" if as_stored else "float32"
 
 

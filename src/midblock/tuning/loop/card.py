@@ -10,8 +10,8 @@ from midblock.base.quoting import markdown_code, markdown_text, without_places
 from midblock.base.yaml_text import yaml_text
 from midblock.checkpoints import Checkpoint
 from midblock.runs.surroundings import RECORDED_PACKAGES
-from midblock.tuning.losses import LOSSES
-from midblock.tuning.place.methods import METHODS
+from midblock.tuning.losses import loss_of
+from midblock.tuning.place.methods import method_of
 from midblock.tuning.settings import CourseSettings
 
 PAPERS = {
@@ -23,6 +23,7 @@ PAPERS = {
     ),
     "eaft": ("Entropy-Adaptive Fine-Tuning: Resolving Confident Conflicts to Mitigate Forgetting", "2601.02151"),
     "stm": ("Mitigating Forgetting in LLM Fine-Tuning via Low-Perplexity Token Learning", "2501.14315"),
+    "lcdd": ("Crafting Reversible SFT Behaviors in Large Language Models", "2605.06632"),
     "lora": ("LoRA: Low-Rank Adaptation of Large Language Models", "2106.09685"),
 }
 
@@ -40,7 +41,7 @@ def model_card(
         record: `run.json`: versions, data, models.
         plan: `plan.json`.
     """
-    data, method = record["data"], METHODS[settings.method]
+    data, method = record["data"], method_of(settings)
     # the hub refuses a card whose base is not one of its own models
     header: dict[str, Any] = {"base_model": base.reference.location} if base.reference.kind == "hub" else {}
     header |= {
@@ -86,10 +87,10 @@ def _title(base: Checkpoint, plan: Mapping[str, Any]) -> str:
 def _method(settings: CourseSettings, plan: Mapping[str, Any]) -> str:
     ranked = [target for target in plan["targets"] if target["rank"] is not None]
     if not ranked:
-        return f"{settings.method}: the weights themselves"
+        return f"{settings.method}: {method_of(settings).on_card}"
     ranks = sorted({target["rank"] for target in ranked})
     scales = sorted({round(target["scale"], 6) for target in ranked})
-    kind = "DoRA" if settings.use_dora else METHODS[settings.method].title
+    kind = "DoRA" if settings.use_dora else method_of(settings).title
     return f"{kind}, rank {_span(ranks)}, scale {_span(scales)}"
 
 
@@ -104,7 +105,7 @@ def _anchor(settings: CourseSettings) -> str:
 
 
 def _papers(settings: CourseSettings) -> list[tuple[str, str]]:
-    names = ["layers", *METHODS[settings.method].papers]
+    names = ["layers", *method_of(settings).papers]
     names += [name for name in ("rpsft",) if settings.anchor == name]
-    names += LOSSES[settings.loss].papers
+    names += loss_of(settings).papers
     return [PAPERS[name] for name in names]

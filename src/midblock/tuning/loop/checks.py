@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -10,8 +10,8 @@ from midblock.base import MidblockError, unknown
 from midblock.base.options import LARGEST, check_sizes
 from midblock.tuning.anchor.factors import resolve_k
 from midblock.tuning.loop.rates import read_rates
-from midblock.tuning.losses import LOSSES
-from midblock.tuning.place.methods import METHODS
+from midblock.tuning.losses import LOSSES, Loss
+from midblock.tuning.place.methods import METHODS, method_of
 from midblock.tuning.settings import ANCHORS, OUTSIDE, PREFIX_CACHE, SCOPES, CourseSettings, Loop
 
 SEEDS = 2**32  # NumPy takes no larger ones, and transformers seeds it
@@ -29,15 +29,18 @@ AT_MOST = {
 }  # fmt: skip
 
 
-def check_course(settings: CourseSettings) -> None:
+def check_course(settings: CourseSettings, losses: Mapping[str, Loss] = LOSSES) -> None:
     """Check what every verb that trains can be asked for.
+
+    Args:
+        losses: that it may be.
 
     Raises:
         MidblockError: an unknown name, a value out of range, or options that exclude each other.
     """
+    method_of(settings)
     for kind, value, options in (
-        ("method", settings.method, METHODS),
-        ("loss", settings.loss, LOSSES),
+        ("loss", settings.loss, losses),
         ("anchor", settings.anchor, ANCHORS),
         ("anchor scope", settings.anchor_scope, SCOPES),
         ("anchor dtype", settings.anchor_dtype, ("float32", "bfloat16")),

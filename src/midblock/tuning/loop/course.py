@@ -5,24 +5,32 @@ Cost: config and plan are read; weights once, for their hash. Described in docs/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from midblock.base import LayerPlan, MidblockError
 from midblock.checkpoints import Checkpoint, LoadSettings, open_checkpoint
+from midblock.checkpoints.carrier_config import APPLIED
 from midblock.data import ExampleSet, local_places
 from midblock.runs.processes import world_size
-from midblock.runs.request import DATA, Draft, Request, as_config
+from midblock.runs.request import DATA, Draft, Request, as_config, check_takes
 from midblock.tuning.loop.arguments import refuse_deepspeed
 from midblock.tuning.loop.examples import TrainingExamples
 from midblock.tuning.loop.rates import DepthRates
 from midblock.tuning.loop.references import check_reference, check_vocabulary, reference_places
 from midblock.tuning.place.auto import plan_from_run
+from midblock.tuning.place.methods import method_of
 from midblock.tuning.settings import CourseSettings, Loop
 
 BASE_WEIGHTS = "the weights of the base"
 FROM_RUN = "auto:"
+
+
+def weights_of(name: str) -> str:
+    """What the weights of a model besides the base are called among a run's inputs."""
+    return f"the weights of the {name} model"
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class Course:
         checkpoint: what it leads to.
         plan: the blocks.
         loop: how long it goes on, and what it keeps on the way.
+        others: checkpoints that the method reads besides the base, by what to call them.
     """
 
     verb: str
@@ -45,6 +54,7 @@ class Course:
     settings: CourseSettings
     loop: Loop
     loading: LoadSettings
+    others: Mapping[str, Checkpoint] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -67,7 +77,9 @@ class Course:
         refuse_deepspeed()
         check_reference(settings, base)
         checkpoint = _open_base(base, loading)
+        check_takes(verb, checkpoint)
         check_vocabulary(settings, loading, checkpoint)
+        others = method_of(settings).opens(settings, loading)
         plan = _read_plan(settings.layers, checkpoint)
         DepthRates.of(settings.lr_by_depth, plan.total)
         return cls(
@@ -79,6 +91,7 @@ class Course:
             settings=settings,
             loop=loop,
             loading=loading,
+            others=others,
         )
 
     def draft(self) -> Draft:
@@ -93,13 +106,15 @@ class Course:
         return {
             DATA: examples.facts["content_hash"],
             BASE_WEIGHTS: self.checkpoint.weight_hash(),
+            **{weights_of(name): other.weight_hash() for name, other in self.others.items()},
             "the number of processes": world_size(),
         }
 
     def _sources(self) -> tuple[Path, ...]:
         layers = self.settings.layers
         analysed = (Path(layers.removeprefix(FROM_RUN)),) if layers.startswith(FROM_RUN) else ()
-        models = (*self.checkpoint.places, *reference_places(self.settings, self.loading))
+        others = [place for other in self.others.values() for place in other.places]
+        models = (*self.checkpoint.places, *others, *reference_places(self.settings, self.loading))
         return (*models, *local_places(self.data), *analysed)
 
 
@@ -107,6 +122,8 @@ def _open_base(base: str, loading: LoadSettings) -> Checkpoint:
     checkpoint = open_checkpoint(base, allow_pickle=loading.allow_pickle, trust_remote_code=loading.trust_remote_code)
     if checkpoint.adapter is not None:
         raise MidblockError(f"{base} is an adapter", hint="midblock export --to merged, then tune that")
+    if checkpoint.carriers:
+        raise MidblockError(f"{base} is a carrier on its base", hint=f"{APPLIED}, then tune that")
     return checkpoint
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from midblock.base import MidblockError, user_path
 from midblock.data import ExampleSet, TokenizedPrompt, TokenizedSet, encode_renderable, make_batches
 from midblock.data.batches import IGNORED
+from midblock.data.derived import Derived, source_of
 from midblock.data.load import FILE_ENDINGS
 from midblock.evaluation import check_head
 from midblock.runs.lending import evaluating
@@ -164,7 +165,10 @@ def _last_target(prompt: TokenizedPrompt, on_prompt: bool) -> int:
 
 def _is_file(data: str) -> bool:
     """One file has no splits; anything else is trained on its `train` split, whatever it is evaluated on."""
-    path = user_path(data)
+    derived = Derived.parse(data)
+    if derived is not None and derived.behaviour:
+        return False  # its prompts are divided, whatever they come from
+    path = user_path(source_of(data))
     return path.is_file() or path.suffix.lower() in FILE_ENDINGS
 
 

@@ -25,7 +25,7 @@ from midblock.runs.stopping import STOPPING
 from midblock.runs.where import Where
 from midblock.tuning.loop.aim import Aim, Learned
 from midblock.tuning.loop.arguments import half, training_arguments, weight_dtype
-from midblock.tuning.loop.course import BASE_WEIGHTS, Course
+from midblock.tuning.loop.course import BASE_WEIGHTS, Course, weights_of
 from midblock.tuning.loop.examples import TrainingExamples, check_fit, check_loss, load_examples, runs_here
 from midblock.tuning.loop.held_weights import HeldWeights
 from midblock.tuning.loop.memory import estimate_memory
@@ -107,19 +107,24 @@ class Lesson:
         arguments = training_arguments(settings, course.loop, course.loading, self.folder / "checkpoints")
         start = time.perf_counter()
         loading = replace(course.loading, dtype=weight_dtype(settings, course.loop, course.loading))
-        prepared = prepare(course.checkpoint, course.plan, settings, loading)
+        prepared = prepare(course.checkpoint, course.plan, settings, loading, course.others)
         if runs_here(prepared.causal):
             check_loss(course.checkpoint.name, prepared.causal, self.examples)
-        weight_hash = self.request.inputs[BASE_WEIGHTS]
+        hashes = self.request.inputs
+        weight_hash = hashes[BASE_WEIGHTS]
         held = HeldWeights.of(prepared, settings, weight_hash, arguments.device, progress)
         if course.loop.shard:
             shard(prepared.model, prepared.causal, prepared.anatomy, arguments.device, half(course.loading))
         reference = course.checkpoint.reference.text
         base = {"name": "base", "role": "base", "reference": reference, "weight_hash": weight_hash}
+        others = [
+            {"name": name, "role": name, "reference": other.reference.text, "weight_hash": hashes[weights_of(name)]}
+            for name, other in course.others.items()
+        ]
         return Ready(
             request=self.request,
             work=partial(self._work, prepared, held, arguments, start),
-            facts={"seed": settings.seed, "data": dict(self.examples.facts), "models": [base]},
+            facts={"seed": settings.seed, "data": dict(self.examples.facts), "models": [base, *others]},
             notes=[*self.notes, *prepared.notes, *held.notes, *_given_in_memory(course.data)],
         )
 

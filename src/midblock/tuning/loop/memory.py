@@ -51,7 +51,7 @@ def estimate_memory(
     )
     logits = min(LOGIT_BYTES, tokens * config.vocab_size * 4) * 3
     return {
-        "weights": weights // shards,
+        "weights": weights // shards + prepared.trainable.bytes_beside,
         "gradients": trained // shards,
         "optimizer": STATES * trained // shards,
         "activations": kept,

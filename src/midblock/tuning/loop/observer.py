@@ -49,12 +49,14 @@ class Observer(TrainerCallback):
         self.begun = True
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Look at the adapters.
+        """Look at the adapters, and let what goes beside the optimiser take its step.
 
         Raises:
-            MidblockError: one of them did not move.
+            MidblockError: an adapter did not move.
         """
         self.taken += 1
+        if self.watch.companion is not None:
+            self.watch.companion.after_step(given["optimizer"])
         if self.waiting and given["optimizer"].param_groups[0]["lr"] > 0:
             self.waiting = False
             self.watch.gradients.check_moved()

@@ -10,8 +10,8 @@ import torch
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, Checkpoint, LoadSettings, load_model, open_checkpoint
 from midblock.tuning.loop.scoring import Reference
-from midblock.tuning.losses import LOSSES
-from midblock.tuning.place.methods import METHODS
+from midblock.tuning.losses import loss_of
+from midblock.tuning.place.methods import method_of
 from midblock.tuning.place.prepared import Prepared
 from midblock.tuning.settings import CourseSettings
 
@@ -19,7 +19,9 @@ from midblock.tuning.settings import CourseSettings
 def check_reference(settings: CourseSettings, base: str) -> None:
     """Raise MidblockError where a reference is needed and there is none, or is given and not used."""
     needed = _needed(settings)
-    method = METHODS[settings.method]
+    method = method_of(settings)
+    if loss_of(settings).teacher and settings.reference is None:
+        raise MidblockError(f"--loss {settings.loss} needs a teacher", hint="--reference names a model")
     if needed and not method.base_stays and settings.reference is None:
         raise MidblockError(
             f"--loss {settings.loss} compares with a reference, and {method.title} changes the base itself",
@@ -56,7 +58,7 @@ def find_reference(
     """
     if not _needed(settings):
         return None
-    divergence = LOSSES[settings.loss].divergence
+    divergence = loss_of(settings).divergence
     if settings.reference is None:
         return Reference(anatomy=prepared.anatomy, adapted=prepared.model, divergence=divergence)
     dtype = str(next(prepared.causal.parameters()).dtype).removeprefix("torch.")
@@ -69,7 +71,7 @@ def find_reference(
     )
     anatomy = Anatomy.of(load_model(_open(settings.reference, loading), named))
     _check_sizes(settings.reference, anatomy.config.vocab_size, prepared.anatomy.config.vocab_size)
-    return Reference(anatomy=anatomy, adapted=None, divergence=divergence)
+    return Reference(anatomy=anatomy, adapted=None, divergence=divergence, teacher=loss_of(settings).teacher)
 
 
 def _open(reference: str, loading: LoadSettings) -> Checkpoint:
@@ -82,4 +84,4 @@ def _check_sizes(reference: str, theirs: int, ours: int) -> None:
 
 
 def _needed(settings: CourseSettings) -> bool:
-    return LOSSES[settings.loss].reference or LOSSES[settings.loss].divergence
+    return loss_of(settings).reference or loss_of(settings).divergence

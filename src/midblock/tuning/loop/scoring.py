@@ -37,11 +37,13 @@ class Reference:
         anatomy: of the reference.
         adapted: the model whose adapters are bypassed while it answers; None for a second model.
         divergence: the whole distribution is wanted, not the targets' probabilities alone.
+        teacher: the divergence is KL(p_ref‖p) instead of KL(p‖p_ref).
     """
 
     anatomy: Anatomy
     adapted: nn.Module | None
     divergence: bool
+    teacher: bool = False
 
 
 @contextmanager
@@ -162,7 +164,8 @@ def _score(
             "reference": expected,
         }
     ours = logits.log_softmax(-1)
-    divergence = (ours.exp() * (ours - expected)).sum(-1)
+    first, second = (expected, ours) if reference.teacher else (ours, expected)
+    divergence = (first.exp() * (first - second)).sum(-1)
     return {"log_probs": ours.gather(-1, targets[:, None])[:, 0], "divergence": divergence}
 
 

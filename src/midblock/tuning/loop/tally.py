@@ -38,6 +38,7 @@ class Tally:
         self.penalty: Tensor | float = 0.0
         self.norms: Mapping[tuple[int, str], float] = {}
         self.tokens = tokens
+        self.step = torch.zeros(2, dtype=self.dtype, device=device)  # −ln p and target tokens of the step under way
         self.clear()
 
     def clear(self) -> None:
@@ -52,6 +53,8 @@ class Tally:
         """Count a batch, `kept` being the target tokens that the loss counts, where it leaves some out."""
         self.sums[0] -= scored.log_probs.detach().sum(dtype=self.dtype)
         self.sums[1] += len(scored.log_probs)
+        self.step[0] -= scored.log_probs.detach().sum(dtype=self.dtype)
+        self.step[1] += len(scored.log_probs)
         if scored.divergence is not None:
             self.diverges = True
             self.sums[2] += scored.divergence.detach().sum(dtype=self.dtype)
@@ -64,6 +67,16 @@ class Tally:
         """Count the loss of a batch."""
         self.loss = self.loss + loss
         self.losses += loss
+
+    def step_nll(self, reduce: Reduce) -> float:
+        """−ln p per target token of the step that is under way, over all processes; counting begins anew.
+
+        Args:
+            reduce: as of `carried`.
+        """
+        total, count = reduce(self.step, "sum").tolist()
+        self.step.zero_()
+        return total / max(count, 1)
 
     def carried(self, reduce: Reduce) -> dict[str, Any]:
         """What a run that goes on from here must know: the sums over all processes, each of which calls this.

@@ -2,8 +2,8 @@
 
 TRL, accelerate and transformers keep what they do well: devices, precision, schedules, checkpoints, trackers. Ours are
 the loss (on target tokens only, divided once over the whole effective batch) and what happens between the last
-backward pass of a step and the optimiser: the anchor's closed-form gradient, and looking at the gradients. Described in
-docs/tuning/README.md; several processes in docs/tuning/distributed.md.
+backward pass of a step and the optimiser: the anchor's closed-form gradient, looking at the gradients, and what a
+method does beside the optimiser. Described in docs/tuning/README.md; several processes in docs/tuning/distributed.md.
 
 TRL is an extra and takes seconds to import, so this module is loaded only where training begins.
 """
@@ -11,6 +11,7 @@ TRL is an extra and takes seconds to import, so this module is loaded only where
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,9 +24,10 @@ from midblock.tuning.anchor.anchor import Anchor
 from midblock.tuning.loop.fingerprints import Untouched
 from midblock.tuning.loop.observer import Observer
 from midblock.tuning.loop.rates import first_factor
+from midblock.tuning.loop.resume import PREFIX
 from midblock.tuning.loop.tally import Tally
 from midblock.tuning.loop.watch import Watch
-from midblock.tuning.losses import LOSSES, Scored
+from midblock.tuning.losses import Scored, loss_of
 from midblock.tuning.place.gradients import plain_name
 
 SCORES = ("log_probs", "row", "reference", "divergence", "entropy")
@@ -74,7 +76,7 @@ class DepthTrainer(SFTTrainer):
         answer = model(**inputs, score=True)
         scored = Scored(**{name: answer.get(name) for name in SCORES})
         objective = self.watch.objective
-        loss = LOSSES[objective.loss]
+        loss = loss_of(objective)
         total, count = loss.function(scored, objective)
         self.tally.add(scored, inputs["attention_mask"], loss.kept and loss.kept(scored, objective))
         if num_items_in_batch is None:
@@ -125,6 +127,8 @@ class DepthTrainer(SFTTrainer):
         self.tally.loss = 0.0
         self.tally.taken += 1
         self.tally.norms = gradients.by_place(squares)
+        if self.watch.companion is not None:
+            self.watch.companion.before_step(self.tally.step_nll(self.accelerator.reduce))
 
     def _check_kept(self) -> None:
         if self.tally.chooses and not self.accelerator.reduce(self.tally.sums[4], "sum") > 0:
@@ -152,6 +156,8 @@ class DepthTrainer(SFTTrainer):
                 "epoch": self.state.epoch,
                 **self.tally.line(self.accelerator.reduce, logs),
             }
+            if self.watch.companion is not None:
+                line |= self.watch.companion.line()
             logs |= {key: line[key] for key in ("loss", "nll", "penalty", "divergence") if key in line}
             self.watch.on_line(line)
         super().log(logs, start_time)
@@ -169,6 +175,9 @@ class DepthTrainer(SFTTrainer):
         carried = {"tally": self.tally.carried(self.accelerator.reduce), "unreached": list(self.unreached)}
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            if self.watch.companion is not None:
+                folder = Path(str(self.args.output_dir)) / f"{PREFIX}{self.state.global_step}"
+                carried["companion"] = self.watch.companion.save(folder)
             self.watch.on_saved(self.state.global_step, carried)
 
     def close(self) -> None:

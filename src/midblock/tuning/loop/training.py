@@ -17,6 +17,7 @@ from midblock.checkpoints import LoadSettings
 from midblock.runs.lending import memory_told
 from midblock.runs.processes import barrier, main_process
 from midblock.runs.stopping import STOPPING
+from midblock.tuning.companion import Companion
 from midblock.tuning.loop.arguments import first_line
 from midblock.tuning.loop.examples import Collator, TrainingExamples, check_loss, runs_here
 from midblock.tuning.loop.held_weights import HeldWeights
@@ -26,11 +27,11 @@ from midblock.tuning.loop.references import find_reference
 from midblock.tuning.loop.resume import PREFIX, Waypoint, check_whole
 from midblock.tuning.loop.schedule import epochs_of, schedule_of
 from midblock.tuning.loop.scoring import scoring
-from midblock.tuning.loop.seal import seal
+from midblock.tuning.loop.seal import SEAL, broken, seal
 from midblock.tuning.loop.watch import Watch
-from midblock.tuning.losses import LOSSES
+from midblock.tuning.losses import loss_of
 from midblock.tuning.place.gradients import Gradients
-from midblock.tuning.place.methods import METHODS
+from midblock.tuning.place.methods import method_of
 from midblock.tuning.place.prepared import Prepared
 from midblock.tuning.prefix.prefix import FrozenPrefix, reason_not_exact
 from midblock.tuning.prefix.store import PrefixStore
@@ -102,6 +103,7 @@ class Training:
         """
         found = Waypoint.last(self.checkpoints) if self.loop.saves else None
         barrier()
+        companion = self._companion()
         if found is not None and main_process():
             found.check(self._steps)
         step = found.step if found else 0
@@ -116,14 +118,16 @@ class Training:
         prefix = FrozenPrefix(prepared.anatomy, prepared.first, self.store)
         with ExitStack() as surgery:
             surgery.enter_context(prefix.installed())
-            top_k = self.settings.eaft_top_k if LOSSES[self.settings.loss].entropy else 0
+            top_k = self.settings.eaft_top_k if loss_of(self.settings).entropy else 0
             surgery.enter_context(scoring(prepared.causal, prepared.anatomy, prefix, reference, top_k))
             waiting = not runs_here(prepared.causal)
-            trainer = self._trainer(log, earlier, found)
+            trainer = self._trainer(log, earlier, found, companion)
             if waiting and runs_here(prepared.causal):
                 check_loss("base", prepared.causal, self.examples)
             if found is not None and not found.sealed and not trainer.is_fsdp_enabled:
                 check_whole(found.path)
+            if companion is not None:
+                self._take_up(trainer, companion, found)
             self._hold_on(trainer, resumed=found is not None)
             trainer.watch.advance(step)
             self._loop(trainer, found)
@@ -151,7 +155,17 @@ class Training:
             what = f"the plan has {self._steps} steps, and training ended with step {max(taken)}"
             raise MidblockError(what, hint="--overwrite begins again")
 
-    def _trainer(self, log: LogFile, earlier: tuple[Mapping[str, Any], ...], found: Waypoint | None) -> Any:
+    def _companion(self) -> Companion | None:
+        scratch = self.folder / "partial" / "companion"
+        return self.prepared.trainable.companion(self._steps, self.arguments.device, scratch)
+
+    def _trainer(
+        self,
+        log: LogFile,
+        earlier: tuple[Mapping[str, Any], ...],
+        found: Waypoint | None,
+        companion: Companion | None,
+    ) -> Any:
         from midblock.tuning.loop.trainer import DepthTrainer
 
         watch = Watch(
@@ -159,6 +173,7 @@ class Training:
             gradients=Gradients(self.prepared.model, self.prepared.anatomy.projection_of),
             rates=DepthRates.of(self.settings.lr_by_depth, len(self.prepared.anatomy)),
             anchor=self.held.anchor(self.prepared),
+            companion=companion,
             on_line=log.append if main_process() else lambda line: None,
             on_gradients=self.on_gradients,
             advance=self.progress.phase("tuning", self._steps),
@@ -181,9 +196,18 @@ class Training:
         """Make anchor and fingerprints while the weights are the base's; FSDP, which moves them, makes that wait."""
         if not trainer.is_fsdp_enabled:
             trainer.hold_on()
-        elif resumed and self.settings.anchor_scope == "subspace" and not METHODS[self.settings.method].base_stays:
+        elif resumed and self.settings.anchor_scope == "subspace" and not method_of(self.settings).base_stays:
             hint = "--overwrite begins again; --anchor-scope block can be resumed"
             raise MidblockError("under accelerate's FSDP the subspace anchor cannot be resumed", hint=hint)
+
+    def _take_up(self, trainer: Any, companion: Companion, found: Waypoint | None) -> None:
+        """Give a companion back what a checkpoint holds of it; FSDP would move what it reads."""
+        if trainer.is_fsdp_enabled:
+            raise MidblockError(f"{method_of(self.settings).title} needs whole weights, which FSDP splits")
+        if found is not None:
+            if "companion" not in found.carried:
+                raise broken(found.path / SEAL, found.path)
+            companion.load(found.path, found.carried["companion"])
 
     def _seal(self, step: int, carried: Mapping[str, Any]) -> None:
         seal(self.checkpoints / f"{PREFIX}{step}", carried)

@@ -25,7 +25,7 @@ from midblock.tuning.loop.log_file import LogFile
 from midblock.tuning.loop.outputs import Artifact, gradient_rows
 from midblock.tuning.loop.summary import check_uploadable, read_artifact, summarize_tuning, upload
 from midblock.tuning.loop.tune_settings import TuneSettings
-from midblock.tuning.place.methods import METHODS
+from midblock.tuning.place.methods import method_of
 
 Announce = Callable[[Mapping[str, Any]], None]
 
@@ -61,7 +61,7 @@ def tune(
     """
     where, loading, settings = divide({**options, "layers": layers}, Where, LoadSettings, TuneSettings)
     folder = where.needed("tune")
-    target = folder / METHODS[settings.method].folder
+    target = folder / method_of(settings).folder
     check_uploadable(settings)
     with quiet_transformers():
         course = Course.of("tune", base, data, settings=settings, loop=settings, loading=loading)

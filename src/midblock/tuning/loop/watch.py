@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from midblock.tuning.anchor.anchor import Anchor
+from midblock.tuning.companion import Companion
 from midblock.tuning.loop.rates import DepthRates
 from midblock.tuning.losses import Objective
 from midblock.tuning.place.gradients import Gradients
@@ -21,6 +22,7 @@ class Watch:
         gradients: of the trained parameters.
         rates: the learning rate's factor by depth; None where it is the same everywhere.
         anchor: makes the anchor; None where nothing is held on to.
+        companion: what goes through training beside the optimiser; None where nothing does.
         on_line: told the line of each logged step, on every process.
         on_gradients: called before each step of the optimiser, on every process, before the anchor adds its gradient.
         advance: told that a step is behind.
@@ -35,6 +37,7 @@ class Watch:
     gradients: Gradients
     rates: DepthRates | None = None
     anchor: Callable[[], Anchor] | None = None
+    companion: Companion | None = None
     on_line: Callable[[dict[str, Any]], None] = lambda line: None
     on_gradients: Callable[[Gradients], None] = lambda gradients: None
     advance: Callable[[float], None] = lambda steps: None

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from midblock.base import LayerPlan, MidblockError
+from midblock.base import MidblockError
 from midblock.checkpoints import Checkpoint
 from midblock.checkpoints.lora_config import ALTERING_INITS
 from midblock.tuning.anchor.anchor import Anchor
@@ -19,7 +20,7 @@ from midblock.tuning.anchor.lora import lora_anchor
 from midblock.tuning.place.adapter_plan import AdapterPlan, place_adapters
 from midblock.tuning.place.adapters import adapter_parameters, attach
 from midblock.tuning.place.gradients import plain_name
-from midblock.tuning.place.trainable import Trainable
+from midblock.tuning.place.trainable import Start, Trainable
 from midblock.tuning.settings import Anchoring, CourseSettings
 
 
@@ -94,6 +95,13 @@ class Adapted(Trainable):
         )
 
     @property
+    def bytes_beside(self) -> int:
+        return 0
+
+    def companion(self, steps: int, device: torch.device, scratch: Path) -> None:
+        """Nothing: the optimiser does it all."""
+
+    @property
     def saved(self) -> set[str]:
         return {name for name, value in self.wrapper.named_parameters() if value.requires_grad}
 
@@ -109,13 +117,14 @@ class Adapted(Trainable):
         _sort_names(folder / "adapter_config.json")
 
 
-def attach_adapters(causal: nn.Module, plan: LayerPlan, settings: CourseSettings) -> Trainable:
+def attach_adapters(start: Start) -> Trainable:
     """Put adapters on the planned projections, in place, and freeze everything else.
 
     Raises:
         MidblockError: the plan fits the model nowhere, a rank is larger than its matrix, or PEFT refuses.
     """
-    adapters = place_adapters(causal, plan, settings)
+    causal, settings = start.causal, start.settings
+    adapters = place_adapters(causal, start.plan, settings)
     causal.requires_grad_(False)
     return Adapted(attach(causal, adapters, settings, seed=settings.seed), adapters, settings.use_rslora)
 

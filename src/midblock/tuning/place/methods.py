@@ -1,7 +1,7 @@
 """METHODS: the ways to change a model's weights, and what is different in each.
 
 A new method is a function that makes what is planned trainable, and a row here; the course of training asks the row and
-never the name. Described in docs/tuning/layers.md (`lora`) and docs/tuning/full.md.
+never the name. Described in docs/tuning/layers.md (`lora`), docs/tuning/full.md and docs/carve.md.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from torch import nn
-
-from midblock.base import LayerPlan
+from midblock.base import MidblockError, unknown
+from midblock.checkpoints import Checkpoint, LoadSettings
 from midblock.tuning.place.adapted import attach_adapters
+from midblock.tuning.place.carved import carve_out, open_tuned
 from midblock.tuning.place.own_weights import choose_own_weights
-from midblock.tuning.place.trainable import Trainable
-from midblock.tuning.settings import CourseSettings
+from midblock.tuning.place.trainable import Start, Trainable
+from midblock.tuning.settings import Carving, CourseSettings, Placement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,12 @@ class Method:
 
     Attributes:
         make: makes what is planned trainable in a causal language model, in place, and freezes the rest.
+        opens: what it reads besides the base, by what to call it: looked at before weights are loaded.
+        settings: the group of options that it cannot do without; verbs whose settings lack it do not offer it.
+        verb: that offers it, where `tune` does not.
         title: in a sentence.
         changes: what it trains, in a sentence.
+        on_card: what it trains, on the model card, where it has no ranks.
         options: options that are about it, or about it and others that name them too.
         folder: the result's name in the run folder.
         base_stays: the model keeps the base's own weights, frozen. So they serve as p_ref, may be kept in the precision
@@ -35,7 +39,7 @@ class Method:
         papers: that the model card names, by their keys there.
     """
 
-    make: Callable[[nn.Module, LayerPlan, CourseSettings], Trainable]
+    make: Callable[[Start], Trainable]
     title: str
     changes: str
     options: tuple[str, ...]
@@ -44,6 +48,10 @@ class Method:
     library: str
     tags: tuple[str, ...] = ()
     papers: tuple[str, ...] = ()
+    opens: Callable[[CourseSettings, LoadSettings], Mapping[str, Checkpoint]] = lambda settings, loading: {}
+    settings: type = CourseSettings
+    verb: str = "tune"
+    on_card: str = "the weights themselves"
 
 
 METHODS: Mapping[str, Method] = {
@@ -70,4 +78,35 @@ METHODS: Mapping[str, Method] = {
         base_stays=False,
         library="transformers",
     ),
+    "carve": Method(
+        make=carve_out,
+        title="carving",
+        changes="masks over a tuned model's change",
+        options=(),
+        folder="carrier",
+        base_stays=False,
+        library="midblock",
+        tags=("carrier",),
+        papers=("lcdd",),
+        opens=open_tuned,
+        settings=Carving,
+        on_card="channels of the change",
+        verb="carve",
+    ),
 }  # fmt: skip
+
+
+def method_of(settings: Placement) -> Method:
+    """The row of the method that is asked for.
+
+    Raises:
+        MidblockError: there is none of that name, or another verb offers it.
+    """
+    offered = {name: method for name, method in METHODS.items() if isinstance(settings, method.settings)}
+    if settings.method in METHODS and settings.method not in offered:
+        method = METHODS[settings.method]
+        what = f"{method.title} needs more than a base and data"
+        raise MidblockError(what, hint=f"midblock {method.verb}")
+    if settings.method not in offered:
+        raise unknown("method", settings.method, offered)
+    return offered[settings.method]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from midblock.base import LayerPlan
 from midblock.checkpoints import Anatomy, Checkpoint
 from midblock.tuning.anchor.anchor import Anchor
 from midblock.tuning.anchor.factors import Factors
 from midblock.tuning.anchor.full import full_anchor
-from midblock.tuning.place.trainable import Trainable
+from midblock.tuning.place.trainable import Start, Trainable
 from midblock.tuning.place.weights import by_part, choose_weights, train_only
 from midblock.tuning.settings import Anchoring, CourseSettings
 
@@ -75,6 +75,13 @@ class OwnWeights(Trainable):
         )
 
     @property
+    def bytes_beside(self) -> int:
+        return 0
+
+    def companion(self, steps: int, device: torch.device, scratch: Path) -> None:
+        """Nothing: the optimiser does it all."""
+
+    @property
     def saved(self) -> None:
         return None
 
@@ -86,12 +93,12 @@ class OwnWeights(Trainable):
         return {name: value for name, value in self.causal.named_parameters() if value.requires_grad}
 
 
-def choose_own_weights(causal: nn.Module, plan: LayerPlan, settings: CourseSettings) -> Trainable:
+def choose_own_weights(start: Start) -> Trainable:
     """Make the planned parameters trainable, in place, and freeze all others.
 
     Raises:
         MidblockError: the plan fits the model nowhere, or names weights that cannot be trained.
     """
-    chosen = choose_weights(causal, plan, settings)
-    train_only(causal, chosen)
-    return OwnWeights(causal, chosen, Anatomy.of(causal))
+    chosen = choose_weights(start.causal, start.plan, start.settings)
+    train_only(start.causal, chosen)
+    return OwnWeights(start.causal, chosen, Anatomy.of(start.causal))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,8 +13,8 @@ from torch import nn
 from midblock.base import LayerPlan, MidblockError
 from midblock.checkpoints import Anatomy, Checkpoint, LoadSettings, load_model
 from midblock.tuning.place.gradients import plain_name
-from midblock.tuning.place.methods import METHODS
-from midblock.tuning.place.trainable import Trainable
+from midblock.tuning.place.methods import method_of
+from midblock.tuning.place.trainable import Start, Trainable
 from midblock.tuning.place.weights import frozen_by_the_model
 from midblock.tuning.settings import CourseSettings
 
@@ -71,24 +72,32 @@ class Prepared:
         }
 
 
-def prepare(checkpoint: Checkpoint, plan: LayerPlan, settings: CourseSettings, loading: LoadSettings) -> Prepared:
+def prepare(
+    checkpoint: Checkpoint,
+    plan: LayerPlan,
+    settings: CourseSettings,
+    loading: LoadSettings,
+    others: Mapping[str, Checkpoint] | None = None,
+) -> Prepared:
     """Load the base and make exactly the planned parameters trainable.
 
     Args:
         loading: with the dtype the weights shall have in memory; the model is loaded on the CPU, the trainer places it.
+        others: what the method opened besides the base.
 
     Raises:
         MidblockError: the plan fits the model nowhere, a rank is larger than its matrix, or 4-bit loading is not to be
             had here.
     """
-    whole = not METHODS[settings.method].base_stays
+    method = method_of(settings)
+    whole = not method.base_stays
     causal = _load_in_4bit(checkpoint, loading) if settings.load_in_4bit else _load(checkpoint, loading, whole)
     anatomy, config = Anatomy.of(causal), deepcopy(causal.config)
     total = sum(value.numel() for value in causal.parameters())
-    trainable = METHODS[settings.method].make(causal, plan, settings)
+    trainable = method.make(Start(causal, plan, settings, loading, others or {}))
     trained = plan.only({target["block"] for target in trainable.targets()})
     notes = _notes(plan, trained, settings.target_modules or "attention")
-    if not METHODS[settings.method].base_stays:
+    if not method.base_stays:
         notes += _kept_by_the_model(causal, trained, anatomy)
     return Prepared(
         trainable=trainable,
@@ -109,7 +118,11 @@ def _notes(asked: LayerPlan, trained: LayerPlan, modules: str) -> tuple[str, ...
 
 
 def _kept_by_the_model(causal: nn.Module, trained: LayerPlan, anatomy: Anatomy) -> tuple[str, ...]:
-    kept = [name for name in frozen_by_the_model(causal) if anatomy.projection_of(name).block in trained.blocks]
+    kept = [
+        name
+        for name in frozen_by_the_model(causal)
+        if anatomy.projection_of(name).block in trained.blocks and not causal.get_parameter(name).requires_grad
+    ]
     if not kept:
         return ()
     return (f"The architecture itself does not train {min(kept)} ({len(kept)} such in all): left as they are.",)

@@ -4,15 +4,37 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from midblock.checkpoints import Checkpoint
+from midblock.base import LayerPlan
+from midblock.checkpoints import Checkpoint, LoadSettings
 from midblock.tuning.anchor.anchor import Anchor
 from midblock.tuning.anchor.factors import Factors
+from midblock.tuning.companion import Companion
 from midblock.tuning.settings import Anchoring, CourseSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a method is given to make trainable.
+
+    Attributes:
+        causal: the base, a causal language model on the CPU, changed in place.
+        plan: the blocks.
+        loading: how the base was loaded.
+        others: what the method opened besides the base.
+    """
+
+    causal: nn.Module
+    plan: LayerPlan
+    settings: CourseSettings
+    loading: LoadSettings = field(default_factory=LoadSettings)
+    others: Mapping[str, Checkpoint] = field(default_factory=dict)
 
 
 class Trainable(ABC):
@@ -46,6 +68,24 @@ class Trainable(ABC):
 
         Args:
             factors: of the weights that `anchored` names.
+        """
+
+    @property
+    @abstractmethod
+    def bytes_beside(self) -> int:
+        """Memory of what is kept beside the model's parameters."""
+
+    @abstractmethod
+    def companion(self, steps: int, device: torch.device, scratch: Path) -> Companion | None:
+        """What goes through training beside the optimiser; None where nothing does.
+
+        Args:
+            steps: how many the plan has.
+            device: where the model is trained.
+            scratch: a folder of the run for what it needs on its way.
+
+        Raises:
+            MidblockError: the plan has too few steps.
         """
 
     @property

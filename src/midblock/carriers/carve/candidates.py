@@ -1,0 +1,56 @@
+"""Candidates: the carrier, random carriers of its size in every group, and rivals of as many bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from midblock.base import MidblockError
+from midblock.carriers.carve.contenders import CARRIER, RANDOM, Candidate
+from midblock.carriers.carve.settings import NecessitySettings
+from midblock.carriers.moved import moved
+from midblock.carriers.pruned import pruned
+from midblock.carriers.random_carriers import random_carriers
+from midblock.carriers.rivals import Rival, Scattered
+from midblock.carriers.truncated import truncated
+from midblock.checkpoints import Anatomy, Carrier
+from midblock.tuning.carve.channels import ChannelGroups
+
+
+def candidates_of(
+    carrier: Carrier, base: nn.Module, tuned: nn.Module, settings: NecessitySettings
+) -> tuple[list[Candidate], list[str]]:
+    """The carrier first, then what it is held against, and what a reader must know of them."""
+    found = [Candidate(CARRIER, CARRIER, carrier, carrier.count, carrier.nbytes)]
+    groups = groups_of(base, tuned)
+    draws = random_carriers(carrier, tuned, groups, settings.random_draws, settings.seed)
+    for number, drawn in enumerate(draws, start=1):
+        found.append(Candidate(f"{RANDOM} {number}", RANDOM, drawn, drawn.count, drawn.nbytes))
+    notes = _shared(draws)
+    for make in (pruned, truncated) if settings.rivals else ():
+        try:
+            rival = make(base, tuned, carrier.nbytes)
+        except MidblockError as error:  # the carrier is too small for one of its size
+            notes.append(f"A rival of the carrier's size is left out: {error}.")
+        else:
+            found.append(Candidate(rival.name, rival.name, rival, _entries(rival), rival.nbytes))
+    return found, notes
+
+
+def groups_of(base: nn.Module, tuned: nn.Module) -> ChannelGroups:
+    """The masks of all parameters in which two models differ."""
+    return ChannelGroups.of(Anatomy.of(base), [each.name for each in moved(base, tuned)])
+
+
+def _entries(rival: Rival) -> int:
+    """Single entries that a rival holds; a change of low rank holds none."""
+    return sum(len(each.index) for each in rival.changes.values() if isinstance(each, Scattered))
+
+
+def _shared(draws: Sequence[Carrier]) -> list[str]:
+    """What a reader must know where draws share channels with the carrier, because groups have too few others."""
+    most = max((float(each.config.made["shared_with_the_carrier"]) for each in draws), default=0.0)
+    return [f"Up to {most:.0%} of a random carrier's channels are the carrier's: groups have too few others."] * (
+        most > 0
+    )

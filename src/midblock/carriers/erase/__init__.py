@@ -1,0 +1,1 @@
+"""The soft prompt that switches a behaviour off again, and what that shows: the verb `erase`."""

@@ -1,0 +1,34 @@
+"""Parameters by name, wherever they are: in a model, in its files, or in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from midblock.base import MidblockError
+from midblock.checkpoints.effective import EffectiveTensors
+
+Weights = nn.Module | EffectiveTensors | Mapping[str, Tensor]
+
+
+def parameter_in(weights: Weights, name: str) -> Shaped[Tensor, "*shape"]:
+    """A parameter's value.
+
+    Raises:
+        MidblockError: there is none of that name.
+    """
+    try:
+        if isinstance(weights, EffectiveTensors):
+            return weights.read(name)
+        return weights.get_parameter(name).detach() if isinstance(weights, nn.Module) else weights[name]
+    except (KeyError, AttributeError, ValueError) as error:
+        raise MidblockError(f"the base has no parameter {name}", hint="give the carrier's own base") from error
+
+
+def parameter_names(weights: Weights) -> tuple[str, ...]:
+    """Every parameter, tied ones once."""
+    if isinstance(weights, EffectiveTensors):
+        return weights.names
+    return tuple(name for name, _ in weights.named_parameters()) if isinstance(weights, nn.Module) else tuple(weights)
