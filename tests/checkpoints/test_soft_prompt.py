@@ -1,6 +1,7 @@
 """Soft prompts: the same predictions as PEFT's on the same folder, padding that does not show, and what is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,7 +9,16 @@ from peft import PeftModel
 
 import midblock
 from midblock.base import MidblockError
-from midblock.checkpoints import LoadSettings, SoftPrompt, fed, load_model, load_models, open_checkpoint, prompted
+from midblock.checkpoints import (
+    LoadSettings,
+    ModelReference,
+    SoftPrompt,
+    fed,
+    load_model,
+    load_models,
+    open_checkpoint,
+    prompted,
+)
 from midblock.checkpoints.prompted import put_prompt, soft_prompt_in
 from midblock.data import TokenizedPrompt, make_batches
 from midblock.evaluation import generate_greedy, mean_divergence, mean_nll
@@ -108,6 +118,22 @@ def test_a_reference_names_a_model_with_its_prompt(saved):
     assert torch.equal(alone.prompt.values, soft().values)
     with pytest.raises(MidblockError, match="two soft prompts"):
         open_checkpoint(f"{model}+{prompt}+{prompt}")
+
+
+def test_a_reference_that_was_parsed_before_names_the_same(saved, tmp_path):
+    """Whoever parses it for its name, and whoever opens it, read one reference."""
+    model, prompt = saved
+    run = tmp_path / "erased"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    shutil.copytree(prompt, run / "prompt")
+    reference = ModelReference.parse(f"{model}+{run}")
+    assert reference.label == "model+erased"
+    assert reference.below.text == str(model)
+    checkpoint = open_checkpoint(reference)
+    assert checkpoint.name == "model+erased"
+    assert torch.equal(checkpoint.prompt.values, soft().values)
+    assert ModelReference.parse(str(run)).label == "erased"
 
 
 @pytest.mark.parametrize("verb", ["analyze", "swap", "merge", "steer"])

@@ -20,7 +20,7 @@ from midblock.checkpoints.gguf import gguf_folder
 from midblock.checkpoints.hub import hub_folder
 from midblock.checkpoints.quantised_base import check_plain
 from midblock.checkpoints.reference import ModelReference
-from midblock.checkpoints.soft_prompt import SoftPrompt, is_soft_prompt, prompt_inside, split_prompt
+from midblock.checkpoints.soft_prompt import SoftPrompt, is_soft_prompt
 from midblock.checkpoints.tensors import TensorReader, content_hash
 from midblock.checkpoints.weight_files import find_weight_files
 from midblock.checkpoints.weight_hash import hash_of_files
@@ -54,11 +54,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """Short name for tables and figures."""
-        if self.prompt is None or self.prompt.folder is None:
-            return self.reference.label
-        folder = self.prompt.folder.resolve()
-        own = folder.parent.name if prompt_inside(folder.parent) == folder else folder.name
-        return f"{self.reference.label}+{own}"
+        return self.reference.label
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -143,26 +139,18 @@ def open_checkpoint(
             is damaged or of another base.
     """
     if isinstance(reference, str):
-        if (parts := split_prompt(reference)) is not None:
-            model, prompt = parts
-            below = open_checkpoint(
-                model,
-                base=base,
-                adapter_base=adapter_base,
-                allow_pickle=allow_pickle,
-                trust_remote_code=trust_remote_code,
-            )
-            return _with_prompt(below, SoftPrompt.open(prompt), reference)
         reference = ModelReference.parse(reference)
-    if reference.kind in ("adapter", "folder") and is_soft_prompt(reference.path):
-        found = SoftPrompt.open(reference.path)
+    last = reference.added[-1] if reference.added else reference
+    if last.kind == "adapter" and is_soft_prompt(last.path):
+        prompt = SoftPrompt.open(last.path)
         below = open_checkpoint(
-            base or found.base,
+            reference.below if reference.added else base or prompt.base,
+            base=base if reference.added else None,
             adapter_base=adapter_base,
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
         )
-        return _with_prompt(below, found, str(reference))
+        return _with_prompt(below, prompt, reference)
     if reference.kind in ("carrier", "sum"):
         given = base or adapter_base if reference.kind == "carrier" else reference.location
         added = reference.added or (reference,)
@@ -190,10 +178,10 @@ def open_checkpoint(
     return checkpoint
 
 
-def _with_prompt(below: Checkpoint, prompt: SoftPrompt, text: str) -> Checkpoint:
+def _with_prompt(below: Checkpoint, prompt: SoftPrompt, reference: ModelReference) -> Checkpoint:
     if below.prompt is not None:
-        raise MidblockError(f"{text} names two soft prompts", hint="a model takes one")
-    return replace(below, reference=replace(below.reference, text=text.strip()), prompt=prompt)
+        raise MidblockError(f"{reference} names two soft prompts", hint="a model takes one")
+    return replace(below, reference=reference, prompt=prompt)
 
 
 def _carrying(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,14 +14,15 @@ from midblock.checkpoints.builtin import BUILTIN
 Kind = Literal["hub", "folder", "adapter", "carrier", "gguf", "builtin", "sum"]
 
 FORMS = (
-    "org/name[@revision], a folder, a PEFT adapter folder, a carrier folder, MODEL+CARRIER, a .gguf file, or builtin:"
-    + ", builtin:".join(BUILTIN)
+    "org/name[@revision], a folder, a PEFT adapter folder, a carrier folder, MODEL+CARRIER, MODEL+PROMPT, a .gguf "
+    "file, or builtin:" + ", builtin:".join(BUILTIN)
 )
 PLUS = "+"
 
 # what a folder is, by the file that says so; a model's own config comes before them
 _KINDS: tuple[tuple[str, Kind], ...] = (("adapter_config.json", "adapter"), ("carrier_config.json", "carrier"))
-_ADDED = ("carrier", "adapter")  # what may stand behind a plus; `open_checkpoint` says which adapters
+_ADDED = ("carrier", "adapter")  # what may stand behind a plus; of adapters `open_checkpoint` takes a soft prompt
+_MADE = ("adapter", "carrier", "model", "prompt")  # of `tune`, `carve`, `erase`, in their run folders
 
 _HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(@(?P<revision>[\w.-][\w./-]*))?", re.ASCII)
 
@@ -75,7 +76,7 @@ class ModelReference:
     @classmethod
     def _local(cls, text: str, path: Path) -> ModelReference:
         if path.is_dir():
-            path = _tuned_inside(path) or path
+            path = made_inside(path)
             return cls(text, _kind_of(path), str(path))
         if path.suffix.lower() == ".gguf":
             return cls(text, "gguf", str(path))
@@ -86,7 +87,7 @@ class ModelReference:
         model, *added = (cls.parse(term) for term in terms)
         for term in added:
             if term.kind not in _ADDED:
-                hint = "what stands behind a + is a folder that midblock carve wrote"
+                hint = "what stands behind a + is a folder that midblock carve or erase wrote"
                 raise MidblockError(f"{term} is no carrier: nothing can be added to {model}", hint=hint)
         return cls(text, "sum", model.text, added=tuple(added))
 
@@ -99,6 +100,15 @@ class ModelReference:
     def model(self) -> ModelReference:
         """Of a sum the model that is added to; else itself."""
         return ModelReference.parse(self.location) if self.kind == "sum" else self
+
+    @property
+    def below(self) -> ModelReference:
+        """Of a sum the same without its last term."""
+        *rest, last = self.added
+        if not rest:
+            return self.model
+        text = self.text[: self.text.rindex(last.text)].rstrip().removesuffix(PLUS).rstrip()
+        return replace(self, text=text, added=tuple(rest))
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -118,17 +128,17 @@ class ModelReference:
         if self.kind == "gguf":
             return self.path.stem
         path = self.path.resolve()
-        return path.parent.name if _tuned_inside(path.parent) == path else path.name
+        return path.parent.name if made_inside(path.parent) == path else path.name
 
     def __str__(self) -> str:
         return self.text
 
 
-def _tuned_inside(folder: Path) -> Path | None:
-    """What a run folder of `tune` or `carve` holds: its adapter, carrier or model; None for any other folder."""
+def made_inside(folder: Path) -> Path:
+    """What a run folder holds: the adapter, carrier, model or soft prompt that it made; any other folder is its own."""
     if not os.path.exists(folder / "run.json") or os.path.exists(folder / "config.json"):
-        return None
-    return next((folder / name for name in ("adapter", "carrier", "model") if (folder / name).is_dir()), None)
+        return folder
+    return next((folder / name for name in _MADE if (folder / name).is_dir()), folder)
 
 
 def _kind_of(folder: Path) -> Kind:

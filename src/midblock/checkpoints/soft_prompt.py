@@ -19,9 +19,10 @@ from jaxtyping import Float32
 from safetensors.torch import save_file
 from torch import Tensor
 
-from midblock.base import MidblockError, replace_atomically, unknown, user_path, write_json
+from midblock.base import MidblockError, replace_atomically, unknown, write_json
 from midblock.base.json_file import read_object
 from midblock.base.plain_file import check_plain_folder
+from midblock.checkpoints.reference import made_inside
 from midblock.checkpoints.tensors import TensorReader
 
 CONFIG, WEIGHTS, ABOUT = "adapter_config.json", "adapter_model.safetensors", "soft_prompt.json"
@@ -88,7 +89,7 @@ class SoftPrompt:
             >>> len(SoftPrompt.open("runs/erase/prompt"))
             20
         """
-        folder = prompt_inside(Path(folder))
+        folder = made_inside(Path(folder))
         check_plain_folder(folder)
         config = read_object(folder / CONFIG)
         if config.get("peft_type") != KIND:
@@ -133,26 +134,10 @@ class SoftPrompt:
         }
 
 
-def prompt_inside(folder: Path) -> Path:
-    """What a run folder of `midblock erase` holds; any other folder is its own."""
-    return folder / "prompt" if (folder / "run.json").is_file() and (folder / "prompt").is_dir() else folder
-
-
 def is_soft_prompt(folder: Path) -> bool:
     """Whether a folder, or a run folder of `midblock erase`, says that it is one."""
-    file = prompt_inside(folder) / CONFIG
+    file = made_inside(folder) / CONFIG
     return file.is_file() and read_object(file).get("peft_type") == KIND
-
-
-def split_prompt(text: str) -> tuple[str, Path] | None:
-    """`MODEL+PROMPT` as the model's reference and the soft prompt's folder; None where it names no soft prompt.
-
-    What exists on disk under the whole text wins.
-    """
-    model, plus, name = text.strip().rpartition("+")
-    if not (plus and model and name) or user_path(text.strip()).exists():
-        return None
-    return (model, user_path(name)) if is_soft_prompt(user_path(name)) else None
 
 
 def _values(folder: Path) -> Tensor:
