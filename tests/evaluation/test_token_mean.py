@@ -156,3 +156,17 @@ def test_part_of_the_way_from_one_mean_to_another():
     half = mean_of(((start.sums + end.sums) / 2).tolist(), counts)
     assert part_of_way(start, half, end) == pytest.approx((0.5, 0.5))
     assert part_of_way(start, start, end) == (0, 0)
+
+
+@pytest.mark.parametrize("n", [8, 30, 200])
+def test_a_part_of_shares_that_all_agree_is_not_known_to_the_last_digit(n):
+    """No prompt went another way: the interval still has the width that a difference of such shares has."""
+    none, every = (
+        TokenMean.of(torch.arange(n), torch.full((n,), value, dtype=torch.float64), torch.ones(n), share=True)
+        for value in (0.0, 1.0)
+    )
+    low, high = part_of_way(none, every, every)
+    assert low < 1 < high
+    assert low == pytest.approx(difference(none, every).low)
+    below, above = part_of_way(none, none, every)
+    assert (below, above) == pytest.approx((low - 1, high - 1))

@@ -141,8 +141,7 @@ def differences(
     sums, counts = (np.stack([each[part] for each in columns], axis=1) for part in (0, 1))
     ratios = first._ratios(sums, counts, seed)
     if first.share:
-        # two more tokens, one that is lost and one that is won (Bonett and Price 2012): where nothing changed it might
-        ratios = replace(ratios, error=np.hypot(ratios.error, 2**0.5 / ratios.counts.sum(0)))
+        ratios = replace(ratios, error=np.hypot(ratios.error, _unseen(ratios.counts.sum(0))))
     low, high = ratios.together() if together else ratios.intervals()
     ends = zip(low.tolist(), high.tolist(), strict=True)
     found = [Estimate(b.value - a.value, *each, a.n) for (a, b), each in zip(pairs, ends, strict=True)]
@@ -155,8 +154,17 @@ def part_of_way(start: TokenMean, there: TokenMean, end: TokenMean, *, seed: int
     All three are drawn with the same prompts.
     """
     moved, whole = (sums / counts.sum() for sums, counts in (_paired(there, start), _paired(end, start)))
-    low, high = start._ratios(moved[:, None], whole[:, None], seed).intervals()
+    ratios = start._ratios(moved[:, None], whole[:, None], seed)
+    if start.share:
+        ratios = replace(ratios, error=np.hypot(ratios.error, _unseen(float(start.counts.sum())) / abs(whole.sum())))
+    low, high = ratios.intervals()
     return float(low[0]), float(high[0])
+
+
+def _unseen(tokens: float | Float64[np.ndarray, "C"]) -> float | Float64[np.ndarray, "C"]:
+    """How far off a difference of shares may be where none was seen to change: by two more tokens, one that is lost
+    and one that is won (Bonett and Price 2012)."""
+    return 2**0.5 / tokens
 
 
 def _paired(a: TokenMean, b: TokenMean) -> tuple[Float64[np.ndarray, "N"], Float64[np.ndarray, "N"]]:
