@@ -70,7 +70,11 @@ def test_what_works_on_prompts_alike_may_only_hide():
 
 
 def test_what_comes_back_sooner_was_hidden():
-    assert "hidden, not removed" in coming_back(Estimate(-5, -8, -2, 32), never=False)
-    assert "later" in coming_back(Estimate(5, 2, 8, 32), never=False)
-    assert "does not say" in coming_back(Estimate(-1, -3, 1, 32), never=False)
-    assert "in neither" in coming_back(Estimate(0, 0, 0, 32), never=True)
+    assert "hidden, not removed" in coming_back(Estimate(-5, -8, -2, 32), before=0.1, never=False)
+    assert "later" in coming_back(Estimate(5, 2, 8, 32), before=0.0, never=False)
+    assert "does not say" in coming_back(Estimate(-1, -3, 1, 32), before=0.0, never=False)
+    assert "in neither" in coming_back(Estimate(0, 0, 0, 32), before=0.0, never=True)
+
+
+def test_what_never_went_cannot_come_back():
+    assert "nothing that could come back" in coming_back(Estimate(-6, -7, -5, 32), before=1.0, never=False)

@@ -13,7 +13,7 @@ import torch
 
 from midblock.base import Progress
 from midblock.carriers.carve.candidates import candidates_of
-from midblock.carriers.carve.contenders import Candidate, Trio, contenders_of
+from midblock.carriers.carve.contenders import BASE, TUNED, Candidate, Trio, contenders_of
 from midblock.carriers.carve.measures import (
     ABILITY,
     BEHAVIOUR,
@@ -113,7 +113,7 @@ class Examination:
             "sizes": sizes_of(target, carrier, base, tuned, candidates),
         }
         few = few_note(len(self.task.items), "test prompts")
-        return Examined((), summary, [*self._notes(), *notes, *damaged, *few])
+        return Examined((), summary, [*self._notes(), *notes, *damaged, *few, *_floor_note(rows)])
 
     def _measures(self, pair: Pair) -> list[Measure]:
         settings, tokenizer = self.settings, pair.tokenizer
@@ -148,6 +148,14 @@ def sizes_of(
         "delta_entries": sum(each.before.numel() for each in moved(base, tuned)),
         "candidates": {each.name: each.bytes for each in candidates},
     }
+
+
+def _floor_note(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know of an ability that nobody has."""
+    scores = {row["contender"]: row["value"] for row in rows if row["measure"] == ABILITY}
+    if not scores or scores[BASE] or scores[TUNED]:
+        return []
+    return ["Base and tuned model score 0 on the task that stands for general ability: it tells of no loss."]
 
 
 def _write_model(base: str, target: Path) -> None:

@@ -73,7 +73,11 @@ def _looks(
         each.requires_grad_(True)
     optimizer = torch.optim.AdamW(weights, lr=settings.relearn_learning_rate, weight_decay=0.0)
     encoded = encode(
-        taught.examples, judging.tokenizer, template=settings.template, max_length=sum_of(settings), add_eos=True
+        taught.examples,
+        judging.tokenizer,
+        template=settings.template,
+        max_length=settings.max_length + settings.max_new_tokens,
+        add_eos=True,
     )
     advance = judging.progress.phase("tuning on the behaviour again", steps[-1])
     looks = []
@@ -85,11 +89,6 @@ def _looks(
             _step(copied, optimizer, encoded.prompts, step, settings)
             advance(1)
     return looks
-
-
-def sum_of(settings: EraseSettings) -> int:
-    """Tokens of a prompt with its answer."""
-    return settings.max_length + settings.max_new_tokens
 
 
 def _of_prompt(model: nn.Module, parameter: Tensor) -> bool:

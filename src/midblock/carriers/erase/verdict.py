@@ -84,13 +84,16 @@ def reach(like: Judged, unlike: dict[str, Judged]) -> str:
     return f"It works on {' and '.join(unlike)} prompts, too."
 
 
-def coming_back(difference: Estimate, never: bool) -> str:
+def coming_back(difference: Estimate, before: float, never: bool) -> str:
     """What the steps say after which the behaviour is back, in a sentence.
 
     Args:
         difference: mean first step with the soft prompt minus that of the base.
+        before: the rate with the soft prompt before the first step.
         never: neither was seen to show it.
     """
+    if before >= HALF:
+        return "With the soft prompt it is still shown before any tuning: there is nothing that could come back."
     if never:
         return "Tuning on the behaviour brought it back in neither: whether it is gone, the evidence does not say."
     if difference.high < 0:

@@ -156,7 +156,7 @@ class Erasing:
             mine = relearned(each.cell.name, given, taught, asked, judging)
             sooner = paired(plain.first, mine.first, seed).difference
             never = max(max(plain.rates), max(mine.rates)) == 0
-            found.append(_relearned_record(each.cell.title, mine, sooner, coming_back(sooner, never)))
+            found.append(_relearned_record(each.cell.title, mine, sooner, coming_back(sooner, mine.rates[0], never)))
         return found
 
     def _with(self, cell: Cell, values: Tensor) -> Given:
