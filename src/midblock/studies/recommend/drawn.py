@@ -21,7 +21,10 @@ def disjoint_parts(
     Raises:
         MidblockError: too few different examples, or whatever is wrong with the data.
     """
-    found = data if isinstance(data, ExampleSet) else _load(data, sum(sizes), split, seed)
+    if isinstance(data, ExampleSet):
+        found = data
+    else:
+        found = load_dataset(data, split=split, num_samples=sum(sizes), seed=seed, at_most=True)
     places = different(found)
     if len(places) <= (fixed := sum(sizes[:-1])):
         what = f"{found.reference} holds {len(places)} different examples; more than {fixed} are needed"
@@ -32,14 +35,6 @@ def disjoint_parts(
         parts.append(part_of(found, [places[at] for at in order[start : start + size]]))
         start += size
     return parts
-
-
-def _load(reference: str, count: int, split: str | None, seed: int) -> ExampleSet:
-    """So many samples; of a dataset that holds fewer, all of them."""
-    try:
-        return load_dataset(reference, split=split, num_samples=count, seed=seed)
-    except MidblockError:
-        return load_dataset(reference, split=split, seed=seed)
 
 
 def check_apart(one: ExampleSet, other: ExampleSet, names: tuple[str, str]) -> None:
