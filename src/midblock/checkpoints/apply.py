@@ -52,7 +52,8 @@ def apply_carrier(
     """Let a model compute with a carrier's change while the `with` lasts.
 
     Args:
-        model: the carrier's base; with `remove` the model tuned from it.
+        model: the carrier's base; with `remove` the model tuned from it. Names and shapes are looked at; whether the
+            weights are those of its base is only known of files (`open_checkpoint`), not of a model in memory.
         carrier: or its folder.
         scale: of the change: 1 puts the carrier's values in, to the bit; with `remove` 1 puts the base's in.
         remove: take out what the model has in the carrier's places, instead of putting the carrier in.
