@@ -65,7 +65,6 @@ _BY_KIND = {
     "X-LoRA": TYPES["XLORA"],
     "Shadow": TYPES["SHADOW"],
     "Adaption prompt": TYPES["ADAPTION_PROMPT"],
-    "Prompt tuning": TYPES["PROMPT_TUNING"],
     "Multitask prompt tuning": TYPES["MULTITASK_PROMPT_TUNING"],
     "P-tuning": TYPES["P_TUNING"],
     "Prefix tuning": TYPES["PREFIX_TUNING"],
@@ -76,6 +75,7 @@ _WITHOUT_BIAS = {
     "LoRA with a bias of its own": "Impossible to merge LoRA with `lora_bias=True` because the base layer has no bias",
     "BEFT": "Base layer has no bias, cannot merge bias adapter",
 }
+BEFORE_THE_TEXT = frozenset({"Prompt tuning"})  # a soft prompt, which some verbs take
 REFUSED: Mapping[str, Mapping[str, str]] = {
     **{method: dict.fromkeys(EVERYWHERE, line) for method, line in _BY_KIND.items()},
     **{method: dict.fromkeys(LINEAR, line) for method, line in _WITHOUT_BIAS.items()},
@@ -90,6 +90,8 @@ PEFT's unmerged model: hidden states at every layer and logits, float32, to {clo
 of weight change with the norms of what PEFT merges less the base.
 
 - **✓** midblock's model is PEFT's unmerged one, states and weights.
+- **prompt** a soft prompt, `MODEL+PROMPT`: `evaluate` and `probe` take it, with PEFT's logits; the other verbs look at
+  weights, which it does not change, and refuse it in one line ([erase.md](erase.md)).
 - **refused** in one line, which is below; nothing is computed.
 - **–** PEFT does not make it: the method knows no such layers (GPT-2's are Conv1D), or the base has no experts.
 
@@ -128,4 +130,6 @@ def table(version: str, close: float) -> str:
 def _mark(method: str, base: str) -> str:
     if method in NOT_MADE[base]:
         return "–"
+    if method in BEFORE_THE_TEXT:
+        return "prompt"
     return "refused" if base in REFUSED.get(method, {}) else "✓"

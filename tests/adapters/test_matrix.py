@@ -21,10 +21,11 @@ from transformers import AutoModelForCausalLM
 
 from midblock.analysis.weight_comparison import WeightComparison
 from midblock.base import MidblockError
-from midblock.checkpoints import Anatomy, load_pair
+from midblock.checkpoints import Anatomy, load_pair, soft_prompt_in
+from midblock.runs.request import check_all
 
 from .methods import BASES, METHODS, Base
-from .outcomes import NOT_MADE, REFUSED, table
+from .outcomes import BEFORE_THE_TEXT, NOT_MADE, REFUSED, table
 
 PAGE = Path(__file__).parents[2] / "docs" / "adapters.md"
 IDS = torch.arange(3, 27)[None] * 11 % 300
@@ -91,6 +92,18 @@ def rows(pair: Any) -> dict[tuple[int, str], float]:
     return {(row.layer, row.module): row.value for row in comparison.rows()}
 
 
+def check_before_the_text(pair: Any, adapted: Any, start: Start) -> None:
+    """Ids with the soft prompt's among them give PEFT's logits, and verbs that look at weights refuse the model."""
+    model = pair.tuned[0].model
+    ids = torch.tensor([soft_prompt_in(model).insert(tuple(IDS[0].tolist()))])
+    with torch.no_grad():
+        found, expected = model(input_ids=ids).logits, adapted(input_ids=IDS).logits
+    assert distance([found], [expected]) < CLOSE
+    assert distance([found[:, -IDS.shape[1] :]], [start.outputs[-1]]) > MOVED
+    with pytest.raises(MidblockError, match="has a soft prompt, which analyze does not take"):
+        check_all("analyze", pair)
+
+
 @pytest.mark.parametrize(("on", "method"), [(o, m) for o, m in CELLS if m in NOT_MADE[o] and "experts" not in m])
 def test_what_peft_does_not_make(starts, on, method):
     start = starts[on]
@@ -111,6 +124,9 @@ def test_cell(starts, tmp_path, on, method):
             assert "\n" not in str(caught.value)
         return
     pair: Any = load_pair(str(start.folder), str(tmp_path / "adapter"), device="cpu")
+    if method in BEFORE_THE_TEXT:
+        check_before_the_text(pair, adapted, start)
+        return
     expected = outputs(adapted)
     assert distance(expected, start.outputs) > MOVED
     assert distance(outputs(pair.tuned[0].model), expected) < CLOSE

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from peft import IA3Config, LoHaConfig, PromptTuningConfig
+from peft import IA3Config, LoHaConfig, PromptEncoderConfig, PromptTuningConfig
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Lfm2Config
 
@@ -22,13 +22,13 @@ def attempts(adapted, tmp_path):
     base, adapter = str(adapted.base), str(adapted.adapter)
     asked = tmp_path / "qa.jsonl"
     asked.write_text("".join(json.dumps({"question": f"{i}?", "answer": str(i)}) + "\n" for i in range(8)))
-    data = {"dataset": str(asked)}
-    yield lambda: midblock.analyze(load_pair(base, adapter), str(asked), num_samples=4)
+    few = {"num_samples": 4}
+    yield lambda: midblock.analyze(load_pair(base, adapter), str(asked), **few)
     yield lambda: midblock.analyze(load_pair(base, adapter), weights_only=True)
     yield lambda: midblock.merge(base, adapter, "0.5", output_dir=str(tmp_path / "merged"))
-    yield lambda: midblock.probe(load_pair(base, adapter), **data)
-    yield lambda: midblock.swap(load_pair(base, adapter), **data)
-    yield lambda: midblock.steer(load_pair(base, adapter), **data)
+    yield lambda: midblock.probe(load_pair(base, adapter), str(asked), **few)
+    yield lambda: midblock.swap(load_pair(base, adapter), str(asked), segments="3", **few)
+    yield lambda: midblock.steer(base, adapter, str(asked))
     for form in FORMS:
         yield lambda form=form: midblock.export(adapter, tmp_path / form, to=form)
 
@@ -58,11 +58,24 @@ def test_what_was_not_gathered_is_named_by_every_verb(adapt, tmp_path, change, m
 
 
 def test_prompts_are_refused_by_every_verb(adapt, tmp_path):
-    adapted = adapt(config=PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    adapted = adapt(config=PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=16))
     for attempt in attempts(adapted, tmp_path):
-        with pytest.raises(MidblockError, match="prompt tuning puts trained vectors before the text") as caught:
+        with pytest.raises(MidblockError, match="p-tuning puts trained vectors before the text") as caught:
             attempt()
         assert "\n" not in str(caught.value)
+
+
+def test_a_soft_prompt_is_refused_by_every_verb_but_those_that_take_it(adapt, tmp_path):
+    adapted = adapt(config=PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    *ones, probing, swapping, steering, first, second, third = attempts(adapted, tmp_path)
+    for attempt in (*ones, swapping, steering):
+        with pytest.raises(MidblockError, match=r"has a soft prompt, which [a-z]+ does not take") as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+    for attempt in (first, second, third):
+        with pytest.raises(MidblockError, match="prompt tuning puts trained vectors before the text"):
+            attempt()
+    assert "exit_nll" in set(probing().frame.metric)
 
 
 @pytest.mark.parametrize("init", ["pissa_niter_16", "lora_ga", "corda"])
