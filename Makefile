@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# What is imported is compiled then; compiling all of it here would take half a minute.
 # PyTorch's CPU index, say, on a Linux machine without a GPU: make demo TORCH_INDEX=…
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .PHONY: demo test check bench format clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -148,7 +149,7 @@ class Weights:
         self, item: Item, base: Source, tuned: Source, span: tuple[int, int], made: Shaped[Tensor, " n"]
     ) -> None:
         # a sum is finite only if all its terms are, and is much cheaper than a test of each
-        if bool(torch.isfinite(made.sum())) or bool(torch.isfinite(made).all()):
+        if math.isfinite(float(made.sum())) or bool(torch.isfinite(made).all()):
             return
         for parent, source in ((self.base, base), (self.tuned, tuned)):
             values = torch.empty(span[1] - span[0], dtype=torch.float64)
