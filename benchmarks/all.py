@@ -1,6 +1,17 @@
 """All benchmarks, one after the other: `make bench`."""
 
-from benchmarks import analysis, carving, evaluation, interventions, merging, startup, tuning, weights
+from benchmarks import (
+    analysis,
+    carriers,
+    carving,
+    erasing,
+    evaluation,
+    interventions,
+    merging,
+    startup,
+    tuning,
+    weights,
+)
 
 if __name__ == "__main__":
     for name, benchmark in (
@@ -12,6 +23,8 @@ if __name__ == "__main__":
         ("merging", lambda: merging.main([])),
         ("tuning", lambda: tuning.main([])),
         ("carving", lambda: carving.main([])),
+        ("erasing", lambda: erasing.main([])),
+        ("carriers", lambda: carriers.main([])),
     ):
         print(f"# {name}")
         benchmark()
