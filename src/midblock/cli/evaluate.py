@@ -40,7 +40,7 @@ def evaluate(
 
     Args:
         base: a model: `org/name[@rev]`, a folder, a `.gguf` file or `builtin:smollm2-135m-instruct`.
-        tuned: others to compare with it: the same, or PEFT adapter folders.
+        tuned: others to compare with it: the same, PEFT adapter folders, or `BASE+CARRIER`.
         reference: the model whose predictions the others' are compared with; the first one when left out.
         json: print the summary as JSON on standard output, for programs.
     """

@@ -37,7 +37,7 @@ def probe(
     Args:
         base: a model, or the base of those that follow: `org/name[@rev]`, a folder, a `.gguf` file or
             `builtin:smollm2-135m-instruct`.
-        tuned: models tuned from it: the same, or PEFT adapter folders.
+        tuned: models tuned from it: the same, PEFT adapter folders, or `BASE+CARRIER`.
         data: examples with completions: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
         json: print the summary as JSON on standard output, for programs.
     """
