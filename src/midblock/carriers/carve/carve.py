@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from midblock.base import LayerTable, Silent, divide
 from midblock.carriers.carve.examine import Examination
 from midblock.carriers.carve.settings import NecessitySettings
-from midblock.carriers.carve.table import read_necessity
+from midblock.carriers.carve.table import necessity_frame, read_necessity
 from midblock.carriers.carve.taught import Taught
 from midblock.checkpoints import LoadSettings, quiet_transformers
 from midblock.data import ExampleSet
 from midblock.data.derived import DEFAULT_PROMPTS
 from midblock.runs.finished import read_finished
+from midblock.runs.processes import main_process
 from midblock.runs.where import Where
 from midblock.tuning.loop.carve_weights import carve_course
 
@@ -66,6 +67,9 @@ def carve(
         announce: given the plan (as in `plan.json`) before training starts.
         **options: fields of `NecessitySettings`, `LoadSettings` and `Where`; `output_dir` must be among them.
 
+    Returns:
+        The carrier and what it does. On all processes but the main one tables and summary are empty.
+
     Raises:
         MidblockError: anything the user can mend; checkpoints written until then stay for `resume`.
 
@@ -87,5 +91,7 @@ def carve(
     with quiet_transformers():
         examination.check()
         carved = carve_course(base, taught.data, settings, loading, where, announce=announce, examine=examination.run)
+    if not main_process():  # which still asks what the carrier does
+        return Carving(folder, carved.carrier, LayerTable.from_rows([]), necessity_frame([]), {})
     finished = read_finished(folder)
     return Carving(folder, carved.carrier, finished.table, read_necessity(folder), finished.summary)
