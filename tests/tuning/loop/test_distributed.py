@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from midblock import flow, tune
+from midblock import carve, flow, tune
 from midblock.base import LayerTable
 
 KINDS = {"ddp": {}, "shard": {"shard": True}}
@@ -17,6 +17,10 @@ RPSFT = {"anchor": "rpsft", "anchor_k": "8", "anchor_lambda": 0.1}
 HOLDS = {"plain": {}, "block": RPSFT, "subspace": {**RPSFT, "anchor_scope": "subspace"}}
 OTHERS = {"kl": {"loss": "kl"}, "cached": {"layers": "001", "max_steps": 8, "num_samples": 16, "prefix_cache": "on"}}
 METHODS = {"lora": {"method": "lora"}, "full": {"method": "full", "learning_rate": 1e-3}}
+CARVED = {
+    "num_samples": 24, "max_steps": 4, "mask_warmup_steps": 1, "test_samples": 4, "max_new_tokens": 2,
+    "random_draws": 1, "rivals": False, "ability": "none", "device": "cpu",
+}  # fmt: skip
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -51,6 +55,11 @@ def runs(llama, sums, tmp_path_factory) -> Path:
     for stopped in (None, 2):
         name = folder / f"two-{stopped}" / "first"
         planned.append({**common, **given, **split, "verb": "flow", "output_dir": str(name), "stopped": stopped})
+    carved = {**CARVED, "base": str(llama), "tuned": str(folder / "one-full-plain"), "data": f"fixed_response:{sums}"}
+    given = [carved.pop(name) for name in ("base", "tuned", "data")]
+    carve(*given, **carved, per_device_train_batch_size=8, output_dir=folder / "one-carved")
+    named = dict(zip(("base", "tuned", "data"), given, strict=True))
+    planned.append({**carved, **split, **named, "verb": "carve", "output_dir": str(folder / "two-carved")})
     (folder / "plan.json").write_text(json.dumps(planned))
     script = Path(__file__).with_name("two_processes.py")
     done = subprocess.run(
@@ -119,3 +128,15 @@ def test_a_user_error_under_torchrun_ends_all_processes_with_one_line(llama, sum
     said = {line for line in done.stderr.splitlines() if line.startswith("midblock: ")}
     assert said == {"midblock: the layer plan '7-9' names block 7; the model has 0 to 2"}
     assert not (tmp_path / "x").exists()
+
+
+def test_two_processes_carve_as_one(runs):
+    one, two = runs / "one-carved", runs / "two-carved"
+    for alone, together in zip(log_of(one), log_of(two), strict=True):
+        for key in ("loss", "grad_norm", "tokens", "lambda", "masks_on"):
+            assert together[key] == pytest.approx(alone[key], rel=1e-4)
+    ours, theirs = (load_file(folder / "carrier" / "carrier.safetensors") for folder in (one, two))
+    assert {name: value.shape for name, value in ours.items()} == {name: value.shape for name, value in theirs.items()}
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=1e-5)
+    assert (two / "necessity.parquet").exists()

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from midblock import flow, tune
+from midblock import carve, flow, tune
 from midblock.base import Silent
 from midblock.runs.processes import rank
 from midblock.runs.stopping import STOPPING, Stopped
 
-VERBS = {"tune": tune, "flow": flow}
+VERBS = {"tune": tune, "flow": flow, "carve": carve}
 
 
 class Terminated(Silent):
@@ -35,7 +35,7 @@ def main(plan: Path) -> None:
     """`plan` is a JSON list of keyword arguments, with `verb`, and `stopped`: in which step, before it goes on."""
     for options in json.loads(plan.read_text()):
         verb, stopped = VERBS[options.pop("verb", "tune")], options.pop("stopped", None)
-        given = [options.pop(name) for name in ("base", "data", "layers")]
+        given = [options.pop(name) for name in ("base", "tuned", "data", "layers") if name in options]
         if stopped is not None:
             with STOPPING.heeding_signals(), pytest.raises(Stopped, match="stopped by SIGTERM"):
                 verb(*given, **options, progress=Terminated(stopped))
