@@ -82,7 +82,7 @@ def analyze(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -
         )
 
     with lent(pair, tries=TRIES):
-        return carry_out(draft, prepare, where).table
+        return carry_out(draft, prepare, where, share=True).table
 
 
 def analysis_draft(pair: Pair, data: str | ExampleSet | None, settings: AnalysisSettings) -> Draft:

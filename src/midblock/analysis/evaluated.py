@@ -15,6 +15,7 @@ from torch import Tensor
 
 from midblock.base import Estimate
 from midblock.metrics.spectra import single_threaded_workers
+from midblock.runs.sharing import shared
 from midblock.trace import RowStore
 
 
@@ -95,7 +96,8 @@ class SideBySide:
         """What the layer at a position gave."""
         if not self.running:
             submit = single_threaded_workers(self.threads).submit
-            self.running |= {layer: submit(self.evaluate, layer) for layer in self.layers[position:]}
+            own = self.layers[position :: shared().count]  # a step each, as they are shared out
+            self.running |= {layer: submit(self.evaluate, layer) for layer in own}
         return self.running.pop(self.layers[position]).result()
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from midblock.base.names import BASE, ROUNDED
 from midblock.checkpoints import Anatomy, Pair
 from midblock.data import Batch
 from midblock.metrics.metric import NO_SINKS
+from midblock.runs.sharing import shared
 from midblock.runs.steps import Step, run_steps
 from midblock.trace import RowStatistic, RowStore
 from midblock.trace.pieces import SAVE_SECONDS
@@ -130,7 +131,7 @@ class Measurement:
         self.dropped += run_steps(
             steps, self.store, self.partial, advance, owner=self.owner, save_seconds=self.save_seconds
         )
-        self.lost = through.lost
+        self.lost = next(filter(None, shared().all_texts(through.lost)), "")
         return Measured(self._whole(self.store.finish()), [variant.name for variant in self.pair.tuned])
 
     def notes(self) -> list[str]:

@@ -30,6 +30,7 @@ from midblock.base.seal import fingerprint
 from midblock.checkpoints import Anatomy, Pair, quiet_transformers
 from midblock.metrics.catalogue import METRICS, choose
 from midblock.metrics.metric import NO_SINKS, SEED, is_estimate
+from midblock.runs.processes import main_process
 from midblock.runs.request import models_of
 from midblock.runs.run import Bench, Outcome
 
@@ -90,6 +91,8 @@ class Analysis:
             MidblockError: nothing is left to measure, or a number that cannot be computed.
         """
         rows = self._states(bench)
+        if bench.run is not None and not main_process():  # which alone compares weights, and writes
+            return Outcome([], {})
         if self.settings.weights_only or self.settings.weights:
             rows += self._weights(bench)
         if not rows:

@@ -20,6 +20,10 @@ class NoSpaceError(MidblockError):
     """The disk is full."""
 
 
+class ToldError(MidblockError):
+    """One that another process of the same run met and tells of."""
+
+
 class GateError(Exception):
     """A whole run shows what its gate forbids: the command line prints a line a condition and exits with code 3."""
 

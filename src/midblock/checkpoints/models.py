@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,14 +30,16 @@ from midblock.checkpoints.stored_names import pieces_of
 
 
 def pick_device(device: str) -> torch.device:
-    """Turn `auto` into the accelerator if there is one, else the CPU.
+    """Turn `auto` into the accelerator if there is one, of several processes this one's own, else the CPU.
 
     Raises:
         MidblockError: a device that torch does not know or that is not here.
     """
     if device == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return found or torch.device("cpu")
+        if found is None or "LOCAL_RANK" not in os.environ:
+            return found or torch.device("cpu")
+        return torch.device(found.type, int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count())
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)

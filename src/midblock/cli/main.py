@@ -14,11 +14,13 @@ from typing import Any
 import cyclopts
 
 from midblock import __version__
-from midblock.base.errors import GateError, MidblockError, NoSpaceError, unknown
+from midblock.base.errors import GateError, MidblockError, NoSpaceError, ToldError, unknown
 from midblock.base.quoting import printable
 from midblock.base.yaml_file import HINT, check_quoted, read_settings
 from midblock.cli.crash import crash_line
 from midblock.cli.streams import lasting
+from midblock.runs.processes import main_process, world_size
+from midblock.runs.sharing import told_here
 from midblock.runs.stopping import OUT_OF_TIME, STOPPING, TERMINATED, Stopped
 from midblock.runs.verbs import VERBS, Verb
 
@@ -77,7 +79,7 @@ def _run(command: Command) -> int:
     except NoSpaceError as error:
         return _fail(command.advised(str(error)))
     except MidblockError as error:
-        return _fail(str(error))
+        return _fail(str(error)) if told_here(error) else USER_CAN_FIX
     except cyclopts.CycloptsError as error:
         return _fail(str(error))
     except GateError as failed:
@@ -128,6 +130,7 @@ class Command:
             if words[0] not in VERBS:
                 raise unknown("verb", words[0], VERBS)
             self.verb = VERBS[words[0]]
+            check_alone(words[0], self.verb)
         self.overwrite, self.resume = "--overwrite" in words, "--resume" in words
         if config is not None:
             loaded = _read_config(config, self.verb.plans if self.verb else ())
@@ -145,6 +148,15 @@ class Command:
             return f"{what}; the same command{without} goes on from here"
         instead = " instead of --overwrite" if self.overwrite else ""
         return f"{what}; the same command with --resume{instead} goes on from here"
+
+
+def check_alone(name: str, verb: Verb) -> None:
+    """Raise MidblockError for a verb that several processes were started for and that has work for one."""
+    if world_size() > 1 and not verb.processes:
+        able = ", ".join(other for other, each in VERBS.items() if each.processes)
+        what = f"{name} has work for one process, and {world_size()} were started"
+        kind = MidblockError if main_process() else ToldError
+        raise kind(what, hint=f"several share the work of {able}")
 
 
 def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from midblock.runs.lock import check_not_held, held
 from midblock.runs.processes import barrier, main_process
 from midblock.runs.record import read_config, read_record
 from midblock.runs.request import DATA_FILES, Draft, Request
+from midblock.runs.sharing import alone, sharing
 from midblock.runs.stopping import STOPPING, Stoppable
 from midblock.runs.verbs import VERBS
 from midblock.runs.where import Where
@@ -151,6 +153,7 @@ def carry_out(
     *,
     place: Callable[[Path], AbstractContextManager[Path]] = nullcontext,
     together: bool = False,
+    share: bool = False,
 ) -> Done:
     """Carry out one request, or take up the run of it that is there.
 
@@ -161,34 +164,41 @@ def carry_out(
         place: gives the folder to fill, by default the run folder itself; on leaving it stands under that name.
         together: several processes share the work, and preparing it joins them in a group; otherwise a folder is the
             main one's business, and the others do nothing.
+        share: several processes share its steps (`runs.sharing`), and what they find is the same in all of them.
 
     Raises:
         MidblockError: anything the user can mend. Before the folder is opened nothing was written; afterwards what was
             found stays for `--resume`.
     """
     folder = where.folder
-    with STOPPING.within(where.max_time):
+    with STOPPING.within(where.max_time), sharing() if share else alone() as among:
         progress = Stoppable(where.progress or Silent())
         if folder is None:
-            ready = prepare(progress)
-            outcome = ready.work(Bench(None, progress, list(ready.notes)))
+            ready = among.agreed(prepare, progress)
+            outcome = among.agreed(ready.work, Bench(None, progress, list(ready.notes)))
             return Done(LayerTable.from_rows(outcome.rows), None, outcome)
-        if not together and not main_process():
+        if not together and among.count == 1 and not main_process():
             return Done(LayerTable.from_rows([]), folder, None)
         beside = place is not nullcontext
-        if main_process():
-            check_not_held(folder, beside=beside)  # first: what lies there is about to change
-        if (finished := _finished(folder, draft, where)) is not None:
+        looked = partial(_look, folder, draft, where, beside=beside)
+        if (finished := among.agreed(looked)) is not None:
             return finished
         with held(folder, beside=beside) if main_process() else nullcontext():
             # it may have changed while nobody held it
-            if (finished := _finished(folder, draft, where)) is not None:
+            if (finished := among.agreed(partial(_finished, folder, draft, where))) is not None:
                 return finished
-            ready = prepare(progress)
+            ready = among.agreed(prepare, progress)
             with place(folder) as filled:
                 asked = where if filled == folder else Where(command=where.command)
-                outcome, table = _fill(filled, ready, asked, progress)
+                outcome, table = among.agreed(partial(_fill, filled, ready, asked, progress))
     return Done(table, folder, outcome)
+
+
+def _look(folder: Path, draft: Draft, where: Where, *, beside: bool) -> Done | None:
+    """As `_finished`, once nobody else is seen to write there: what lies there would be about to change."""
+    if main_process():
+        check_not_held(folder, beside=beside)
+    return _finished(folder, draft, where)
 
 
 def _finished(folder: Path, draft: Draft, where: Where) -> Done | None:

@@ -1,7 +1,8 @@
 """Numbered steps whose rows are saved piece by piece, so that a killed run goes on at the step it had reached.
 
 A piece is written every 30 seconds and behind the last step (`trace.Pieces`); rows come out the same to the bit,
-however often it was stopped. At the end every accumulator holds as many samples as the steps promised.
+however often it was stopped. At the end every accumulator holds as many samples as the steps promised. Where several
+processes share the run, each does its share, keeps its own pieces, and in the end all hold all rows.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from midblock.base import MidblockError
 from midblock.base.seal import fingerprint
+from midblock.runs.sharing import shared
 from midblock.runs.stopping import STOPPING
 from midblock.trace import Pieces, RowStore
 from midblock.trace.pieces import SAVE_SECONDS
@@ -59,20 +61,32 @@ def run_steps(
     Raises:
         MidblockError: whatever a step raises, a piece that another run kept, or samples that are missing at the end.
     """
-    pieces = Pieces(store, partial, save_seconds, _plan(owner, steps))
+    among = shared()
+    mine = among.share(steps)
+    folder = partial / f"process{among.rank}of{among.count}" if partial and among.count > 1 else partial
+    pieces = Pieces(store, folder, save_seconds, _plan(owner, mine))
+    among.agreed(_do, mine, pieces, advance, sum(step.cost for step in steps))
+    for rows in among.all_tensors(store.taken()):
+        store.restore(rows)
+    _check_whole(steps, store)
+    return [note for text in among.all_texts("\n".join(pieces.notes)) for note in text.splitlines()]
+
+
+def _do(steps: Sequence[Step], pieces: Pieces, advance: Callable[[float], None], total: float) -> None:
+    """Do what is left of one process's share, of a run whose steps cost `total`."""
     done = pieces.restore()
+    own = sum(step.cost for step in steps)
     with STOPPING.stoppable():
         for number, step in enumerate(steps, start=1):
             stop = False
             if number > done:
+                shared().check_others()
                 step.do()
                 stop = STOPPING.due()
                 pieces.step(number, last=stop or number == len(steps))
-            advance(step.cost)
+            advance(step.cost * total / own)
             if stop:
                 STOPPING.stop()
-    _check_whole(steps, store)
-    return pieces.notes
 
 
 def _plan(owner: str, steps: Sequence[Step]) -> str:

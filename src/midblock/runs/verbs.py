@@ -24,6 +24,7 @@ class Verb:
         function: the Python function's name where it is not the verb's.
         layered: it leaves a LayerTable; what it finds else lies in files of its own.
         prompts: it takes models with a soft prompt, `MODEL+PROMPT`.
+        processes: several processes that `torchrun` started share its work.
         plans: options that take a plan of layers. A YAML file must quote them: 01100 would be a number.
     """
 
@@ -36,6 +37,7 @@ class Verb:
     function: str = ""
     layered: bool = True
     prompts: bool = False
+    processes: bool = False
     plans: tuple[str, ...] = ()
 
 
@@ -48,14 +50,25 @@ VERBS: Mapping[str, Verb] = {
         goes_on=True,
     ),
     "analyze": Verb(
-        "Compare a base with models tuned from it, layer by layer.", "midblock.analysis", plans=("layers",)
+        "Compare a base with models tuned from it, layer by layer.",
+        "midblock.analysis",
+        processes=True,
+        plans=("layers",),
     ),
     "probe": Verb(
-        "Read models off at every depth.", "midblock.interventions", prompts=True, plans=("generate_layers",)
+        "Read models off at every depth.",
+        "midblock.interventions",
+        prompts=True,
+        processes=True,
+        plans=("generate_layers",),
     ),
-    "swap": Verb("Put blocks of one model into the other.", "midblock.interventions"),
+    "swap": Verb("Put blocks of one model into the other.", "midblock.interventions", processes=True),
     "evaluate": Verb(
-        "Score models on tasks and compare them item by item.", "midblock.evaluation", layered=False, prompts=True
+        "Score models on tasks and compare them item by item.",
+        "midblock.evaluation",
+        layered=False,
+        prompts=True,
+        processes=True,
     ),
     "steer": Verb(
         "Push a base towards a tuned model by adding directions.", "midblock.interventions", plans=("blocks",)
@@ -66,18 +79,21 @@ VERBS: Mapping[str, Verb] = {
         "Fine-tune chosen blocks of a model.",
         "midblock.tuning",
         scratch=("partial", "checkpoints"),
+        processes=True,
         plans=("layers",),
     ),
     "flow": Verb(
         "Measure gradients over the first steps of tuning.",
         "midblock.tuning",
         scratch=("partial", "checkpoints"),
+        processes=True,
         plans=("layers",),
     ),
     "carve": Verb(
         "Press a tuned model's change into few channels, and test them.",
         "midblock.carriers",
         scratch=("partial", "checkpoints"),
+        processes=True,
     ),
     "erase": Verb("Train a soft prompt that switches off what tuning taught.", "midblock.carriers", layered=False),
     "recommend": Verb(

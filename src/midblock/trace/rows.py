@@ -49,7 +49,8 @@ class Rows:
         self._count = stop
 
     def _grow(self, capacity: int, like: Tensor) -> None:
-        index, values = torch.empty(capacity, dtype=torch.long), like.new_empty(capacity, *like.shape[1:])
+        with torch.inference_mode(False):  # rows that another process found are added outside
+            index, values = torch.empty(capacity, dtype=torch.long), like.new_empty(capacity, *like.shape[1:])
         if self._count:
             index[: self._count], values[: self._count] = self.since(0)
         self._index, self._values = index, values
@@ -104,8 +105,15 @@ class RowStore:
                 self.saved[key] = len(rows)
         return piece
 
+    def taken(self) -> dict[str, Tensor]:
+        """All rows, as a flat dict of tensors like those of `take_unsaved`; they share memory with the store."""
+        piece: dict[str, Tensor] = {}
+        for key, rows in self.rows.items():
+            piece[f"index/{key}"], piece[f"values/{key}"] = rows.since(0)
+        return piece
+
     def restore(self, piece: Mapping[str, Tensor]) -> None:
-        """Take in a piece that `take_unsaved` gave, here or in an earlier process, and count it as saved."""
+        """Take in a piece that `take_unsaved` gave, in an earlier or another process, and count it as saved."""
         for name, values in piece.items():
             kind, _, key = name.partition("/")
             if kind == "values":

@@ -95,7 +95,7 @@ def evaluate(
         return Ready(draft.decided(inputs), measure, {"seed": settings.seed, "data": told, "tasks": listed}, notes)
 
     with lent(pair, tries=TRIES):
-        done = carry_out(draft, prepare, where)
+        done = carry_out(draft, prepare, where, share=True)
     if made:
         return made[0]
     if done.folder is None:

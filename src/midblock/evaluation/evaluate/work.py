@@ -26,7 +26,7 @@ from midblock.evaluation.evaluate.forgetting import (
     weight_drift,
 )
 from midblock.evaluation.evaluate.headline import headline, notes_on
-from midblock.evaluation.evaluate.kept import Kept
+from midblock.evaluation.evaluate.kept import Kept, Rows
 from midblock.evaluation.evaluate.result import Evaluation
 from midblock.evaluation.evaluate.settings import EvaluateSettings
 from midblock.evaluation.evaluate.tables import Answers, Compared, compare, comparison_rows, score_rows
@@ -35,8 +35,10 @@ from midblock.evaluation.inspect_log import write_inspect_log
 from midblock.evaluation.paired import ALPHA
 from midblock.evaluation.task import Item, Scored, Subject, Task, examples_of
 from midblock.runs.run import Bench, Outcome
+from midblock.runs.sharing import shared, shared_rows
 from midblock.runs.stopping import STOPPING
 
+DRIFT = "drift"
 PADDING = "{} writes otherwise behind padding, so its batches hold prompts of one length."
 
 
@@ -83,7 +85,8 @@ class Evaluating:
                 answers, told = self._ask_all(place, variant, kept, advance)
                 found |= answers
                 kls[variant.name] = told
-                records += kept.once(f"{place:03d}-model", partial(self._described, variant))
+                described = partial(kept.once, f"{place:03d}-model", partial(self._described, variant))
+                records += shared_rows(described if shared().main else list)
                 if variant not in given:
                     self._let_go(variant)
         bench.notes += kept.notes
@@ -97,43 +100,63 @@ class Evaluating:
     def _ask_all(
         self, place: int, variant: Variant, kept: Kept, advance: Advance
     ) -> tuple[dict[tuple[str, str], list[Scored]], dict[str, Any]]:
-        found: dict[str, Scored] = {}
-        answers = {}
-        for which, number, task, items in self.rounds:
+        found = {
+            f"{which} {row['item']}": Scored(**row)
+            for which, rows in shared_rows(partial(self._ask_own, place, variant, kept, advance))
+            for row in rows
+        }
+        answers = {
+            (variant.name, task.name): [found[f"{which} {item.id}"] for item in task.items]
+            for which, task in enumerate(self.tasks)
+        }
+        return answers, self._compare_predictions(place, variant, kept)
+
+    def _ask_own(self, place: int, variant: Variant, kept: Kept, advance: Advance) -> list[tuple[int, Rows]]:
+        """This process's share of the rounds: each task's place, and what was found in a round of it."""
+        found = []
+        own = shared().share(self.rounds)
+        part = sum(len(items) for *_, items in own) / sum(len(items) for *_, items in self.rounds) if own else 1.0
+        for which, number, task, items in own:
             step = f"{place:03d}-{which:03d}-{number:05d}"
             rows = kept.rows(step)
             if rows is None:
-                progress = Within(advance, len(items))
+                shared().check_others()
+                progress = Within(advance, len(items) / part)
                 rows = ask(self._subject(variant), task, items, self.settings, progress)
                 kept.keep(step, rows)
                 progress.finish()
                 self._stop_if_asked()
             else:
-                advance(len(items))
-            scored = [Scored(**row) for row in rows]
-            found |= {f"{which} {each.item}": each for each in scored}
-        for which, task in enumerate(self.tasks):
-            answers[variant.name, task.name] = [found[f"{which} {item.id}"] for item in task.items]
-        return answers, self._compare_predictions(place, variant, kept)
+                advance(len(items) / part)
+            found.append((which, rows))
+        return found
 
     def _compare_predictions(self, place: int, variant: Variant, kept: Kept) -> dict[str, Any]:
         """What is known of KL and drift between the reference and another model."""
         if self.general is None or variant is self.reference:
             return {}
-        found: dict[str, Any] = {}
-        for name, (texts, back) in KLS.items():
-            work = partial(self._diverged, variant, texts, back)
-            found[name] = kept.once(f"{place:03d}-{name}", work)[0]
+        return dict(shared_rows(partial(self._compare_own, place, variant, kept)))
+
+    def _compare_own(self, place: int, variant: Variant, kept: Kept) -> list[tuple[str, Any]]:
+        """This process's share of it."""
+        works: dict[str, Callable[[], list[dict[str, Any]]]] = {
+            **{name: partial(self._diverged, variant, texts, back) for name, (texts, back) in KLS.items()},
+            DRIFT: partial(self._drifted, variant),
+        }
+        found = []
+        for name in shared().share(list(works)):
+            shared().check_others()
+            (told,) = kept.once(f"{place:03d}-{name}", works[name])
+            found.append((name, told[name] if name == DRIFT else told))
             self._stop_if_asked()
-        drift = kept.once(f"{place:03d}-drift", partial(self._drifted, variant))
-        return found | drift[0]
+        return found
 
     def _diverged(self, variant: Variant, texts: str, back: bool) -> list[dict[str, Any]]:
         models = self.reference.model, variant.model
         return [divergence(*models, self._batches[texts], back=back, seed=self.settings.seed)]
 
     def _drifted(self, variant: Variant) -> list[dict[str, Any]]:
-        return [{"drift": weight_drift(self.reference.model, variant.model)}]
+        return [{DRIFT: weight_drift(self.reference.model, variant.model)}]
 
     @cached_property
     def _batches(self) -> dict[str, Any]:
@@ -217,7 +240,7 @@ class Evaluating:
             ours = [each.seen_from(reference) for each in compared if {each.first, each.second} == {reference, model}]
             told = kls.get(model, {})
             estimates: dict[str, Estimate] = {name: estimate_of(told[name], seed) for name in KLS if name in told}
-            found.append(forgetting_row(model, ours, self.settings.targets, estimates, told.get("drift")))
+            found.append(forgetting_row(model, ours, self.settings.targets, estimates, told.get(DRIFT)))
         return found
 
     def _not_averaged(self) -> list[str]:

@@ -63,7 +63,7 @@ def probe(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -> 
         return ready_to_measure(draft, pair, answers, work, seed=settings.seed, notes=notes)
 
     with lent(pair, tries=TRIES):
-        return carry_out(draft, prepare, where).table
+        return carry_out(draft, prepare, where, share=True).table
 
 
 @dataclass

@@ -61,4 +61,4 @@ def swap(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -> L
         return ready_to_measure(draft, pair, answers, work, seed=settings.seed, notes=notes)
 
     with lent(pair, tries=TRIES):
-        return carry_out(draft, prepare, where).table
+        return carry_out(draft, prepare, where, share=True).table
