@@ -67,3 +67,12 @@ def test_a_run_whose_time_is_over_saves_the_step_it_is_at(tmp_path):
     run_steps(work(store, done), store, tmp_path, lambda cost: None)
     assert done == [1, 2, 3, 4, 5]
     assert store.finish()["rows"].values[:, 0].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_what_another_number_of_processes_kept_is_found_anew_and_said(tmp_path):
+    store, done = RowStore(), []
+    (tmp_path / "process0of2").mkdir()
+    (tmp_path / "process1of2").mkdir()
+    notes = run_steps(work(store, done), store, tmp_path, lambda cost: None)
+    assert notes == ["What 2 process(es) had kept was found anew by 1."]
+    assert done == [1, 2, 3, 4, 5]

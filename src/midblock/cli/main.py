@@ -19,8 +19,6 @@ from midblock.base.quoting import printable
 from midblock.base.yaml_file import HINT, check_quoted, read_settings
 from midblock.cli.crash import crash_line
 from midblock.cli.streams import lasting
-from midblock.runs.processes import main_process, world_size
-from midblock.runs.sharing import told_here
 from midblock.runs.stopping import OUT_OF_TIME, STOPPING, TERMINATED, Stopped
 from midblock.runs.verbs import VERBS, Verb
 
@@ -79,7 +77,7 @@ def _run(command: Command) -> int:
     except NoSpaceError as error:
         return _fail(command.advised(str(error)))
     except MidblockError as error:
-        return _fail(str(error)) if told_here(error) else USER_CAN_FIX
+        return USER_CAN_FIX if isinstance(error, ToldError) and not _main_process() else _fail(str(error))
     except cyclopts.CycloptsError as error:
         return _fail(str(error))
     except GateError as failed:
@@ -152,10 +150,11 @@ class Command:
 
 def check_alone(name: str, verb: Verb) -> None:
     """Raise MidblockError for a verb that several processes were started for and that has work for one."""
-    if world_size() > 1 and not verb.processes:
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and not verb.processes:
         able = ", ".join(other for other, each in VERBS.items() if each.processes)
-        what = f"{name} has work for one process, and {world_size()} were started"
-        kind = MidblockError if main_process() else ToldError
+        what = f"{name} has work for one process, and {started} were started"
+        kind = MidblockError if _main_process() else ToldError
         raise kind(what, hint=f"several share the work of {able}")
 
 
@@ -189,9 +188,14 @@ def _read_config(path: Path, plans: Sequence[str]) -> dict[str, Any]:
 
 def _fail(message: str, code: int = USER_CAN_FIX) -> int:
     """Say what is wrong on one line; of several processes only the main one speaks of what befell all of them."""
-    if code not in STOPPED or os.environ.get("RANK", "0") == "0":
+    if code not in STOPPED or _main_process():
         print(printable(f"midblock: {_shortened(' '.join(message.split()))}"), file=sys.stderr)
     return code
+
+
+def _main_process() -> bool:
+    """As `runs.processes`, which the door cannot wait for."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _shortened(line: str) -> str:

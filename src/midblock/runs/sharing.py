@@ -24,7 +24,7 @@ from torch import Tensor
 
 from midblock.base import MidblockError
 from midblock.base.errors import ToldError
-from midblock.runs.processes import main_process, rank, world_size
+from midblock.runs.processes import rank, world_size
 from midblock.runs.stopping import STOPPING, Stopped
 
 R = TypeVar("R")
@@ -228,8 +228,3 @@ def shared_rows(work: Callable[[], Sequence[Any]]) -> list[Any]:
     if shared().group is None:
         return list(own)
     return [row for text in shared().all_texts(json.dumps(list(own))) for row in json.loads(text)]
-
-
-def told_here(error: MidblockError) -> bool:
-    """Whether this process tells of an error, and no other one does."""
-    return main_process() or not isinstance(error, ToldError)

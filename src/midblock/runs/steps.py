@@ -65,17 +65,27 @@ def run_steps(
     mine = among.share(steps)
     folder = partial / f"process{among.rank}of{among.count}" if partial and among.count > 1 else partial
     pieces = Pieces(store, folder, save_seconds, _plan(owner, mine))
+    notes = _of_other_counts(partial, among.count)
     among.agreed(_do, mine, pieces, advance, sum(step.cost for step in steps))
     for rows in among.all_tensors(store.taken()):
         store.restore(rows)
     _check_whole(steps, store)
-    return [note for text in among.all_texts("\n".join(pieces.notes)) for note in text.splitlines()]
+    return [*notes, *(note for text in among.all_texts("\n".join(pieces.notes)) for note in text.splitlines())]
+
+
+def _of_other_counts(partial: Path | None, count: int) -> list[str]:
+    """A note where another number of processes kept pieces: their shares are not these processes'."""
+    if partial is None:
+        return []
+    kept = {int(place.name.rpartition("of")[2]) for place in partial.glob("process*of*")}
+    kept |= {1 for file in partial.glob("*.safetensors") if file.stem.isdigit()}
+    return [f"What {other} process(es) had kept was found anew by {count}." for other in sorted(kept - {count})]
 
 
 def _do(steps: Sequence[Step], pieces: Pieces, advance: Callable[[float], None], total: float) -> None:
     """Do what is left of one process's share, of a run whose steps cost `total`."""
     done = pieces.restore()
-    own = sum(step.cost for step in steps)
+    whole = total / (sum(step.cost for step in steps) or 1.0)  # others advance as this one does
     with STOPPING.stoppable():
         for number, step in enumerate(steps, start=1):
             stop = False
@@ -84,7 +94,7 @@ def _do(steps: Sequence[Step], pieces: Pieces, advance: Callable[[float], None],
                 step.do()
                 stop = STOPPING.due()
                 pieces.step(number, last=stop or number == len(steps))
-            advance(step.cost * total / own)
+            advance(step.cost * whole)
             if stop:
                 STOPPING.stop()
 
