@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int16
 
 from midblock.base.estimate import LEVEL
 from midblock.base.seeds import generator
@@ -18,10 +18,18 @@ from midblock.base.seeds import generator
 RESAMPLES = 1000
 
 
+ROOM = 2**24  # counts that are drawn at once
+
+
 @lru_cache(maxsize=8)
-def resample(N: int, seed: int) -> Int64[np.ndarray, "R N"]:
+def resample(N: int, seed: int) -> Int16[np.ndarray, "R N"]:
     """How often each of N samples is in each bootstrap sample; not to be written to."""
-    return generator(seed, "bootstrap", N).multinomial(N, np.full(N, 1 / N), RESAMPLES)
+    stream, chances, drawn = generator(seed, "bootstrap", N), np.full(N, 1 / N), np.empty((RESAMPLES, N), np.int16)
+    step = max(1, ROOM // N)
+    for first in range(0, RESAMPLES, step):
+        part = drawn[first : first + step]
+        part[:] = stream.multinomial(N, chances, len(part))
+    return drawn
 
 
 def quantiles(draws: Float64[np.ndarray, "R"]) -> tuple[float, float]:

@@ -90,14 +90,15 @@ def _nearest(X: Float[Tensor, "M D"]) -> tuple[Int[Tensor, "M k"], Float[Tensor,
     M, count = len(X), min(MOST, len(X) - 1)
     if count < 1:
         return torch.empty(M, 0, dtype=torch.long), torch.empty(M, 0, dtype=X.dtype)
-    index, apart = [], []
+    # small tensors that live on among large ones would keep the allocator from handing the large ones back
+    index, apart = torch.empty(M, count, dtype=torch.long), X.new_empty(M, count)
     for nominated, reach, rows in _nominated(X, count):
         distance = (X[nominated] - X[rows][:, None]).norm(dim=2)
         order = distance.argsort(dim=1)
         distance = distance.gather(1, order)
-        index.append(nominated.gather(1, order))
-        apart.append(distance.masked_fill(distance.square() > reach[:, None], torch.inf))
-    return torch.cat(index), torch.cat(apart)
+        index[rows] = nominated.gather(1, order)
+        apart[rows] = distance.masked_fill(distance.square() > reach[:, None], torch.inf)
+    return index, apart
 
 
 def _nominated(X: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
