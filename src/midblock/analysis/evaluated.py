@@ -17,14 +17,17 @@ from midblock.base import Estimate
 from midblock.metrics.spectra import single_threaded_workers
 from midblock.trace import RowStore
 
+RESIDUAL = "residual"  # the module of what is about a layer's states
+
 
 @dataclass(frozen=True)
 class Key:
-    """Where a row stands; the metric with its suffix, if it has one."""
+    """Where a row stands; the metric with its suffix, if it has one; of one expert's numbers its module."""
 
     layer: int
     model: str
     metric: str
+    module: str = RESIDUAL
 
 
 Found = tuple[Key, Estimate]
@@ -57,7 +60,7 @@ class Evaluated:
             for model, two in self.alike.items()
         ]
         for place, (kind, key, values) in enumerate(kept):
-            name = f"{kind}|{self.layer}|{place:06d}|{key.metric}|{key.model}"
+            name = f"{kind}|{self.layer}|{place:06d}|{key.metric}|{key.module}|{key.model}"
             store.update(name, torch.arange(len(values)), values)
 
     @classmethod
@@ -66,8 +69,9 @@ class Evaluated:
         made = {layer: cls(layer) for layer in layers}
         # By place: a file of tensors has an order of its own.
         for name in sorted(store.rows, key=lambda name: name.split("|")[2]):
-            kind, layer, _, metric, model = name.split("|", 4)
-            each, key, values = made[int(layer)], Key(int(layer), model, metric), store.rows[name].finish().values
+            kind, layer, _, metric, module, model = name.split("|", 5)
+            key, values = Key(int(layer), model, metric, module), store.rows[name].finish().values
+            each = made[int(layer)]
             if kind == "found":
                 value, low, high, n = values[0].tolist()
                 each.found.append((key, Estimate(value, low, high, int(n))))

@@ -58,6 +58,11 @@ def delta_rel(sums: Sums) -> float:
     return fro / sums.base**0.5 if sums.base else unscaled
 
 
+def expert_delta_rel(total: Sums) -> float | None:
+    """The same of one expert's weights together."""
+    return delta_rel(total)
+
+
 def changed_fraction(sums: Sums) -> float:
     """Share of entries that differ."""
     return sums.changed / sums.count if sums.count else float("nan")

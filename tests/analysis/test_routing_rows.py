@@ -1,0 +1,131 @@
+"""Router change and expert load in an analysis: what was planted is found, where it was planted and nowhere else."""
+
+import copy
+
+import pytest
+import torch
+
+from midblock.analysis import analyze
+from midblock.analysis.routing_rows import counts
+from midblock.base.states import BELOW_FLOOR
+from midblock.checkpoints import Anatomy, Pair
+from midblock.data import load_dataset
+from midblock.trace.routing import Choice
+
+SMALL = {"num_samples": 10, "num_token_samples": 6, "weights": False}
+ROUTING = "router_change,router_change_own,router_change_reaction,router_js,router_js_own,expert_load_shift"
+MOVED = 1
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_dataset("builtin:chain_sum", num_samples=10)
+
+
+def changed(base, part, block=MOVED, scale=0.3):
+    """A copy in which the weights of one part of one block have moved."""
+    tuned = copy.deepcopy(base)
+    found = [each.name for each in Anatomy.of(tuned).projections.values() if each.block == block]
+    stream = torch.Generator().manual_seed(3)
+    moved = [name for name in found if f".{part}." in name]
+    assert moved
+    with torch.no_grad():
+        for name in moved:
+            weight = tuned.get_parameter(name)
+            weight += scale * weight.std() * torch.randn(weight.shape, generator=stream)
+    return tuned
+
+
+def measured(base, tuned, data, tokenizer, metrics=ROUTING, **options):
+    return analyze(Pair.of_models(base, {"sft": tuned}, tokenizer), data, **{**SMALL, "metrics": metrics, **options})
+
+
+def curve(table, metric, model="sft"):
+    return table.curve(metric, model).value.tolist()
+
+
+def test_a_router_that_was_tuned_is_found_as_own_change_there_and_nowhere_else(pico, tokenizer, data):
+    base = pico("mixtral")
+    table = measured(base, changed(base, "gate"), data, tokenizer)
+    for metric in ("router_change_own", "router_js_own"):
+        own = curve(table, metric)
+        assert own[MOVED] > 0.01
+        assert own[0] == own[2] == 0
+    assert curve(table, "router_change")[MOVED] == curve(table, "router_change_own")[MOVED]
+    reaction = curve(table, "router_change_reaction")
+    assert reaction[0] == reaction[MOVED] == 0
+    assert reaction[2] > 0  # what lies above reacts
+    assert curve(table, "expert_load_shift")[0] == 0
+    assert curve(table, "expert_load_shift")[MOVED] > 0
+
+
+def test_tuned_experts_change_no_router_and_loads_above_by_reaction_alone(pico, tokenizer, data):
+    base = pico("qwen3_moe", num_hidden_layers=4)
+    table = measured(base, changed(base, "experts", scale=1.0), data, tokenizer)
+    assert curve(table, "router_change_own") == curve(table, "router_js_own") == [0] * 4
+    assert curve(table, "router_change") == curve(table, "router_change_reaction")
+    assert curve(table, "router_change")[: MOVED + 1] == curve(table, "expert_load_shift")[: MOVED + 1] == [0] * 2
+    assert min(curve(table, "router_change")[MOVED + 1 :]) > 0
+
+
+def test_a_model_does_not_differ_from_itself(pico, tokenizer, data):
+    base = pico("olmoe")
+    table = measured(base, copy.deepcopy(base), data, tokenizer, ROUTING + ",expert_load_change")
+    assert (table.select(model="sft").frame.value == 0).all()
+    assert set(table.select(model="sft").frame.state) == {BELOW_FLOOR}
+
+
+def test_what_rounding_alone_changes_is_measured_beside_it(pico, tokenizer, data):
+    base = pico("mixtral")
+    table = measured(base, changed(base, "gate"), data, tokenizer)
+    floor = curve(table, "router_js.precision_floor", "base")
+    assert len(floor) == len(curve(table, "expert_load_shift.precision_floor", "base")) == 3
+    assert min(floor) > 0
+    assert max(floor) < curve(table, "router_js")[MOVED] / 10
+    assert "router_js_own.precision_floor" not in table.metrics
+
+
+def test_loads_are_what_the_models_chose_token_by_token(pico, tokenizer, data):
+    """Counted apart, prompt by prompt without padding, from each router's own words."""
+    base = pico("mixtral")
+    tuned = changed(base, "gate")
+    table = measured(base, tuned, data, tokenizer, "expert_load,expert_load_change,expert_load_shift")
+    shares = {}
+    for name, model in {"base": base, "sft": tuned}.items():
+        said = []
+        hook = model.model.layers[MOVED].mlp.gate.register_forward_hook(
+            lambda module, args, out, said=said: said.append(out[2].flatten()) and None
+        )
+        for example in data:
+            model(input_ids=torch.tensor([tokenizer(example.text).input_ids[:128]]))
+        hook.remove()
+        shares[name] = torch.bincount(torch.cat(said), minlength=4) / sum(map(len, said))
+        rows = table.select(metric="expert_load", model=name, layer=MOVED).frame
+        assert rows.module.tolist() == [f"expert:{expert}" for expert in range(4)]
+        assert rows.value.tolist() == pytest.approx(shares[name].tolist(), abs=1e-6)
+        assert (rows.low < rows.value).all()
+        assert (rows.value < rows.high).all()
+    moved = shares["sft"] - shares["base"]
+    change = table.select(metric="expert_load_change", layer=MOVED).frame
+    assert change.value.tolist() == pytest.approx(moved.tolist(), abs=1e-6)
+    assert curve(table, "expert_load_shift")[MOVED] == pytest.approx(float(moved.abs().sum()) / 2, abs=1e-6)
+
+
+def test_padding_and_other_regions_are_not_counted():
+    choice = Choice(torch.tensor([[0, 1], [0, 2], [3, 3], [1, 2]]), torch.ones(4, 2))
+    mask = torch.tensor([[True, True], [False, True]])
+    assert counts(choice, mask, 4).tolist() == [[2, 1, 1, 0], [0, 1, 1, 0]]
+
+
+def test_a_row_for_each_expert_only_where_it_is_asked_for(pico, tokenizer, data):
+    base = pico("mixtral")
+    table = measured(base, changed(base, "gate"), data, tokenizer, "standard", num_token_samples=0)
+    assert "expert_load_shift" in table.metrics
+    assert "router_change" in table.metrics
+    assert set(table.frame.module) == {"residual"}
+
+
+def test_a_model_without_experts_has_no_such_rows_and_no_word_about_them(pico, tokenizer, data):
+    base = pico("llama")
+    table = measured(base, copy.deepcopy(base), data, tokenizer, "standard", num_token_samples=0)
+    assert not [name for name in table.metrics if name.startswith(("router", "expert"))]
