@@ -8,7 +8,7 @@ import torch
 from midblock.analysis import analyze
 from midblock.analysis.routing_rows import counts
 from midblock.base.states import BELOW_FLOOR
-from midblock.checkpoints import Anatomy, Pair
+from midblock.checkpoints import Anatomy, Pair, load_pair
 from midblock.data import load_dataset
 from midblock.trace.routing import Choice
 
@@ -55,6 +55,8 @@ def test_a_router_that_was_tuned_is_found_as_own_change_there_and_nowhere_else(p
     reaction = curve(table, "router_change_reaction")
     assert reaction[0] == reaction[MOVED] == 0
     assert reaction[2] > 0  # what lies above reacts
+    weights = measured(base, changed(base, "gate"), data, tokenizer, "delta_rel", weights_only=True, weights=True)
+    assert [value > 0 for value in weights.curve("delta_rel", "sft", "router").value] == [False, True, False]
     assert curve(table, "expert_load_shift")[0] == 0
     assert curve(table, "expert_load_shift")[MOVED] > 0
 
@@ -129,3 +131,25 @@ def test_a_model_without_experts_has_no_such_rows_and_no_word_about_them(pico, t
     base = pico("llama")
     table = measured(base, copy.deepcopy(base), data, tokenizer, "standard", num_token_samples=0)
     assert not [name for name in table.metrics if name.startswith(("router", "expert"))]
+
+
+@pytest.mark.parametrize("where", ["in memory", "on disk"])
+def test_what_moved_of_each_expert(where, pico, tokenizer, data, tmp_path):
+    """Expert 2 of one block, by half of what it was; files hold each expert's three weights by themselves."""
+    base = pico("mixtral")
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        for name in ("gate_up_proj", "down_proj"):
+            tuned.get_parameter(f"model.layers.{MOVED}.mlp.experts.{name}")[2] *= 1.5
+    pair = Pair.of_models(base, {"sft": tuned}, tokenizer)
+    if where == "on disk":
+        for name, model in {"base": base, "sft": tuned}.items():
+            model.save_pretrained(tmp_path / name)
+            tokenizer.save_pretrained(tmp_path / name)
+        pair = load_pair(str(tmp_path / "base"), str(tmp_path / "sft"))
+    table = analyze(pair, metrics="expert_delta_rel,delta_rel", weights_only=True)
+    found = {(row.layer, row.module): row.value for row in table.select(metric="expert_delta_rel")}
+    assert len(found) == 3 * 4
+    assert found.pop((MOVED, "expert:2")) == pytest.approx(0.5)
+    assert set(found.values()) == {0}
+    assert table.curve("delta_rel", "sft", "router").value.tolist() == [0, 0, 0]

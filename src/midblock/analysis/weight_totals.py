@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from midblock.analysis.mixtures import expert_module
 from midblock.base import LayerRow, MidblockError
 from midblock.checkpoints import LowRankDelta, Projection, Source, exact_rows, part_of
 from midblock.checkpoints.projections import Region
-from midblock.metrics.catalogue import METRICS
+from midblock.metrics.catalogue import METRICS, computed_from
 from midblock.metrics.metric import Metric
 from midblock.metrics.spectra import single_threaded_workers
 from midblock.metrics.top_singular import TOLERANCE, is_exact
@@ -41,15 +42,23 @@ class Compared:
         name: as messages call it.
         projection: where it sits.
         region: where in the projection it lies, if it is a piece of it.
+        expert: of a matrix that was taken out of the tensor, which of its experts it is.
     """
 
     name: str
     projection: Projection
     region: Region = ()
+    expert: int | None = None
 
     def parts(self, tensor: Tensor) -> dict[str, Tensor]:
         """Role → its share of the tensor."""
         return self.projection.parts(tensor, self.region)
+
+    @property
+    def first_expert(self) -> int:
+        """The expert that its first, or only, matrix is."""
+        where = self.region[0] if self.region else 0
+        return (where if isinstance(where, int) else where[0]) + (self.expert or 0)
 
     def key(self, role: str) -> LayerModule:
         return self.projection.layer, role
@@ -75,6 +84,7 @@ class WeightTotals:
         sums: of every key.
         spectra: for every key, the singular values of each of its matrices' change.
         spaces: for every key in a block, the singular spaces of each of its matrices.
+        experts: sums of each expert's weights together, by layer and expert; filled where they are wanted.
         parts: the part of the block that a key belongs to.
         too_wide: names of matrices whose spectrum was left unfinished.
     """
@@ -87,6 +97,7 @@ class WeightTotals:
     sums: dict[LayerModule, Sums] = field(default_factory=lambda: defaultdict(Sums))
     spectra: dict[LayerModule, list[Spectrum]] = field(default_factory=lambda: defaultdict(list))
     spaces: dict[LayerModule, list[Spaces]] = field(default_factory=lambda: defaultdict(list))
+    experts: dict[tuple[int, int], Sums] = field(default_factory=lambda: defaultdict(Sums))
     parts: dict[LayerModule, str] = field(default_factory=dict)
     too_wide: list[str] = field(default_factory=list)
 
@@ -103,7 +114,7 @@ class WeightTotals:
         """
         others = what.parts(after)
         for role, part in what.parts(before).items():
-            total = self.summed(part, others[role], changed="changed_fraction" in self.wanted)
+            total = self._of_stack(what, part, others[role], changed="changed_fraction" in self.wanted)
             self._count(what, role, total, part)
             if _has_spectrum(part, role):
                 for matrix, other in zip(_matrices(part), _matrices(others[role]), strict=True):
@@ -137,14 +148,16 @@ class WeightTotals:
         (role,) = what.parts(before)
         change = delta.fro() ** 2
         before_sum = self.summed(before, before, changed=False)
-        self._count(what, role, Sums(before_sum.base, change, before.numel() if change else 0, before.numel()), before)
+        total = Sums(before_sum.base, change, before.numel() if change else 0, before.numel())
+        self._count(what, role, total, before)
+        self._count_experts(what, [total])
         if self.reads("spectrum"):
             self.spectra[what.key(role)].append(Spectrum.of_values(delta.singular_values()))
 
     def add_unchanged(self, what: Compared, before: Tensor) -> None:
         """Add a tensor that is the same in both."""
         for role, part in what.parts(before).items():
-            self._count(what, role, self.summed(part, part, changed=False), part)
+            self._count(what, role, self._of_stack(what, part, part, changed=False), part)
             if _has_spectrum(part, role):
                 self.spectra[what.key(role)].append(NO_CHANGE)
                 if not what.in_pieces(role, part):
@@ -167,6 +180,11 @@ class WeightTotals:
             for name, metric in METRICS.items():
                 if name in self.wanted and (value := self._value(metric, key, total)) is not None:
                     yield self._row(key, name, value, total.count)
+        for (layer, expert), total in sorted(self.experts.items()):
+            for name in computed_from("experts", self.wanted):
+                value = METRICS[name].compute
+                if value is not None:
+                    yield self._row((layer, expert_module(expert)), name, value(total), total.count)
         for key, total in self._groups().items():
             for name, metric in METRICS.items():
                 if name in self.wanted and metric.source == "weights" and metric.compute is not None:
@@ -198,6 +216,22 @@ class WeightTotals:
 
     def _row(self, key: LayerModule, metric: str, value: float, count: int) -> LayerRow:
         return LayerRow(self.tuned, key[0], self.blocks, metric, value, count, module=key[1])
+
+    def _of_stack(self, what: Compared, before: Tensor, after: Tensor, *, changed: bool) -> Sums:
+        """The sums of two values of a tensor; of a stack expert by expert, where each is wanted by itself."""
+        if before.ndim < 3 or not self.reads("experts"):
+            total = self.summed(before, after, changed=changed)
+            self._count_experts(what, [total] if before.ndim == 2 else [])
+            return total
+        each = [self.summed(*both, changed=changed) for both in zip(before, after, strict=True)]
+        self._count_experts(what, each)
+        return sum(each, Sums())
+
+    def _count_experts(self, what: Compared, each: Sequence[Sums]) -> None:
+        stack = what.projection
+        if stack.stacked and stack.shape[0] > 1 and stack.block is not None and self.reads("experts"):
+            for place, total in enumerate(each):
+                self.experts[stack.block, what.first_expert + place] += total
 
     def _count(self, what: Compared, role: str, total: Sums, before: Tensor) -> None:
         if not (math.isfinite(total.base) and math.isfinite(total.change)):

@@ -12,7 +12,7 @@ from midblock.checkpoints import load_pair
 from midblock.tuning import tune
 from midblock.tuning.export.export import export
 
-WANTED = frozenset({"delta_fro", "delta_rel", "delta_spectral", "delta_stable_rank"})
+WANTED = frozenset({"delta_fro", "delta_rel", "delta_spectral", "delta_stable_rank", "expert_delta_rel"})
 
 
 def changes(base, tuned):
@@ -39,7 +39,8 @@ def test_a_run_on_experts_changes_what_its_merged_checkpoint_changes(family, sum
     for layer in range(3):
         assert by_factors[layer, "block", "delta_rel"] > 0.01
         assert by_factors[layer, "attention", "delta_rel"] == 0
-    names = {cell for cell in by_factors if cell[2] in ("delta_fro", "delta_rel", "delta_spectral")}
+    names = {cell for cell in by_factors if cell[2] in WANTED - {"delta_stable_rank"}}
+    assert {cell[1] for cell in names if cell[2] == "expert_delta_rel"} == {f"expert:{expert}" for expert in range(4)}
     # the merged weights were rounded once, to float32
     expected = {name: merged[name] for name in names}
     assert {name: by_factors[name] for name in names} == pytest.approx(expected, rel=1e-5, abs=1e-9)
