@@ -182,9 +182,8 @@ class WeightTotals:
                     yield self._row(key, name, value, total.count)
         for (layer, expert), total in sorted(self.experts.items()):
             for name in computed_from("experts", self.wanted):
-                value = METRICS[name].compute
-                if value is not None:
-                    yield self._row((layer, expert_module(expert)), name, value(total), total.count)
+                if (compute := METRICS[name].compute) is not None:
+                    yield self._row((layer, expert_module(expert)), name, compute(total), total.count)
         for key, total in self._groups().items():
             for name, metric in METRICS.items():
                 if name in self.wanted and metric.source == "weights" and metric.compute is not None:
