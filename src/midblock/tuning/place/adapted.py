@@ -93,7 +93,9 @@ class Adapted(Trainable):
 
     @property
     def bytes_beside(self) -> int:
-        return 0
+        """Of stacked experts PEFT makes W + sBA whole for each forward pass, and the backward pass keeps it."""
+        stacked = {target.projection.name for target in self.adapters.targets if target.projection.stacked}
+        return sum(weight.nbytes for name, weight in self.anchored().items() if name in stacked)
 
     def companion(self, steps: int, device: torch.device, scratch: Path) -> None:
         """Nothing: the optimiser does it all."""
