@@ -1,9 +1,11 @@
 """Router change and expert load in an analysis: what was planted is found, where it was planted and nowhere else."""
 
 import copy
+import json
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from midblock.analysis import analyze
 from midblock.analysis.routing_rows import counts
@@ -11,6 +13,8 @@ from midblock.base.states import BELOW_FLOOR
 from midblock.checkpoints import Anatomy, Pair, load_pair
 from midblock.data import load_dataset
 from midblock.trace.routing import Choice
+
+from ..families.zoo import make
 
 SMALL = {"num_samples": 10, "num_token_samples": 6, "weights": False}
 ROUTING = "router_change,router_change_own,router_change_reaction,router_js,router_js_own,expert_load_shift"
@@ -153,3 +157,40 @@ def test_what_moved_of_each_expert(where, pico, tokenizer, data, tmp_path):
     assert found.pop((MOVED, "expert:2")) == pytest.approx(0.5)
     assert set(found.values()) == {0}
     assert table.curve("delta_rel", "sft", "router").value.tolist() == [0, 0, 0]
+
+
+def test_adapters_on_experts_leave_their_routers_alone(pico, tokenizer, data, tmp_path):
+    """Attached by PEFT, whose wrappers stand around the experts: the choice is read inside of them."""
+    base = pico("mixtral")
+    config = LoraConfig(r=2, target_modules=[], target_parameters=[f"{MOVED}.mlp.experts.down_proj"])
+    tuned = get_peft_model(copy.deepcopy(base), config)
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            weight += 0.5 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * (".lora_" in name)
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    tuned.save_pretrained(tmp_path / "adapter")
+    pair = load_pair(str(tmp_path / "base"), str(tmp_path / "adapter"))
+    table = analyze(pair, data, **SMALL, metrics=ROUTING)
+    assert curve(table, "router_change_own", pair.tuned[0].name) == [0, 0, 0]
+    assert curve(table, "router_change", pair.tuned[0].name)[: MOVED + 1] == [0, 0]
+    assert curve(table, "router_change", pair.tuned[0].name)[2] > 0
+
+
+@pytest.mark.parametrize("family", ["dbrx", "llama4_text"])
+def test_what_cannot_be_read_is_said_once(family, tokenizer, tmp_path):
+    """A router that only puts out scores has no own change; experts that weigh every token have no load."""
+    base = make(family)
+    pair = Pair.of_models(base, {"sft": copy.deepcopy(base)}, tokenizer)
+    folder = tmp_path / "run"
+    table = analyze(pair, load_dataset("builtin:chain_sum", num_samples=8), **SMALL | {"num_samples": 8},
+                    metrics=f"{ROUTING},l2_norm", output_dir=str(folder))  # fmt: skip
+    notes = [note for note in json.loads((folder / "run.json").read_text())["notes"] if "router" in note]
+    assert len(notes) == 1
+    assert ("expert_load_shift" in table.metrics) == ("router_change" in table.metrics) == (family == "dbrx")
+    assert "router_change_own" not in table.metrics
+    said = {
+        "dbrx": "No own change of routers, and no reaction: in base, what chooses the experts of block 0 cannot",
+        "llama4_text": "No expert load and no router change: in base, the experts of block 1 are not called with",
+    }
+    assert notes[0].startswith(said[family])

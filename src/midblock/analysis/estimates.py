@@ -22,6 +22,7 @@ from torch import Tensor
 from midblock.analysis.evaluated import Column, Evaluated, Found, Key, SideBySide
 from midblock.analysis.layer_statistics import LayerStatistics, Sample
 from midblock.analysis.measure import Measured
+from midblock.analysis.mixtures import CHOICES
 from midblock.analysis.repeats import Alike
 from midblock.analysis.undefined import Undefined
 from midblock.base import Estimate, LayerRow
@@ -38,7 +39,7 @@ from midblock.runs.steps import Step, run_steps
 from midblock.trace import RowStore
 from midblock.trace.pieces import SAVE_SECONDS
 
-BY_PROMPT = ("tokens", "lens", "routers")  # sources that the measuring pass makes a value a prompt of
+BY_PROMPT = ("tokens", "lens", CHOICES)  # sources that the measuring pass makes a value a prompt of
 TOKEN_LEVEL = ("tokens", "lens")  # sources that are measured on some of the prompts only
 ROOM = 2**32  # bytes that layers side by side may take for their matrices
 
@@ -182,6 +183,8 @@ class Estimates:
         for source in ("tokens",) if self.tokens else BY_PROMPT:
             for model in (BASE, *self.models):
                 for name, column in self._measured_columns(source, model, layer):
+                    if source == CHOICES and bool(column.isnan().all()):
+                        continue  # of routers that cannot be asked, which a note said before the run
                     yield Key(layer, model, name + self.tokens), column
 
     def _measured_columns(self, source: str, model: str, layer: int) -> Iterator[tuple[str, Tensor]]:
@@ -226,7 +229,7 @@ class Estimates:
 
     def _rounded_routing(self, layer: int) -> dict[str, Tensor]:
         """The same of choices of experts; of a router alone there is none, its input would have to be the base's."""
-        of_choices = dict(self._measured_columns("routers", ROUNDED, layer))
+        of_choices = dict(self._measured_columns(CHOICES, ROUNDED, layer))
         found = {name: column for name, column in of_choices.items() if not METRICS[name].floor_of}
         loads = self._statistics.loads(ROUNDED, layer, by_expert=False)
         if loads is not None:

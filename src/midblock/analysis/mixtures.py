@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from midblock.analysis.prompts import Prompts
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, Pair
 from midblock.evaluation import CHECKED
-from midblock.trace.routing import Mixtures, find_mixtures
+from midblock.trace import run_backbone
+from midblock.trace.routing import Call, Mixtures, find_mixtures, watch_choices
 
 CHOICES, LOADS = "routers", "loads"  # kinds of rows, and the sources of metrics that they are for
 EXPERTS = frozenset({CHOICES, LOADS})
@@ -46,13 +49,37 @@ def mixtures_of(pair: Pair, prompts: Prompts) -> tuple[Mapping[str, Mixtures], l
             block: each.count for block, each in base.items()
         }:
             return {}, [f"No expert load and no router change: {name} has other experts than the base."]
-    return found, _routers_notes(found)
+    silent = _first_silent(found) or _first_refusing(pair, found, ids)
+    if silent is None:
+        return found, []
+    unasked = {
+        name: {block: replace(mixture, router=None) for block, mixture in mixtures.items()}
+        for name, mixtures in found.items()
+    }
+    return unasked, [f"No own change of routers, and no reaction: {silent}."]
 
 
-def _routers_notes(found: Mapping[str, Mixtures]) -> list[str]:
-    """That own change of routers cannot be had, where one cannot be asked by hand."""
-    for name, mixtures in found.items():
-        if silent := [block for block, mixture in mixtures.items() if mixture.router is None]:
-            what = f"in {name}, what chooses the experts of block {silent[0]} cannot be asked by itself"
-            return [f"No own change of routers (router_change_own, router_js_own and what is left of them): {what}."]
-    return []
+def _first_silent(found: Mapping[str, Mixtures]) -> str | None:
+    """Where a router cannot be asked by hand."""
+    silent = (
+        f"in {name}, what chooses the experts of block {block} cannot be asked by itself"
+        for name, mixtures in found.items()
+        for block, mixture in mixtures.items()
+        if mixture.router is None
+    )
+    return next(silent, None)
+
+
+def _first_refusing(pair: Pair, found: Mapping[str, Mixtures], ids: Tensor) -> str | None:
+    """Where a tuned model's router does not take what the base's is given."""
+    given: dict[int, Call] = {}
+    base = found[pair.base.name]
+    with watch_choices(base, lambda block, choice: None, lambda *call: given.update({call[0]: call[1:]})):
+        run_backbone(Anatomy.of(pair.base.model), ids)
+    for variant in pair.tuned:
+        for block, call in given.items():
+            try:
+                found[variant.name][block].ask(*call)
+            except (RuntimeError, TypeError, ValueError, AttributeError, LookupError):
+                return f"the router of block {block} of {variant.name} does not take what the base's is given"
+    return None

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Anatomy
+from midblock.checkpoints import Anatomy, device_of
 from midblock.trace.residual import run_backbone
 
 AGREEING = 0.9  # of choices, between two ways that differ by rounding; where tokens are in another order few agree
@@ -71,13 +71,19 @@ class Mixture:
         """What the router chooses for what it, or another model's, was given."""
         if self.router is None:
             raise MidblockError("the router is not known")
+        home = device_of(self.router)
+        moved = [_at(value, home) for value in args]
         with torch.inference_mode():
-            return self.chosen(self.router(*args, **kwargs))
+            return self.chosen(self.router(*moved, **{name: _at(value, home) for name, value in kwargs.items()}))
 
     def chosen(self, output: Sequence[Any]) -> Choice:
         """The choice that stands in a router's output."""
         experts, weights = (output[place] for place in self.places)
         return Choice(experts.flatten(0, -2), weights.flatten(0, -2))
+
+
+def _at(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 Mixtures = Mapping[int, Mixture]
