@@ -2,17 +2,21 @@
 
 import copy
 import json
+import random
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from midblock.analysis import analyze
+from midblock.analysis.measure import Measurement
+from midblock.analysis.prompts import Prompts
 from midblock.analysis.routing_rows import counts
+from midblock.analysis.settings import AnalysisSettings
 from midblock.base.states import BELOW_FLOOR
 from midblock.checkpoints import Anatomy, Pair, load_pair
-from midblock.data import load_dataset
-from midblock.trace.routing import Choice
+from midblock.data import TokenizedPrompt, load_dataset, make_batches
+from midblock.trace.routing import Choice, find_mixtures
 
 from ..families.zoo import make
 
@@ -194,3 +198,36 @@ def test_what_cannot_be_read_is_said_once(family, tokenizer, tmp_path):
         "llama4_text": "No expert load and no router change: in base, the experts of block 1 are not called with",
     }
     assert notes[0].startswith(said[family])
+
+
+def rows_in_batches_of(tokens, pair, mixtures, partial=None, **options):
+    stream = random.Random(1)
+    prompts = [
+        TokenizedPrompt(i, tuple(stream.randrange(3, 300) for _ in range(length)), 2)
+        for i, length in enumerate((3, 17, 5, 5, 11, 4, 23, 8, 9, 14))
+    ]
+    deep, pooled = (make_batches(each, batch_tokens=tokens, pad_id=0) for each in (prompts[:4], prompts[4:]))
+    whole = Prompts("some:data", deep, pooled, (), {}, [])
+    kinds = frozenset({"pooled", "routers", "loads"})
+    measuring = Measurement(
+        pair, whole, AnalysisSettings(), kinds, (0, 1, 2), partial, mixtures=mixtures, save_seconds=0, **options
+    )
+    return {key: rows for key, rows in measuring.run().rows.items() if key.startswith(("routers", "loads"))}
+
+
+def test_how_prompts_are_batched_changes_no_row_nor_does_a_run_that_goes_on(pico, tuned_from, tmp_path):
+    base = pico("mixtral")
+    pair = Pair.of_models(base, {"sft": tuned_from(base)}, None)
+    ids = torch.randint(3, 300, (2, 12), generator=torch.Generator().manual_seed(0))
+    mixtures = {variant.name: find_mixtures(Anatomy.of(variant.model), ids) for variant in pair}
+    one, other = (rows_in_batches_of(tokens, pair, mixtures) for tokens in (16, 400))
+    assert {key.split("|")[0] for key in one} == {"routers", "loads"}
+    assert len(one) == len(other) == 3 + 2 * 3
+    for key, rows in one.items():
+        assert torch.equal(rows.index, torch.arange(10))
+        torch.testing.assert_close(rows.values, other[key].values, rtol=1e-4, atol=1e-6)
+    rows_in_batches_of(16, pair, mixtures, tmp_path, owner="one")
+    pieces = sorted(tmp_path.glob("*.safetensors"))
+    pieces[-1].unlink()  # killed before the last batch was kept
+    again = rows_in_batches_of(16, pair, mixtures, tmp_path, owner="one")
+    assert all(torch.equal(rows.values, one[key].values) for key, rows in again.items())
