@@ -95,6 +95,19 @@ def test_what_rounding_alone_changes_is_measured_beside_it(pico, tokenizer, data
     assert "router_js_own.precision_floor" not in table.metrics
 
 
+def test_a_random_change_of_the_same_size_stands_beside_it(pico, tokenizer, data):
+    base = pico("mixtral")
+    asked = f"{ROUTING},expert_load_change"
+    table = measured(base, changed(base, "gate"), data, tokenizer, asked, controls="random", control_draws=2)
+    for metric in ROUTING.split(","):
+        assert len(curve(table, f"{metric}.random")) == 3
+    own = curve(table, "router_change_own.random")
+    assert own[0] == own[2] == 0 < own[MOVED]
+    by_expert = table.select(metric="expert_load_change.random", layer=MOVED).frame
+    assert by_expert.module.tolist() == [f"expert:{expert}" for expert in range(4)]
+    assert float(by_expert.value.sum()) == pytest.approx(0, abs=1e-9)
+
+
 def test_loads_are_what_the_models_chose_token_by_token(pico, tokenizer, data):
     """Counted apart, prompt by prompt without padding, from each router's own words."""
     base = pico("mixtral")

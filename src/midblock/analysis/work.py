@@ -184,11 +184,11 @@ class Analysis:
         return [*(random_rows(random) if random else []), *(equal_step_rows(equal[0]) if equal else [])]
 
     def _control_measurement(self, control: Control, bench: Bench) -> Measurement:
-        kinds = self.kinds & {"pooled", "own", "heads"}
+        kinds = self.kinds & {"pooled", "own", "heads", *EXPERTS}
         folder = bench.partial / f"control-{control.label}" if bench.partial else None
         owner = fingerprint(bench.owner, "control", control.label)
         prompts = replace(self.samples[0], views=())
-        return Measurement(self.pair, prompts, self.settings, kinds, self.layers, folder, owner)
+        return Measurement(self.pair, prompts, self.settings, kinds, self.layers, folder, owner, mixtures=self.mixtures)
 
     def _token_sets(self, measured: Measured) -> Iterator[tuple[str, frozenset[str]]]:
         """Suffixes of the metrics over each set of tokens, with those metrics; without sinks only where there are any.
