@@ -29,6 +29,11 @@ class Key:
     metric: str
     module: str = RESIDUAL
 
+    @property
+    def metric_and_module(self) -> str:
+        """The metric, with the module where it is not the usual one."""
+        return self.metric if self.module == RESIDUAL else f"{self.metric}@{self.module}"
+
 
 Found = tuple[Key, Estimate]
 Column = tuple[Key, Tensor]  # a value a prompt; how many prompts, depends on the metric
@@ -60,7 +65,7 @@ class Evaluated:
             for model, two in self.alike.items()
         ]
         for place, (kind, key, values) in enumerate(kept):
-            name = f"{kind}|{self.layer}|{place:06d}|{key.metric}|{key.module}|{key.model}"
+            name = f"{kind}|{self.layer}|{place:06d}|{key.metric_and_module}|{key.model}"
             store.update(name, torch.arange(len(values)), values)
 
     @classmethod
@@ -69,8 +74,9 @@ class Evaluated:
         made = {layer: cls(layer) for layer in layers}
         # By place: a file of tensors has an order of its own.
         for name in sorted(store.rows, key=lambda name: name.split("|")[2]):
-            kind, layer, _, metric, module, model = name.split("|", 5)
-            key, values = Key(int(layer), model, metric, module), store.rows[name].finish().values
+            kind, layer, _, metric, model = name.split("|", 4)
+            metric, _, module = metric.partition("@")
+            key, values = Key(int(layer), model, metric, module or RESIDUAL), store.rows[name].finish().values
             each = made[int(layer)]
             if kind == "found":
                 value, low, high, n = values[0].tolist()
