@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from midblock.base import LayerRow, LayerTable
+from midblock.report.figures.analysis import FIGURES
+from midblock.report.figures.paper import write_figures
 from midblock.report.read.reading import Run
 from midblock.report.sections.experts import MOST_EXPERTS, experts_section
 from midblock.report.sections.profile import sections_of
@@ -50,6 +52,12 @@ def test_experts_are_no_weights_and_nothing_is_drawn_twice():
     assert sections["weights"].charts[0].metrics == ("delta_rel",)
     assert "others" not in sections
     assert sections["experts"].charts[-1].metrics == ("expert_delta_rel",)
+
+
+def test_the_curves_are_a_figure_for_papers_too(tmp_path):
+    found = write_figures(run_of(curve("expert_load_shift") + curve("router_change_own")), tmp_path, FIGURES)
+    assert "experts" in found
+    assert "experts" not in write_figures(run_of(curve("cka")), tmp_path / "dense", FIGURES)
 
 
 def test_a_model_without_experts_has_no_such_section():
