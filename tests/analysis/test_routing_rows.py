@@ -168,12 +168,20 @@ def test_what_moved_of_each_expert(where, pico, tokenizer, data, tmp_path):
             model.save_pretrained(tmp_path / name)
             tokenizer.save_pretrained(tmp_path / name)
         pair = load_pair(str(tmp_path / "base"), str(tmp_path / "sft"))
-    table = analyze(pair, metrics="expert_delta_rel,delta_rel", weights_only=True)
+    asked = "expert_delta_rel,delta_rel,expert_block_drift"
+    table = analyze(pair, metrics=asked, weights_only=True, subspace_rank=4)
     found = {(row.layer, row.module): row.value for row in table.select(metric="expert_delta_rel")}
     assert len(found) == 3 * 4
     assert found.pop((MOVED, "expert:2")) == pytest.approx(0.5)
     assert set(found.values()) == {0}
     assert table.curve("delta_rel", "sft", "router").value.tolist() == [0, 0, 0]
+    (drift,) = table.select(metric="expert_block_drift")
+    assert (drift.layer, drift.module) == (MOVED, "expert:2")
+    stacks = [
+        base.get_parameter(f"model.layers.{MOVED}.mlp.experts.{name}")[2] for name in ("gate_up_proj", "down_proj")
+    ]
+    spectra = [torch.linalg.svdvals(each.detach().double()).square() for each in (*stacks[0].chunk(2), stacks[1])]
+    assert drift.value == pytest.approx(sum(float((each[:4].sum() / each.sum()).sqrt()) for each in spectra) / 3)
 
 
 def test_adapters_on_experts_leave_their_routers_alone(pico, tokenizer, data, tmp_path):

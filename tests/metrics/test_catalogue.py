@@ -12,6 +12,7 @@ from midblock.metrics.weights import NO_CHANGE, UNTURNED, Sums
 
 SOURCES = (
     "tokens", "pooled", "own", "views", "lens", "heads", "routers", "loads", "weights", "spectrum", "spaces", "experts",
+    "expert_spaces",
 )  # fmt: skip
 
 
@@ -32,7 +33,7 @@ def test_every_metric_is_computed_from_one_source():
     assert computed_from("tokens", {"curvature", "cka", "sparsity"}) == ("curvature", "sparsity")
 
 
-@pytest.mark.parametrize("source", ["lens", "routers", "weights", "spectrum", "spaces", "experts"])
+@pytest.mark.parametrize("source", ["lens", "routers", "weights", "spectrum", "spaces", "experts", "expert_spaces"])
 def test_what_reads_two_models_is_paired(source):
     assert all(METRICS[name].paired for name in computed_from(source, METRICS))
     assert all(

@@ -144,7 +144,7 @@ class _Reading:
                 self._compare(replace(what, expert=place), one, other, same_start=same_start)
             return
         delta, start = after.low_rank, before.stored
-        if delta is not None and same_start and not self.totals.reads("spaces") and len(what.parts(start)) == 1:
+        if delta is not None and same_start and not self.totals.follows_spaces and len(what.parts(start)) == 1:
             self.totals.add_low_rank(what, start, delta)
         elif same_start and not after.changed:
             self.totals.add_unchanged(what, start)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -60,6 +60,12 @@ class Compared:
         where = self.region[0] if self.region else 0
         return (where if isinstance(where, int) else where[0]) + (self.expert or 0)
 
+    @property
+    def block_of_experts(self) -> int | None:
+        """The block whose experts it holds weights of; None of what several experts share, or of no experts."""
+        of_several = self.projection.stacked and self.projection.shape[0] > 1
+        return self.projection.block if of_several else None
+
     def key(self, role: str) -> LayerModule:
         return self.projection.layer, role
 
@@ -85,6 +91,7 @@ class WeightTotals:
         spectra: for every key, the singular values of each of its matrices' change.
         spaces: for every key in a block, the singular spaces of each of its matrices.
         experts: sums of each expert's weights together, by layer and expert; filled where they are wanted.
+        expert_spaces: the singular spaces of each of an expert's matrices, likewise.
         parts: the part of the block that a key belongs to.
         too_wide: names of matrices whose spectrum was left unfinished.
     """
@@ -98,6 +105,7 @@ class WeightTotals:
     spectra: dict[LayerModule, list[Spectrum]] = field(default_factory=lambda: defaultdict(list))
     spaces: dict[LayerModule, list[Spaces]] = field(default_factory=lambda: defaultdict(list))
     experts: dict[tuple[int, int], Sums] = field(default_factory=lambda: defaultdict(Sums))
+    expert_spaces: dict[tuple[int, int], list[Spaces]] = field(default_factory=lambda: defaultdict(list))
     parts: dict[LayerModule, str] = field(default_factory=dict)
     too_wide: list[str] = field(default_factory=list)
 
@@ -117,8 +125,9 @@ class WeightTotals:
             total = self._of_stack(what, part, others[role], changed="changed_fraction" in self.wanted)
             self._count(what, role, total, part)
             if _has_spectrum(part, role):
-                for matrix, other in zip(_matrices(part), _matrices(others[role]), strict=True):
-                    self._add_spectra(what, role, matrix, other)
+                for place, (matrix, other) in enumerate(zip(_matrices(part), _matrices(others[role]), strict=True)):
+                    each = what if part.ndim == 2 else replace(what, expert=place)
+                    self._add_spectra(each, role, matrix, other)
 
     def add_in_pieces(self, what: Compared, before: Source, after: Source) -> None:
         """Compare two values of a tall matrix of one role, some rows at a time; no rotations.
@@ -174,20 +183,38 @@ class WeightTotals:
         """Whether a metric that is wanted is computed from `weights`, a `spectrum` or `spaces`."""
         return any(METRICS[name].source == source for name in self.wanted)
 
+    @property
+    def reads_experts(self) -> bool:
+        """Whether single experts have rows."""
+        return self.reads("experts") or self.reads("expert_spaces")
+
+    @property
+    def follows_spaces(self) -> bool:
+        """Whether singular spaces are needed, of modules or of single experts."""
+        return self.reads("spaces") or self.reads("expert_spaces")
+
     def rows(self) -> Iterator[LayerRow]:
         """The table's rows: every key, then the groups."""
         for key, total in self.sums.items():
             for name, metric in METRICS.items():
                 if name in self.wanted and (value := self._value(metric, key, total)) is not None:
                     yield self._row(key, name, value, total.count)
-        for (layer, expert), total in sorted(self.experts.items()):
-            for name in computed_from("experts", self.wanted):
-                if (compute := METRICS[name].compute) is not None:
-                    yield self._row((layer, expert_module(expert)), name, compute(total), total.count)
+        yield from self._rows_by_expert()
         for key, total in self._groups().items():
             for name, metric in METRICS.items():
                 if name in self.wanted and metric.source == "weights" and metric.compute is not None:
                     yield self._row(key, name, metric.compute(total), total.count)
+
+    def _rows_by_expert(self) -> Iterator[LayerRow]:
+        for (layer, expert), total in sorted(self.experts.items()):
+            of_expert: Mapping[str, Sequence[Any]] = {
+                "experts": [total],
+                "expert_spaces": self.expert_spaces.get((layer, expert), []),
+            }
+            for source, each in of_expert.items():
+                for name in computed_from(source, self.wanted):
+                    if (value := _of_several(METRICS[name], each)) is not None:
+                        yield self._row((layer, expert_module(expert)), name, value, total.count)
 
     def _value(self, metric: Metric, key: LayerModule, total: Sums) -> float | None:
         """A metric of a key: of the sums; of matrices the largest or the mean of those for which it is defined."""
@@ -196,12 +223,7 @@ class WeightTotals:
             "spectrum": self.spectra.get(key, []),
             "spaces": self.spaces.get(key, []),
         }
-        if metric.compute is None or metric.source not in statistics:
-            return None
-        values = [value for each in statistics[metric.source] if (value := metric.compute(each)) is not None]
-        if not values:
-            return None
-        return max(values) if metric.largest else sum(values) / len(values)
+        return _of_several(metric, statistics.get(metric.source, []))
 
     def _groups(self) -> dict[LayerModule, Sums]:
         groups: dict[LayerModule, Sums] = defaultdict(Sums)
@@ -218,7 +240,7 @@ class WeightTotals:
 
     def _of_stack(self, what: Compared, before: Tensor, after: Tensor, *, changed: bool) -> Sums:
         """The sums of two values of a tensor; of a stack expert by expert, where each is wanted by itself."""
-        if before.ndim < 3 or not self.reads("experts"):
+        if before.ndim < 3 or not self.reads_experts:
             total = self.summed(before, after, changed=changed)
             self._count_experts(what, [total] if before.ndim == 2 else [])
             return total
@@ -227,10 +249,9 @@ class WeightTotals:
         return sum(each, Sums())
 
     def _count_experts(self, what: Compared, each: Sequence[Sums]) -> None:
-        stack = what.projection
-        if stack.stacked and stack.shape[0] > 1 and stack.block is not None and self.reads("experts"):
+        if (block := what.block_of_experts) is not None and self.reads_experts:
             for place, total in enumerate(each):
-                self.experts[stack.block, what.first_expert + place] += total
+                self.experts[block, what.first_expert + place] += total
 
     def _count(self, what: Compared, role: str, total: Sums, before: Tensor) -> None:
         if not (math.isfinite(total.base) and math.isfinite(total.change)):
@@ -247,12 +268,25 @@ class WeightTotals:
                 self.spectra[key].append(Spectrum.of_pieces(before, after, exact=self.exact))
             else:
                 self.spectra[key].append(Spectrum.of(after.double() - before.double(), exact=self.exact))
-        if self.reads("spaces") and not outside:
-            self.spaces[key].append(Spaces.of(before, after, self.rank, exact=self.exact))
+        if self.follows_spaces and not outside:
+            spaces = Spaces.of(before, after, self.rank, exact=self.exact)
+            self.spaces[key].append(spaces)
+            if (block := what.block_of_experts) is not None:
+                self.expert_spaces[block, what.first_expert].append(spaces)
 
     def _note_width(self, what: Compared, matrix: Tensor) -> None:
         if not (self.exact or is_exact(min(matrix.shape), 1)):
             self.too_wide.append(what.name)
+
+
+def _of_several(metric: Metric, statistics: Sequence[Any]) -> float | None:
+    """The largest or the mean of those for which the metric is defined; None where there is none."""
+    if metric.compute is None:
+        return None
+    values = [value for each in statistics if (value := metric.compute(each)) is not None]
+    if not values:
+        return None
+    return max(values) if metric.largest else sum(values) / len(values)
 
 
 def _has_spectrum(part: Tensor, role: str) -> bool:

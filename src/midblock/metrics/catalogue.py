@@ -316,6 +316,12 @@ METRICS: dict[str, Metric] = {
         (0, None), EXTRA,
         compute=weights.expert_delta_rel, same=0, by_expert=True,
     ),
+    "expert_block_drift": Metric(
+        "Drift of an expert in its top block", "0–1", "expert_spaces", True, "",
+        "Share of one expert's change that falls inside its own top singular blocks; a row for each expert that moved.",
+        (0, 1), EXTRA,
+        compute=weights.expert_block_drift, by_expert=True,
+    ),
     "block_drift": Metric(
         "Drift in the top block", "0–1", "spaces", True, "",
         "Share of the change that falls inside the base's top singular block, which RPSFT penalises.", (0, 1),

@@ -42,7 +42,7 @@ def is_estimate(metric: str) -> bool:
 
 
 TOKEN_SOURCES = ("pooled", "tokens", "own")
-WEIGHT_SOURCES = ("weights", "spectrum", "spaces", "experts")
+WEIGHT_SOURCES = ("weights", "spectrum", "spaces", "experts", "expert_spaces")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Metric:
             `Predictions`), "heads" (both models' predictions), "views" (augmented prompts: `Views`),
             "routers" (choices of experts: `Routings`), "loads" (how often each was chosen: `Loads`), or of a weight its
             norms ("weights": `Sums`; of one expert alone "experts"), its change's singular values ("spectrum":
-            `Spectrum`) or its top singular spaces ("spaces": `Spaces`).
+            `Spectrum`) or its top singular spaces ("spaces": `Spaces`; of one expert alone "expert_spaces").
         paired: True when it compares a tuned model with the base; False when it describes one model.
         interval: "bootstrap" (studentised, of a mean over prompts), "share" (of a mean of shares of yes-or-no values),
             "jackknife" (delete-group, of what is computed from all prompts), or "" where none is defined.

@@ -252,6 +252,11 @@ def block_drift(spaces: Spaces) -> float | None:
     return spaces.drift
 
 
+def expert_block_drift(spaces: Spaces) -> float | None:
+    """The same of a matrix of one expert."""
+    return block_drift(spaces)
+
+
 def principal_angles(first: Float[Tensor, "n k"], second: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:
     """Angles between two subspaces given by orthonormal columns, radians.
 
