@@ -17,9 +17,9 @@ from midblock.trace import RowStatistic
 
 N, DEEP, D, L = 24, 10, 6, 2
 LAYERS = (-1, 0, 1, 2)
-ALL = frozenset(METRICS)
+ALL = frozenset(name for name, metric in METRICS.items() if not metric.by_expert)  # those: test_routing_rows.py
 UNPAIRED, PAIRED = (computed_from("pooled", ALL, paired=paired) for paired in (False, True))
-RESIDUAL = [name for name, metric in METRICS.items() if not metric.of_weights]
+RESIDUAL = [name for name, metric in METRICS.items() if name in ALL and not metric.of_weights]
 
 
 def gaussian(*shape, seed=0):
@@ -45,6 +45,12 @@ def rows_between(models=("base", "sft"), amount=0.3):
                 alone = base + amount * gaussian(N, D, seed=500 + 10 * place + layer)
                 both = zip(("own", "reverse"), (alone, base + 0.5 * change), strict=True)
                 rows |= {f"{kind}|{layer}|{place}": RowStatistic(deep, values[deep]) for kind, values in both}
+            if 0 <= layer < L:
+                of_counts = torch.rand(N, 4, generator=torch.Generator().manual_seed(layer + 3 * place)).double() + 0.1
+                rows[f"loads|{layer}|{place}"] = RowStatistic(torch.arange(N), of_counts)
+            if place and 0 <= layer < L:
+                of_choices = 0.6 * torch.rand(N, 6, generator=torch.Generator().manual_seed(layer + place)).double()
+                rows[f"routers|{layer}|{place}"] = RowStatistic(torch.arange(N), of_choices)
             if place and layer == L:
                 sums = torch.rand(DEEP, 3, generator=torch.Generator().manual_seed(place)).double()
                 sums[:, 2] = 4
@@ -63,7 +69,7 @@ def columns_of(rows, wanted):
     kept = {}
     for key, stat in rows.items():
         source = key.split("|")[0]
-        if source in ("tokens", "lens"):
+        if source in ("tokens", "lens", "routers"):
             places = [place for place, name in enumerate(computed_from(source, ALL)) if name in wanted]
             stat = RowStatistic(stat.index, stat.values[:, places])
         kept[key] = stat
@@ -98,7 +104,9 @@ def values_of(table, suffix=""):
 def test_every_metric_is_there_for_every_model_and_layer(table, name):
     models = ["sft"] if METRICS[name].paired else ["base", "sft"]
     # the final norm changes the space, so nothing can be said to be added there
-    layers = {"own": LAYERS[1:-1], "heads": LAYERS[-1:]}.get(METRICS[name].source, LAYERS)
+    blocks = LAYERS[1:-1]
+    places = {"own": blocks, "routers": blocks, "loads": blocks, "heads": LAYERS[-1:]}
+    layers = places.get(METRICS[name].source, LAYERS)
     layers = LAYERS[:-1] if name == "change_increment" else layers
     found = {(model, layer) for model, layer, metric in table if metric == name}
     assert found == {(model, layer) for model in models for layer in layers}

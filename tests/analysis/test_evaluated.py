@@ -87,6 +87,7 @@ def test_a_layer_comes_back_from_its_rows_in_order():
     made = Evaluated(3)
     for metric, value in (("z", 0.1), ("a", math.nan), ("m", -0.0)):
         made.found.append((Key(3, "s|t", metric), Estimate(value, math.nan, 1 / 3, 7)))
+    made.found.append((Key(3, "s|t", "a", "expert:7"), Estimate(0.5, 0.25, 0.75, 7)))
     made.columns.append((Key(3, "s|t", "c"), gaussian(5)))
     made.alike["base"] = 7, 4
     store, again = RowStore(), RowStore()

@@ -10,7 +10,10 @@ from midblock.metrics.similarity import Pairs
 from midblock.metrics.tokens import Tokens
 from midblock.metrics.weights import NO_CHANGE, UNTURNED, Sums
 
-SOURCES = ("tokens", "pooled", "own", "views", "lens", "heads", "weights", "spectrum", "spaces")
+SOURCES = (
+    "tokens", "pooled", "own", "views", "lens", "heads", "routers", "loads", "weights", "spectrum", "spaces", "experts",
+    "expert_spaces",
+)  # fmt: skip
 
 
 def test_every_metric_has_a_source_and_a_function():
@@ -30,10 +33,12 @@ def test_every_metric_is_computed_from_one_source():
     assert computed_from("tokens", {"curvature", "cka", "sparsity"}) == ("curvature", "sparsity")
 
 
-@pytest.mark.parametrize("source", ["lens", "weights", "spectrum", "spaces"])
+@pytest.mark.parametrize("source", ["lens", "routers", "weights", "spectrum", "spaces", "experts", "expert_spaces"])
 def test_what_reads_two_models_is_paired(source):
     assert all(METRICS[name].paired for name in computed_from(source, METRICS))
-    assert all(METRICS[name].of_weights == (source != "lens") for name in computed_from(source, METRICS))
+    assert all(
+        METRICS[name].of_weights == (source not in ("lens", "routers")) for name in computed_from(source, METRICS)
+    )
 
 
 def test_what_has_a_direction_compares_two_models():

@@ -65,9 +65,9 @@ def tuned(llama: Path, sums: Path, tmp_path: Path) -> Callable[..., Artifact]:
     """Tune the pico Llama on the CPU for ten steps; any option may be given."""
 
     def run(**options: Any) -> Artifact:
-        name = options.pop("name", "run")
+        name, base = options.pop("name", "run"), options.pop("base", llama)
         given = {"max_steps": 10, "learning_rate": 3e-3, "device": "cpu", "output_dir": tmp_path / name, **options}
-        return tune(str(options.pop("base", llama)), str(sums), given.pop("layers", "010"), **given)
+        return tune(str(base), str(sums), given.pop("layers", "010"), **given)
 
     return run
 

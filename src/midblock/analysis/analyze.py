@@ -13,6 +13,7 @@ from typing import Any
 
 from midblock.analysis.controls import check_controllable
 from midblock.analysis.measure import is_dispatched
+from midblock.analysis.mixtures import EXPERTS, mixtures_of
 from midblock.analysis.own_blocks import own_change_notes
 from midblock.analysis.prompts import Prompts, prepare_prompts, with_general
 from midblock.analysis.samples import draw_samples
@@ -70,12 +71,14 @@ def analyze(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -
             refused, told = own_change_notes(pair, samples[0])
             kinds -= {"own", "reverse"} if refused else set()
             notes += told
+        mixtures, told = mixtures_of(pair, samples[0]) if kinds & EXPERTS else ({}, [])
+        notes += told
         if "floor" in kinds and is_dispatched(pair.base.model):
             kinds -= {"floor"}
             notes.append("No precision floor: the base is spread over several devices.")
         return Ready(
             request=_decided(draft, read, samples),
-            work=Analysis(pair, settings, plan, kinds, samples).run,
+            work=Analysis(pair, settings, plan, kinds, samples, mixtures).run,
             facts={"seed": settings.seed, **_facts(samples)},
             notes=[*notes, *_notes_of_samples(data, samples)],
             seconds=time.perf_counter() - start if samples else None,

@@ -8,7 +8,7 @@ Cost: a forward pass a model without the head; with "own", one more of the tuned
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from midblock.analysis.heads import divergences, predicting
 from midblock.analysis.lens import gather_positions, lens_positions, log_probabilities, read_logits
 from midblock.analysis.rounding import FATAL, rounded, types_of
+from midblock.analysis.routing_rows import RoutingRows
 from midblock.analysis.settings import AnalysisSettings
 from midblock.base import MidblockError
 from midblock.base.names import BASE, ROUNDED
@@ -28,6 +29,7 @@ from midblock.metrics.predictions import Predictions
 from midblock.metrics.sinks import read_rule, sink_tokens, token_norms, without_sinks
 from midblock.metrics.tokens import Tokens, pooled_mean, pooled_means
 from midblock.trace import HeldStates, Reduction, hold_states, reduce_batch, reduce_states
+from midblock.trace.routing import Mixtures
 
 Reduced = dict[tuple[str, int], Tensor]  # by reduction and layer
 Masks = Mapping[str, Tensor]  # tokens that count, by suffix of the metrics over them; all of them first
@@ -60,6 +62,7 @@ class BatchPass:
         vocabulary: number of token ids that all models share.
         rounded: the prompts, by index, on which the base is run in the other precision.
         lost: why the base could not be run in the other precision; "" while it can.
+        mixtures: experts and routers by model; empty where none are read.
     """
 
     anatomies: Mapping[str, Anatomy]
@@ -69,6 +72,7 @@ class BatchPass:
     vocabulary: int
     rounded: frozenset[int] = frozenset()
     lost: str = ""
+    mixtures: Mapping[str, Mixtures] = field(default_factory=dict)
     _types: dict[str, torch.dtype] | None = None
 
     @property
@@ -101,7 +105,9 @@ class BatchPass:
 
     def _prompts(self, batch: Batch, *, deep: bool) -> Iterator[Found]:
         base, mask = self.anatomies[BASE], batch.region(self.settings.region)
-        held = hold_states(base, batch.input_ids, calls=deep and "own" in self.kinds)
+        routing = RoutingRows(self.mixtures, self._names("routers"))
+        with routing.reading(BASE):
+            held = hold_states(base, batch.input_ids, calls=deep and "own" in self.kinds)
         sinks = self._sinks(batch, held)
         if sinks is not None:
             yield Found(BASE, "sinks", -1, batch.index, self._places(sinks))
@@ -110,10 +116,13 @@ class BatchPass:
             masks[NO_SINKS] = without_sinks(mask, sinks)
         having = (mask & sinks).any(1) if sinks is not None else torch.zeros(len(mask), dtype=torch.bool)
         states: dict[str, Reduced] = {}
-        for name, found in self._through_all(batch, held, masks, deep=deep):
+        for name, found in self._through_all(batch, held, masks, routing, deep=deep):
             states[name] = {place: values for place, values in found.items() if place[0] in ("lens", "heads")}
             rest = {place: values for place, values in found.items() if place not in states[name]}
             yield from self._found(name, batch, rest, tuple(masks), having)
+        for name, kind, block, rows in routing.rows(mask):
+            if block in self.layers:
+                yield Found(name, kind, block, batch.index, rows)
         if deep and "lens" in self.kinds:
             yield from self._lens(batch, states)
         if deep and "heads" in self.kinds:
@@ -132,7 +141,7 @@ class BatchPass:
                     yield Found(name, label + suffix, layer, batch.index[kept], of_set[kept])
 
     def _through_all(
-        self, batch: Batch, held: HeldStates, masks: Masks, *, deep: bool
+        self, batch: Batch, held: HeldStates, masks: Masks, routing: RoutingRows, *, deep: bool
     ) -> Iterator[tuple[str, Reduced]]:
         """What each model's states come to, the base's in the other precision last."""
         reductions, mask = self._reductions(batch, masks, deep=deep), masks[""]
@@ -142,17 +151,19 @@ class BatchPass:
             if name == BASE:
                 continue
             if deep and "reverse" in self.kinds:
-                theirs = hold_states(anatomy, batch.input_ids, calls=True)
+                with routing.reading(name):
+                    theirs = hold_states(anatomy, batch.input_ids, calls=True)
                 rows = self._reduce_held(name, theirs, batch, mask, layers, reductions)
                 rows |= self._alone("reverse", name, theirs, self.anatomies[BASE], batch, masks)
             else:
-                rows = dict(reduce_batch(name, anatomy, batch, mask, layers, reductions).rows)
+                with routing.reading(name):
+                    rows = dict(reduce_batch(name, anatomy, batch, mask, layers, reductions).rows)
             if deep and "own" in self.kinds:
                 rows |= self._alone("own", name, held, anatomy, batch, masks)
             yield name, rows
         if deep and "floor" in self.kinds and not self.lost and self.rounded.issuperset(batch.index.tolist()):
             rest = {label: each for label, each in reductions.items() if label.startswith(("pooled", "lens"))}
-            if (rounded_rows := self._rounded(batch, mask, rest)) is not None:
+            if (rounded_rows := self._rounded(batch, mask, rest, routing)) is not None:
                 yield ROUNDED, rounded_rows
 
     def _reduce_held(
@@ -216,19 +227,22 @@ class BatchPass:
     def _wanted(self) -> tuple[str, ...]:
         return choose(self.settings.metrics)
 
-    def _rounded(self, batch: Batch, mask: Tensor, reductions: Mapping[str, Reduction]) -> Reduced | None:
+    def _rounded(
+        self, batch: Batch, mask: Tensor, reductions: Mapping[str, Reduction], routing: RoutingRows
+    ) -> Reduced | None:
         """Rows of the base in the other precision; None where it cannot run in it: a side measurement ends no run."""
         anatomy = self.anatomies[BASE]
         try:
             if self._types is None:
                 self._types = types_of(anatomy)
-            with rounded(anatomy, self._types):
+            with rounded(anatomy, self._types), routing.reading(ROUNDED):
                 return dict(reduce_batch(ROUNDED, anatomy, batch, mask, self.layers, reductions).rows)
         except FATAL:
             raise
         except (RuntimeError, TypeError, MidblockError) as error:
             said = error.what if isinstance(error, MidblockError) else str(error) or type(error).__name__
             self.lost = said.strip().splitlines()[0].rstrip(".")
+            routing.forget(ROUNDED)
             return None
 
     def _general(self, batch: Batch) -> Iterator[Found]:

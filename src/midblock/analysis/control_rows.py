@@ -24,11 +24,11 @@ SMALL = 0.02  # of the depth: a centre so near the middle leans nowhere
 
 def random_rows(draws: Sequence[Iterable[LayerRow]]) -> list[LayerRow]:
     """METRIC.random of each paired metric: the mean over the draws, where another one would lie, and their number."""
-    values: dict[tuple[str, int, str], list[float]] = {}
-    first: dict[tuple[str, int, str], LayerRow] = {}
+    values: dict[tuple[str, int, str, str], list[float]] = {}
+    first: dict[tuple[str, int, str, str], LayerRow] = {}
     for rows in draws:
         for row in _compared(rows):
-            key = row.model, row.layer, row.metric
+            key = row.model, row.layer, row.module, row.metric
             values.setdefault(key, []).append(row.value)
             first.setdefault(key, row)
     made = []
@@ -36,7 +36,7 @@ def random_rows(draws: Sequence[Iterable[LayerRow]]) -> list[LayerRow]:
         D, mean = len(found), float(np.mean(found))
         half = stdtrit(D - 1, (1 + LEVEL) / 2) * np.std(found, ddof=1) * np.sqrt(1 + 1 / D) if D > 1 else np.nan
         low, high = float(mean - half), float(mean + half)
-        made.append(replace(first[key], metric=key[2] + RANDOM, value=mean, low=low, high=high, n=D))
+        made.append(replace(first[key], metric=key[-1] + RANDOM, value=mean, low=low, high=high, n=D))
     return made
 
 

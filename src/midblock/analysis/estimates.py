@@ -22,6 +22,7 @@ from torch import Tensor
 from midblock.analysis.evaluated import Column, Evaluated, Found, Key, SideBySide
 from midblock.analysis.layer_statistics import LayerStatistics, Sample
 from midblock.analysis.measure import Measured
+from midblock.analysis.mixtures import CHOICES
 from midblock.analysis.repeats import Alike
 from midblock.analysis.undefined import Undefined
 from midblock.base import Estimate, LayerRow
@@ -38,6 +39,7 @@ from midblock.runs.steps import Step, run_steps
 from midblock.trace import RowStore
 from midblock.trace.pieces import SAVE_SECONDS
 
+BY_PROMPT = ("tokens", "lens", CHOICES)  # sources that the measuring pass makes a value a prompt of
 TOKEN_LEVEL = ("tokens", "lens")  # sources that are measured on some of the prompts only
 ROOM = 2**32  # bytes that layers side by side may take for their matrices
 
@@ -158,8 +160,19 @@ class Estimates:
             made.columns.extend(sample.by_prompt())
             if self.references:
                 made.found.extend(self._split_floor(sample) if sample.model == BASE else self._null(sample))
+        made.found.extend(self._of_experts(layer))
         made.found.extend(self._precision_floor(layer))
         return made
+
+    def _of_experts(self, layer: int) -> Iterator[Found]:
+        """Metrics with a row for each expert."""
+        for model in (BASE, *self.models):
+            if (sample := self._statistics.loads(model, layer, by_expert=True)) is not None:
+                folds = Folds.of(sample.N, self.seed, clusters=sample.clusters)
+                whole = sample.by_expert(folds.whole)
+                bounds = {place: METRICS[place.partition("|")[0]].bounds for place in whole}
+                for place, estimate in jackknife(sample.by_expert, folds, bounds).items():
+                    yield Key(layer, model, *place.split("|")), estimate
 
     def _told(self, name: str, estimate: Estimate) -> Estimate:
         """Without its interval, where none is defined."""
@@ -167,9 +180,11 @@ class Estimates:
 
     def _columns(self, layer: int) -> Iterator[Column]:
         """Metrics that came out of the measuring pass as a value a prompt."""
-        for source in ("tokens",) if self.tokens else ("tokens", "lens"):
+        for source in ("tokens",) if self.tokens else BY_PROMPT:
             for model in (BASE, *self.models):
                 for name, column in self._measured_columns(source, model, layer):
+                    if source == CHOICES and bool(column.isnan().all()):
+                        continue  # of routers that cannot be asked, which a note said before the run
                     yield Key(layer, model, name + self.tokens), column
 
     def _measured_columns(self, source: str, model: str, layer: int) -> Iterator[tuple[str, Tensor]]:
@@ -206,9 +221,21 @@ class Estimates:
         names, N = computed_from("pooled", self.wanted, paired=True), len(pairing.base)
         sample = Sample(ROUNDED, layer, names, N, partial(Pairs, pairing))
         found = sample.by_set(torch.arange(N)[None]) | {key.metric: column for key, column in sample.by_prompt()}
-        found |= {} if self.tokens else dict(self._measured_columns("lens", ROUNDED, layer))
+        if not self.tokens:
+            found |= dict(self._measured_columns("lens", ROUNDED, layer))
+            found |= self._rounded_routing(layer)
         for name, each in found.items():
             yield Key(layer, BASE, name + self.tokens + PRECISION_FLOOR), Estimate(float(each.nanmean()), *_NONE, N)
+
+    def _rounded_routing(self, layer: int) -> dict[str, Tensor]:
+        """The same of choices of experts; of a router alone there is none, its input would have to be the base's."""
+        of_choices = dict(self._measured_columns(CHOICES, ROUNDED, layer))
+        found = {name: column for name, column in of_choices.items() if not METRICS[name].floor_of}
+        loads = self._statistics.loads(ROUNDED, layer, by_expert=False)
+        if loads is not None:
+            by_set = loads.by_set(torch.arange(loads.N)[None])
+            found |= {name: value for name, value in by_set.items() if METRICS[name].paired}
+        return found
 
     def _place(self, key: Key) -> tuple[int, int, str]:
         """What rows are ordered by, and columns drawn in: no number may hang on how a model is called, by a bit."""
@@ -249,6 +276,7 @@ class Estimates:
             layer=key.layer,
             blocks=self.blocks,
             metric=key.metric,
+            module=key.module,
             value=estimate.value,
             low=estimate.low,
             high=estimate.high,

@@ -18,14 +18,22 @@ from midblock.metrics.spectra import single_threaded_workers
 from midblock.runs.sharing import shared
 from midblock.trace import RowStore
 
+RESIDUAL = "residual"  # the module of what is about a layer's states
+
 
 @dataclass(frozen=True)
 class Key:
-    """Where a row stands; the metric with its suffix, if it has one."""
+    """Where a row stands; the metric with its suffix, if it has one; of one expert's numbers its module."""
 
     layer: int
     model: str
     metric: str
+    module: str = RESIDUAL
+
+    @property
+    def metric_and_module(self) -> str:
+        """The metric, with the module where it is not the usual one."""
+        return self.metric if self.module == RESIDUAL else f"{self.metric}@{self.module}"
 
 
 Found = tuple[Key, Estimate]
@@ -58,7 +66,7 @@ class Evaluated:
             for model, two in self.alike.items()
         ]
         for place, (kind, key, values) in enumerate(kept):
-            name = f"{kind}|{self.layer}|{place:06d}|{key.metric}|{key.model}"
+            name = f"{kind}|{self.layer}|{place:06d}|{key.metric_and_module}|{key.model}"
             store.update(name, torch.arange(len(values)), values)
 
     @classmethod
@@ -68,7 +76,9 @@ class Evaluated:
         # By place: a file of tensors has an order of its own.
         for name in sorted(store.rows, key=lambda name: name.split("|")[2]):
             kind, layer, _, metric, model = name.split("|", 4)
-            each, key, values = made[int(layer)], Key(int(layer), model, metric), store.rows[name].finish().values
+            metric, _, module = metric.partition("@")
+            key, values = Key(int(layer), model, metric, module or RESIDUAL), store.rows[name].finish().values
+            each = made[int(layer)]
             if kind == "found":
                 value, low, high, n = values[0].tolist()
                 each.found.append((key, Estimate(value, low, high, int(n))))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from midblock.analysis.evaluated import Column, Key
 from midblock.analysis.measure import Measured
+from midblock.analysis.mixtures import expert_module
 from midblock.analysis.repeats import fewer_states, with_one_state
 from midblock.base.clusters import Clusters
 from midblock.base.names import BASE
@@ -19,6 +20,7 @@ from midblock.metrics.catalogue import METRICS, computed_from, values
 from midblock.metrics.geometry import Pooled, States
 from midblock.metrics.metric import TOKEN_SOURCES
 from midblock.metrics.own_change import OwnChange, OwnChanges
+from midblock.metrics.routing import Loads
 from midblock.metrics.similarity import Pairing, Pairs, Shuffled
 from midblock.metrics.views import VIEWS, Views
 from midblock.trace import RowStatistic
@@ -51,6 +53,15 @@ class Sample:
     def by_set(self, keep: Tensor) -> dict[str, Tensor]:
         """Of the metrics with a jackknife, a value for each index set."""
         return values([name for name in self.names if METRICS[name].interval not in OF_MEANS], self.of(keep))
+
+    def by_expert(self, keep: Tensor) -> dict[str, Tensor]:
+        """Of the metrics with a row for each expert, a value for each index set, by "METRIC|MODULE"."""
+        found = values(self.names, self.of(keep))
+        return {
+            f"{name}|{expert_module(expert)}": each
+            for name, table in found.items()
+            for expert, each in enumerate(table.T)
+        }
 
     def by_prompt(self) -> Iterator[Column]:
         """Of the metrics that are plain means, a value for each prompt."""
@@ -113,6 +124,24 @@ class LayerStatistics:
                 names, N = computed_from("own", self.wanted), len(change.base)
                 clusters = self.clusters_of(self.rows("own", model, layer))
                 yield Sample(model, layer, names, N, partial(OwnChanges, change), None, self.tokens, clusters)
+        for model in (BASE, *self.models):
+            if (loads := self.loads(model, layer, by_expert=False)) is not None:
+                yield loads
+
+    def loads(self, model: str, layer: int, *, by_expert: bool) -> Sample | None:
+        """What a model's expert loads at one layer are computed from, beside the base's; None where there are none."""
+        rows = None if self.tokens else self.measured.get(model, "loads", layer)
+        base = None if self.tokens else self.measured.get(BASE, "loads", layer)
+        named = tuple(
+            name
+            for name in computed_from("loads", self.wanted)
+            if METRICS[name].by_expert == by_expert and not (METRICS[name].paired and model == BASE)
+        )
+        if rows is None or base is None or not named:
+            return None
+        beside = None if model == BASE else base.values[torch.isin(base.index, rows.index)]
+        of = partial(Loads, rows.values, base=beside)
+        return Sample(model, layer, named, len(rows.values), of, clusters=self.clusters_of(rows))
 
     def rows(self, source: str, model: str, layer: int) -> RowStatistic | None:
         """The measured rows of a source of metrics, over the tokens that these statistics are about."""

@@ -25,6 +25,7 @@ from midblock.runs.sharing import shared
 from midblock.runs.steps import Step, run_steps
 from midblock.trace import RowStatistic, RowStore
 from midblock.trace.pieces import SAVE_SECONDS
+from midblock.trace.routing import Mixtures
 
 ROUNDED_BASE = -1  # stands for the base in the other precision where models are numbered
 
@@ -94,6 +95,7 @@ class Measurement:
         save_seconds: least time between two pieces.
         dropped: what a reader must know of pieces that were damaged.
         lost: why the base could not be run in the other precision; "" while it can.
+        mixtures: experts and routers by model; empty where none are read.
     """
 
     pair: Pair
@@ -107,6 +109,7 @@ class Measurement:
     store: RowStore = field(default_factory=RowStore)
     dropped: list[str] = field(default_factory=list)
     lost: str = ""
+    mixtures: Mapping[str, Mixtures] = field(default_factory=dict)
 
     def run(self, advance: Advance = lambda tokens: None) -> Measured:
         """Run what is left to run; `advance` hears how many tokens each batch held.
@@ -116,7 +119,13 @@ class Measurement:
         """
         anatomies = {variant.name: Anatomy.of(variant.model) for variant in self.pair}
         through = BatchPass(
-            anatomies, self.settings, self.kinds, self.layers, self.pair.vocabulary, self.prompts.rounded
+            anatomies,
+            self.settings,
+            self.kinds,
+            self.layers,
+            self.pair.vocabulary,
+            self.prompts.rounded,
+            mixtures=self.mixtures,
         )
         keys = {kind: self._keys(kind) for kind, _ in self._batches()}
         steps = [
@@ -155,6 +164,10 @@ class Measurement:
                 [top] if kind == "general" else self.layers,
             )
         ]
+        if kind in ("deep", "pooled") and self.mixtures:
+            mixed = [block for block in blocks if block in self.mixtures[BASE]]
+            wanted.append(("loads", both, mixed))
+            wanted.append(("routers", tuned if "routers" in self.kinds else (), mixed))
         if deep:
             places = {"tokens": self.layers, "lens": self.layers, "own": blocks, "reverse": blocks, "heads": [top]}
             wanted += [

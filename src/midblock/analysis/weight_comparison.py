@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -140,11 +140,11 @@ class _Reading:
 
     def _compare(self, what: Compared, before: Source, after: Source, *, same_start: bool) -> None:
         if after.changed and after.stored.ndim > 2:
-            for one, other in zip(before.matrices(), after.matrices(), strict=True):
-                self._compare(what, one, other, same_start=same_start)
+            for place, (one, other) in enumerate(zip(before.matrices(), after.matrices(), strict=True)):
+                self._compare(replace(what, expert=place), one, other, same_start=same_start)
             return
         delta, start = after.low_rank, before.stored
-        if delta is not None and same_start and not self.totals.reads("spaces") and len(what.parts(start)) == 1:
+        if delta is not None and same_start and not self.totals.follows_spaces and len(what.parts(start)) == 1:
             self.totals.add_low_rank(what, start, delta)
         elif same_start and not after.changed:
             self.totals.add_unchanged(what, start)

@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from midblock.analysis.mixtures import expert_module
 from midblock.base import LayerRow, MidblockError
 from midblock.checkpoints import LowRankDelta, Projection, Source, exact_rows, part_of
 from midblock.checkpoints.projections import Region
-from midblock.metrics.catalogue import METRICS
+from midblock.metrics.catalogue import METRICS, computed_from
 from midblock.metrics.metric import Metric
 from midblock.metrics.spectra import single_threaded_workers
 from midblock.metrics.top_singular import TOLERANCE, is_exact
@@ -41,15 +42,29 @@ class Compared:
         name: as messages call it.
         projection: where it sits.
         region: where in the projection it lies, if it is a piece of it.
+        expert: of a matrix that was taken out of the tensor, which of its experts it is.
     """
 
     name: str
     projection: Projection
     region: Region = ()
+    expert: int | None = None
 
     def parts(self, tensor: Tensor) -> dict[str, Tensor]:
         """Role → its share of the tensor."""
         return self.projection.parts(tensor, self.region)
+
+    @property
+    def first_expert(self) -> int:
+        """The expert that its first, or only, matrix is."""
+        where = self.region[0] if self.region else 0
+        return (where if isinstance(where, int) else where[0]) + (self.expert or 0)
+
+    @property
+    def block_of_experts(self) -> int | None:
+        """The block whose experts it holds weights of; None of what several experts share, or of no experts."""
+        of_several = self.projection.stacked and self.projection.shape[0] > 1
+        return self.projection.block if of_several else None
 
     def key(self, role: str) -> LayerModule:
         return self.projection.layer, role
@@ -75,6 +90,8 @@ class WeightTotals:
         sums: of every key.
         spectra: for every key, the singular values of each of its matrices' change.
         spaces: for every key in a block, the singular spaces of each of its matrices.
+        experts: sums of each expert's weights together, by layer and expert; filled where they are wanted.
+        expert_spaces: the singular spaces of each of an expert's matrices, likewise.
         parts: the part of the block that a key belongs to.
         too_wide: names of matrices whose spectrum was left unfinished.
     """
@@ -87,6 +104,8 @@ class WeightTotals:
     sums: dict[LayerModule, Sums] = field(default_factory=lambda: defaultdict(Sums))
     spectra: dict[LayerModule, list[Spectrum]] = field(default_factory=lambda: defaultdict(list))
     spaces: dict[LayerModule, list[Spaces]] = field(default_factory=lambda: defaultdict(list))
+    experts: dict[tuple[int, int], Sums] = field(default_factory=lambda: defaultdict(Sums))
+    expert_spaces: dict[tuple[int, int], list[Spaces]] = field(default_factory=lambda: defaultdict(list))
     parts: dict[LayerModule, str] = field(default_factory=dict)
     too_wide: list[str] = field(default_factory=list)
 
@@ -103,11 +122,12 @@ class WeightTotals:
         """
         others = what.parts(after)
         for role, part in what.parts(before).items():
-            total = self.summed(part, others[role], changed="changed_fraction" in self.wanted)
+            total = self._of_stack(what, part, others[role], changed="changed_fraction" in self.wanted)
             self._count(what, role, total, part)
             if _has_spectrum(part, role):
-                for matrix, other in zip(_matrices(part), _matrices(others[role]), strict=True):
-                    self._add_spectra(what, role, matrix, other)
+                for place, (matrix, other) in enumerate(zip(_matrices(part), _matrices(others[role]), strict=True)):
+                    each = what if part.ndim == 2 else replace(what, expert=place)
+                    self._add_spectra(each, role, matrix, other)
 
     def add_in_pieces(self, what: Compared, before: Source, after: Source) -> None:
         """Compare two values of a tall matrix of one role, some rows at a time; no rotations.
@@ -137,14 +157,16 @@ class WeightTotals:
         (role,) = what.parts(before)
         change = delta.fro() ** 2
         before_sum = self.summed(before, before, changed=False)
-        self._count(what, role, Sums(before_sum.base, change, before.numel() if change else 0, before.numel()), before)
+        total = Sums(before_sum.base, change, before.numel() if change else 0, before.numel())
+        self._count(what, role, total, before)
+        self._count_experts(what, [total])
         if self.reads("spectrum"):
             self.spectra[what.key(role)].append(Spectrum.of_values(delta.singular_values()))
 
     def add_unchanged(self, what: Compared, before: Tensor) -> None:
         """Add a tensor that is the same in both."""
         for role, part in what.parts(before).items():
-            self._count(what, role, self.summed(part, part, changed=False), part)
+            self._count(what, role, self._of_stack(what, part, part, changed=False), part)
             if _has_spectrum(part, role):
                 self.spectra[what.key(role)].append(NO_CHANGE)
                 if not what.in_pieces(role, part):
@@ -161,16 +183,38 @@ class WeightTotals:
         """Whether a metric that is wanted is computed from `weights`, a `spectrum` or `spaces`."""
         return any(METRICS[name].source == source for name in self.wanted)
 
+    @property
+    def reads_experts(self) -> bool:
+        """Whether single experts have rows."""
+        return self.reads("experts") or self.reads("expert_spaces")
+
+    @property
+    def follows_spaces(self) -> bool:
+        """Whether singular spaces are needed, of modules or of single experts."""
+        return self.reads("spaces") or self.reads("expert_spaces")
+
     def rows(self) -> Iterator[LayerRow]:
         """The table's rows: every key, then the groups."""
         for key, total in self.sums.items():
             for name, metric in METRICS.items():
                 if name in self.wanted and (value := self._value(metric, key, total)) is not None:
                     yield self._row(key, name, value, total.count)
+        yield from self._rows_by_expert()
         for key, total in self._groups().items():
             for name, metric in METRICS.items():
                 if name in self.wanted and metric.source == "weights" and metric.compute is not None:
                     yield self._row(key, name, metric.compute(total), total.count)
+
+    def _rows_by_expert(self) -> Iterator[LayerRow]:
+        for (layer, expert), total in sorted(self.experts.items()):
+            of_expert: Mapping[str, Sequence[Any]] = {
+                "experts": [total],
+                "expert_spaces": self.expert_spaces.get((layer, expert), []),
+            }
+            for source, each in of_expert.items():
+                for name in computed_from(source, self.wanted):
+                    if (value := _of_several(METRICS[name], each)) is not None:
+                        yield self._row((layer, expert_module(expert)), name, value, total.count)
 
     def _value(self, metric: Metric, key: LayerModule, total: Sums) -> float | None:
         """A metric of a key: of the sums; of matrices the largest or the mean of those for which it is defined."""
@@ -179,12 +223,7 @@ class WeightTotals:
             "spectrum": self.spectra.get(key, []),
             "spaces": self.spaces.get(key, []),
         }
-        if metric.compute is None or metric.source not in statistics:
-            return None
-        values = [value for each in statistics[metric.source] if (value := metric.compute(each)) is not None]
-        if not values:
-            return None
-        return max(values) if metric.largest else sum(values) / len(values)
+        return _of_several(metric, statistics.get(metric.source, []))
 
     def _groups(self) -> dict[LayerModule, Sums]:
         groups: dict[LayerModule, Sums] = defaultdict(Sums)
@@ -198,6 +237,21 @@ class WeightTotals:
 
     def _row(self, key: LayerModule, metric: str, value: float, count: int) -> LayerRow:
         return LayerRow(self.tuned, key[0], self.blocks, metric, value, count, module=key[1])
+
+    def _of_stack(self, what: Compared, before: Tensor, after: Tensor, *, changed: bool) -> Sums:
+        """The sums of two values of a tensor; of a stack expert by expert, where each is wanted by itself."""
+        if before.ndim < 3 or not self.reads_experts:
+            total = self.summed(before, after, changed=changed)
+            self._count_experts(what, [total] if before.ndim == 2 else [])
+            return total
+        each = [self.summed(*both, changed=changed) for both in zip(before, after, strict=True)]
+        self._count_experts(what, each)
+        return sum(each, Sums())
+
+    def _count_experts(self, what: Compared, each: Sequence[Sums]) -> None:
+        if (block := what.block_of_experts) is not None and self.reads_experts:
+            for place, total in enumerate(each):
+                self.experts[block, what.first_expert + place] += total
 
     def _count(self, what: Compared, role: str, total: Sums, before: Tensor) -> None:
         if not (math.isfinite(total.base) and math.isfinite(total.change)):
@@ -214,12 +268,25 @@ class WeightTotals:
                 self.spectra[key].append(Spectrum.of_pieces(before, after, exact=self.exact))
             else:
                 self.spectra[key].append(Spectrum.of(after.double() - before.double(), exact=self.exact))
-        if self.reads("spaces") and not outside:
-            self.spaces[key].append(Spaces.of(before, after, self.rank, exact=self.exact))
+        if self.follows_spaces and not outside:
+            spaces = Spaces.of(before, after, self.rank, exact=self.exact)
+            self.spaces[key].append(spaces)
+            if (block := what.block_of_experts) is not None:
+                self.expert_spaces[block, what.first_expert].append(spaces)
 
     def _note_width(self, what: Compared, matrix: Tensor) -> None:
         if not (self.exact or is_exact(min(matrix.shape), 1)):
             self.too_wide.append(what.name)
+
+
+def _of_several(metric: Metric, statistics: Sequence[Any]) -> float | None:
+    """The largest or the mean of those for which the metric is defined; None where there is none."""
+    if metric.compute is None:
+        return None
+    values = [value for each in statistics if (value := metric.compute(each)) is not None]
+    if not values:
+        return None
+    return max(values) if metric.largest else sum(values) / len(values)
 
 
 def _has_spectrum(part: Tensor, role: str) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from midblock.analysis.control_words import Control, read_controls
 from midblock.analysis.controls import changed
 from midblock.analysis.estimates import Estimates
 from midblock.analysis.measure import Measured, Measurement, total_tokens
+from midblock.analysis.mixtures import EXPERTS
 from midblock.analysis.precision import own_share_of_floor
 from midblock.analysis.prompts import Prompts
 from midblock.analysis.rounding import own_precision
@@ -33,11 +34,12 @@ from midblock.metrics.metric import NO_SINKS, SEED, is_estimate
 from midblock.runs.processes import main_process
 from midblock.runs.request import models_of
 from midblock.runs.run import Bench, Outcome
+from midblock.trace.routing import Mixtures
 
 Advance = Callable[[float], None]
 
 LOOSE = 1e-6  # of a control change's norm
-SOURCES = {"pooled", "tokens", "own", "lens", "heads", "views"}  # of metrics that a pass over prompts gives
+SOURCES = {"pooled", "tokens", "own", "lens", "heads", "views", *EXPERTS}  # of metrics that a pass over prompts gives
 
 # Words of notes about weights that only one model has, or that cannot be compared: no sentence calls the models equal.
 LEFT_OUT = ("not compared", "are compared", "left out")
@@ -65,6 +67,7 @@ class Analysis:
         plan: the blocks to measure; with all of them, embedding and final norm are measured too.
         kinds: what the measuring pass collects, as of `Measurement`.
         samples: the samples of prompts; () where no state is measured.
+        mixtures: experts and routers by model; empty where none are read.
     """
 
     pair: Pair
@@ -72,6 +75,7 @@ class Analysis:
     plan: LayerPlan
     kinds: frozenset[str]
     samples: tuple[Prompts, ...]
+    mixtures: Mapping[str, Mixtures] = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -183,11 +187,11 @@ class Analysis:
         return [*(random_rows(random) if random else []), *(equal_step_rows(equal[0]) if equal else [])]
 
     def _control_measurement(self, control: Control, bench: Bench) -> Measurement:
-        kinds = self.kinds & {"pooled", "own", "heads"}
+        kinds = self.kinds & {"pooled", "own", "heads", *EXPERTS}
         folder = bench.partial / f"control-{control.label}" if bench.partial else None
         owner = fingerprint(bench.owner, "control", control.label)
         prompts = replace(self.samples[0], views=())
-        return Measurement(self.pair, prompts, self.settings, kinds, self.layers, folder, owner)
+        return Measurement(self.pair, prompts, self.settings, kinds, self.layers, folder, owner, mixtures=self.mixtures)
 
     def _token_sets(self, measured: Measured) -> Iterator[tuple[str, frozenset[str]]]:
         """Suffixes of the metrics over each set of tokens, with those metrics; without sinks only where there are any.
@@ -205,7 +209,16 @@ class Analysis:
         # Sample 0 alone has references; its pieces lie where those of a single sample would.
         kinds = self.kinds if number == 0 else self.kinds - {"floor"}
         folder = bench.partial / f"seed{number}" if bench.partial and number else bench.partial
-        return Measurement(self.pair, self.samples[number], self.settings, kinds, self.layers, folder, bench.owner)
+        return Measurement(
+            self.pair,
+            self.samples[number],
+            self.settings,
+            kinds,
+            self.layers,
+            folder,
+            bench.owner,
+            mixtures=self.mixtures,
+        )
 
     def _estimates(
         self, number: int, measured: Measured, bench: Bench, tokens: str, wanted: frozenset[str]

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from midblock.base import unknown
-from midblock.metrics import geometry, own_change, predictions, similarity, tokens, views, weights
+from midblock.metrics import geometry, own_change, predictions, routing, similarity, tokens, views, weights
 from midblock.metrics.metric import Metric
 
 P1 = frozenset({"p1", "standard"})
@@ -219,6 +219,58 @@ METRICS: dict[str, Metric] = {
         "The same from the tuned model's side.", (0, None),
         same=0,
     ),
+    "router_change": Metric(
+        "Experts that differ", "0–1", "routers", True, "share",
+        "Share of the experts chosen for a token that the other model does not choose, each on its own states.", (0, 1),
+        compute=routing.router_change, same=0,
+    ),
+    "router_change_own": Metric(
+        "Experts that differ, of its own", "0–1", "routers", True, "share",
+        "What the router's own tuning does: both routers given what reaches the base's.", (0, 1),
+        compute=routing.router_change_own, same=0, floor_of="router_change",
+    ),
+    "router_change_reaction": Metric(
+        "Experts that differ, by reaction", "0–1", "routers", True, "share",
+        "What the tuned router makes of the change that reached it: its choice on both models' states.", (0, 1),
+        compute=routing.router_change_reaction, same=0, floor_of="router_change",
+    ),
+    "router_js": Metric(
+        "Change of the mix", "nats", "routers", True, "bootstrap",
+        "Jensen–Shannon divergence of the weights that a token's experts are mixed with, each model on its own states.",
+        (0, 0.6931471805599453),
+        compute=routing.router_js, same=0,
+    ),
+    "router_js_own": Metric(
+        "Change of the mix, of its own", "nats", "routers", True, "bootstrap",
+        "The same, both routers given what reaches the base's: what the router's own tuning does.",
+        (0, 0.6931471805599453),
+        compute=routing.router_js_own, same=0, floor_of="router_js",
+    ),
+    "router_js_reaction": Metric(
+        "Change of the mix, by reaction", "nats", "routers", True, "bootstrap",
+        "The same of the tuned router alone, on both models' states.", (0, 0.6931471805599453), EXTRA,
+        compute=routing.router_js_reaction, same=0, floor_of="router_js",
+    ),
+    "expert_load_shift": Metric(
+        "Shift of the expert load", "0–1", "loads", True, "jackknife",
+        "Share of the choices that go to other experts than in the base (total variation of the two loads).", (0, 1),
+        compute=routing.expert_load_shift, same=0, depends_on_n=True,
+    ),
+    "expert_load_entropy": Metric(
+        "Balance of the expert load", "0–1", "loads", False, "jackknife",
+        "Entropy of the experts' shares of the choices: 1 where all get as much, 0 where one gets all.", (0, 1),
+        compute=routing.expert_load_entropy, depends_on_n=True,
+    ),
+    "expert_load": Metric(
+        "Expert load", "0–1", "loads", False, "jackknife",
+        "Share of the choices that one expert gets; a row for each expert.", (0, 1), EXTRA,
+        compute=routing.expert_load, by_expert=True,
+    ),
+    "expert_load_change": Metric(
+        "Change of an expert's load", "share", "loads", True, "jackknife",
+        "How much larger an expert's share of the choices is than in the base; a row for each expert.", (-1, 1), EXTRA,
+        compute=routing.expert_load_change, same=0, by_expert=True,
+    ),
     "delta_fro": Metric(
         "Weight change", "weight", "weights", True, "", "Frobenius norm of the weight change.", (0, None), P1,
         compute=weights.delta_fro, same=0,
@@ -257,6 +309,18 @@ METRICS: dict[str, Metric] = {
         "Rotation, mean angle", "radians", "spaces", True, "",
         "Mean principal angle between base and tuned top singular spaces (left and right).", (0, 1.5707963267948966),
         compute=weights.subspace_rotation_mean, same=0,
+    ),
+    "expert_delta_rel": Metric(
+        "Weight change of an expert, relative", "of base norm", "experts", True, "",
+        "Frobenius norm of the change of one expert's weights over that of its base weights; a row for each expert.",
+        (0, None), EXTRA,
+        compute=weights.expert_delta_rel, same=0, by_expert=True,
+    ),
+    "expert_block_drift": Metric(
+        "Drift of an expert in its top block", "0–1", "expert_spaces", True, "",
+        "Share of one expert's change that falls inside its own top singular blocks; a row for each expert that moved.",
+        (0, 1), EXTRA,
+        compute=weights.expert_block_drift, by_expert=True,
     ),
     "block_drift": Metric(
         "Drift in the top block", "0–1", "spaces", True, "",

@@ -42,7 +42,7 @@ def is_estimate(metric: str) -> bool:
 
 
 TOKEN_SOURCES = ("pooled", "tokens", "own")
-WEIGHT_SOURCES = ("weights", "spectrum", "spaces")
+WEIGHT_SOURCES = ("weights", "spectrum", "spaces", "experts", "expert_spaces")
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,10 @@ class Metric:
         unit: unit or range of the value, as text ("0–1", "nats", "relative").
         source: what it is computed from: "pooled" (prompt means: `Pooled`, or `Pairs` where `paired`), "tokens" (one
             prompt's states: `Tokens`), "own" (a block run on the base's states: `OwnChanges`), "lens" (logit lens:
-            `Predictions`), "heads" (both models' predictions), "views" (augmented prompts: `Views`), or of
-            a weight its norms ("weights": `Sums`), its change's singular values ("spectrum": `Spectrum`) or its top
-            singular spaces ("spaces": `Spaces`).
+            `Predictions`), "heads" (both models' predictions), "views" (augmented prompts: `Views`),
+            "routers" (choices of experts: `Routings`), "loads" (how often each was chosen: `Loads`), or of a weight its
+            norms ("weights": `Sums`; of one expert alone "experts"), its change's singular values ("spectrum":
+            `Spectrum`) or its top singular spaces ("spaces": `Spaces`; of one expert alone "expert_spaces").
         paired: True when it compares a tuned model with the base; False when it describes one model.
         interval: "bootstrap" (studentised, of a mean over prompts), "share" (of a mean of shares of yes-or-no values),
             "jackknife" (delete-group, of what is computed from all prompts), or "" where none is defined.
@@ -72,6 +73,7 @@ class Metric:
             a similarity, which it makes smaller. None where a change has no direction in it.
         floor_of: the metric whose precision floor stands for its own, where it has none.
         depends_on_n: whether its expectation hangs on the number of prompts, so that runs of unlike N do not compare.
+        by_expert: it has a row for each expert of a block, and its column `module` says which: `expert:7`.
         debiased: of such a metric, the one that says the same and does not; "" where none is given.
     """
 
@@ -90,6 +92,7 @@ class Metric:
     floor_of: str = ""
     depends_on_n: bool = False
     debiased: str = ""
+    by_expert: bool = False
 
     def without_interval(self, n: int) -> str:
         """Why a number has no interval; empty where it has one, and where none is meant.

@@ -58,6 +58,11 @@ def delta_rel(sums: Sums) -> float:
     return fro / sums.base**0.5 if sums.base else unscaled
 
 
+def expert_delta_rel(total: Sums) -> float | None:
+    """The same of one expert's weights together."""
+    return delta_rel(total)
+
+
 def changed_fraction(sums: Sums) -> float:
     """Share of entries that differ."""
     return sums.changed / sums.count if sums.count else float("nan")
@@ -245,6 +250,11 @@ def subspace_rotation_mean(spaces: Spaces) -> float:
 def block_drift(spaces: Spaces) -> float | None:
     """Share of the change inside the base's top block."""
     return spaces.drift
+
+
+def expert_block_drift(spaces: Spaces) -> float | None:
+    """The same of a matrix of one expert."""
+    return block_drift(spaces)
 
 
 def principal_angles(first: Float[Tensor, "n k"], second: Float[Tensor, "n k"]) -> Float[Tensor, " k"]:

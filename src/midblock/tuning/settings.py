@@ -30,8 +30,9 @@ class Placement:
     """`lora` (adapters, PEFT) or `full` (the chosen blocks' own weights)."""
 
     target_modules: str | None = None
-    """Projections in a chosen block, by role: `attention` (q, k, v, o as in P1), `mlp`, `all`, or roles with commas
-    (`q_proj,v_proj`). Left out: `attention` for adapters, every weight of the block with `full`."""
+    """Projections in a chosen block, by role: `attention` (q, k, v, o as in P1), `mlp`, `experts` (those of a mixture
+    alone), `all`, or roles with commas (`q_proj,v_proj`). Left out: `attention` for adapters, every weight of the block
+    with `full`."""
 
     also: tuple[str, ...] = ()
     """With `full`, parts outside the chosen blocks: `embedding`, `head`, `final_norm`, `norms` (every norm)."""

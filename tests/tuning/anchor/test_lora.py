@@ -3,6 +3,7 @@
 import peft
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from midblock.base import MidblockError
@@ -12,7 +13,7 @@ from midblock.tuning.anchor.full import full_anchor
 from midblock.tuning.anchor.lora import lora_anchor
 
 SCOPES = ["block", "subspace"]
-SHAPES = {"wide": (7, 12, 2), "tall": (15, 6, 5), "square": (9, 9, 3)}
+SHAPES = {"wide": (7, 12, 2), "tall": (15, 6, 5), "square": (9, 9, 3), "experts": (3, 8, 6, 2)}
 K = 4
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -21,15 +22,25 @@ def adapters(scope: str, dtype: torch.dtype = torch.float64, **options) -> tuple
     """Pretrained weights, items and their anchor."""
     torch.manual_seed(0)
     weights, items = {}, {}
-    for position, (name, (m, n, r)) in enumerate(SHAPES.items()):
-        weights[name] = torch.randn(m, n, dtype=torch.float64)
-        A, B = (nn.Parameter(torch.randn(shape, dtype=torch.float64).to(dtype)) for shape in ((r, n), (m, r)))
+    for position, (name, (*experts, m, n, r)) in enumerate(SHAPES.items()):
+        weights[name] = torch.randn(*experts, m, n, dtype=torch.float64)
+        rank = r * (experts or [1])[0]
+        A, B = (nn.Parameter(torch.randn(shape, dtype=torch.float64).to(dtype)) for shape in ((rank, n), (m, rank)))
         items[name] = (A, B, 0.5 + position, factorize(weights[name], K, seed=0, dtype=torch.float64))
     return weights, items, lora_anchor(items, 0.7, scope, **options)
 
 
 def changed(weights: dict, items: dict) -> dict:
-    return {name: weights[name] + scale * B @ A for name, (A, B, scale, _) in items.items()}
+    return {name: weights[name] + change_of(A, B, scale, weights[name]) for name, (A, B, scale, _) in items.items()}
+
+
+def change_of(A, B, scale, weight):
+    """What PEFT adds: of a stack each expert's own B A, whose rows of A lie together and columns of B apart."""
+    if weight.ndim == 2:
+        return scale * B @ A
+    E = len(weight)
+    return torch.stack([scale * B[:, expert::E] @ A[expert * (len(A) // E) : (expert + 1) * (len(A) // E)]
+                        for expert in range(E)])  # fmt: skip
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -95,6 +106,8 @@ def test_another_split_of_the_same_change_has_the_same_value(scope):
     before = anchor.value()
     with torch.no_grad():
         for A, B, _, _ in items.values():
+            if "experts" in items and A is items["experts"][0]:
+                continue  # only rows of one expert may be mixed
             mix = torch.randn(len(A), len(A), dtype=torch.float64) + 3 * torch.eye(len(A))
             A.copy_(mix @ A)
             B.copy_(B @ torch.linalg.inv(mix))
@@ -115,6 +128,31 @@ def test_weights_stored_in_out_take_transposed_factors(pico, target):
     expected = autograd_penalty({"w": after}, {"w": factors})
     item = (A, B, layer.scaling["default"], factors.transposed)
     torch.testing.assert_close(lora_anchor({"w": item}, 1.0).value(), expected)
+
+
+@pytest.mark.parametrize("parameter", ["gate_up_proj", "down_proj"])
+@pytest.mark.parametrize("stored", ["out, in", "in, out"])
+def test_experts_as_peft_changes_them(parameter, stored, pico):
+    base = pico("mixtral").double() if stored == "out, in" else gpt_oss().double()
+    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=[], target_parameters=[f"1.mlp.experts.{parameter}"])
+    model = peft.get_peft_model(base, config)
+    layer = next(module for module in model.modules() if isinstance(module, peft.tuners.lora.LoraLayer))
+    A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    nn.init.normal_(B)
+    weight = layer.get_param().detach()
+    factors = factorize(weight, 4, seed=0, dtype=torch.float64)
+    expected = autograd_penalty({"w": weight + layer.get_delta_weight("default").detach()}, {"w": factors})
+    item = (A, B, layer.scaling["default"], factors if stored == "out, in" else factors.transposed)
+    torch.testing.assert_close(lora_anchor({"w": item}, 1.0).value(), expected)
+
+
+def gpt_oss():
+    config = transformers.GptOssConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, num_local_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(config)
 
 
 def test_refusals():

@@ -14,6 +14,8 @@ from midblock.tuning import LOSSES
 from midblock.tuning.place.methods import METHODS
 from midblock.tuning.settings import ANCHORS
 
+from ..conftest import write_model
+
 GOLDEN = Path(__file__).with_name("golden.json")
 HOLDS = {
     "none": {},
@@ -22,17 +24,28 @@ HOLDS = {
 }
 # carving starts from two models and has a budget instead of a choice of losses: tests/tuning/loop/test_carve_weights.py
 OFFERED = [name for name, method in METHODS.items() if method.verb == "tune"]
-CASES = ["/".join(case) for case in itertools.product(OFFERED, LOSSES, HOLDS)]
+# adapters on stacked experts are laid out in another way, and held by the anchor in another
+CASES = [
+    *("/".join(case) for case in itertools.product(OFFERED, LOSSES, HOLDS)),
+    *(f"lora/nll/{hold}/experts" for hold in HOLDS),
+]
+
+
+@pytest.fixture(scope="module")
+def mixture(pico, tokenizer, tmp_path_factory):
+    return write_model("mixtral", tmp_path_factory.mktemp("models") / "mixture", pico, tokenizer)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_losses_are_those_of_the_golden_file(case, tuned, llama):
-    method, loss, hold = case.split("/")
+def test_losses_are_those_of_the_golden_file(case, tuned, llama, mixture):
+    method, loss, hold, *experts = case.split("/")
     options = {"method": method, "loss": loss, "learning_rate": 3e-3 if method == "lora" else 1e-3, **HOLDS[hold]}
     if loss == "stm":
         options["stm_threshold"] = 320.0  # an untrained model finds every token unlikely; this leaves out half of them
     if method == "full" and (LOSSES[loss].reference or LOSSES[loss].divergence):
         options["reference"] = str(llama)
+    if experts:
+        options |= {"base": mixture, "target_modules": "mlp"}
     artifact = tuned(**options)
     lines = {key: [line[key] for line in artifact.log] for key in ("loss", "nll")}
     if hold != "none":

@@ -1,5 +1,7 @@
 """The estimate of memory: exact where it can be, against real tensors; growing with what it depends on elsewhere."""
 
+import math
+
 import pytest
 import torch
 
@@ -93,3 +95,28 @@ def test_sharding_divides_what_is_split(llama):
     for part in ("weights", "gradients", "optimizer"):
         assert split[part] == whole[part] // 4
     assert split["activations"] == whole["activations"]
+
+
+def test_adapted_experts_are_there_once_more(pico, tokenizer, tmp_path):
+    """PEFT adds B A to the whole stack, and the backward pass needs the sum: found among what autograd keeps."""
+    for each in (pico("mixtral"), tokenizer):
+        each.save_pretrained(tmp_path / "mixture")
+    prepared, settings = ready(tmp_path / "mixture", layers="011", lora_r=2, target_modules="mlp")
+    plain, _ = ready(tmp_path / "mixture", layers="011", lora_r=2)
+    stacks = {target["name"]: 4 * math.prod(target["shape"]) for target in prepared.trainable.targets()}
+    memory = estimate_memory(prepared, settings, 20)
+    adapters = 4 * sum(value.numel() for value in prepared.trained.values())
+    assert memory["weights"] == 4 * plain.total_parameters + adapters + sum(stacks.values())
+    own, kept = {value.untyped_storage().data_ptr() for value in prepared.model.parameters()}, {}
+
+    def keep(value):
+        kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    prepared.model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        loss = prepared.model(input_ids=IDS, labels=IDS, use_cache=False).loss
+    made = sorted(size for place, size in kept.items() if place not in own and size in stacks.values())
+    # the lowest adapted stack's own input needs no gradient, so its sum is not kept
+    assert made == sorted(stacks.values())[:-1]
+    assert loss.requires_grad

@@ -134,7 +134,7 @@ def test_a_role_inside_a_fused_weight(pico, family, role, holder):
 def test_an_unknown_role_names_those_there_are(pico):
     with pytest.raises(MidblockError, match=r"unknown target module 'q_prj' \(did you mean 'q_proj'\?\)"):
         placed(pico("llama"), target_modules="q_prj")
-    with pytest.raises(MidblockError, match=r"one of: all, attention, down_proj, mlp, o_proj, qkv, up_proj"):
+    with pytest.raises(MidblockError, match=r"one of: all, attention, down_proj, experts, mlp, o_proj, qkv, up_proj"):
         placed(pico("gpt2"), target_modules="xyz")
 
 
@@ -153,6 +153,23 @@ def test_routers_only_when_asked_for(pico):
     assert "shared_expert_gate" not in names
     gate = placed(model, LayerPlan.parse("01", 2), target_modules="mlp.shared_expert_gate", lora_r=1)
     assert gate.by_part() == {"router": 33}
+
+
+def test_experts_alone(pico):
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.Qwen2MoeConfig(
+            vocab_size=300, hidden_size=32, intermediate_size=48, moe_intermediate_size=24, num_hidden_layers=2,
+            shared_expert_intermediate_size=40, num_attention_heads=4, num_key_value_heads=2, num_experts=4,
+        )
+    )  # fmt: skip
+    found = placed(model, LayerPlan.parse("01", 2), target_modules="experts")
+    assert [target.name for target in found.targets] == [
+        f"model.layers.1.mlp.experts.{name}" for name in ("gate_up_proj", "down_proj")
+    ]
+    both = placed(model, LayerPlan.parse("01", 2), target_modules="experts,q_proj")
+    assert len(both.targets) == 3
+    with pytest.raises(MidblockError, match=r"target_modules 'experts' matches no projection here \(there are: "):
+        placed(pico("llama"), target_modules="experts")
 
 
 def test_experts_stored_transposed():

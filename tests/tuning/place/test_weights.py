@@ -124,6 +124,7 @@ def test_roles_and_their_own_biases(pico):
     }
     experts = chosen(pico("mixtral"), target_modules="mlp")
     assert list(experts) == [f"model.layers.1.mlp.experts.{role}" for role in ("gate_up_proj", "down_proj")]
+    assert chosen(pico("mixtral"), target_modules="experts") == experts
     assert chosen(pico("mixtral"), target_modules="router") == {"model.layers.1.mlp.gate.weight": "router"}
     assert set(chosen(pico("llama"), target_modules="norm").values()) == {"norm"}
 

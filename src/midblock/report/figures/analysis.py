@@ -12,6 +12,7 @@ from midblock.report.page import palette
 from midblock.report.page.chart import Panel
 from midblock.report.page.modules import heat_rows
 from midblock.report.read.reading import Run, describe
+from midblock.report.sections.experts import CURVES
 from midblock.report.sections.profile import INFORMATION, hero_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ def information(run: Run) -> Figure | None:
 
 def predictions(run: Run) -> Figure | None:
     return _many(run, ("logit_agreement", "logit_kl"), 2)
+
+
+def experts(run: Run) -> Figure | None:
+    return _many(run, CURVES, 3)
 
 
 def _many(run: Run, metrics: tuple[str, ...], columns: int) -> Figure | None:
@@ -115,6 +120,7 @@ FIGURES: Mapping[str, Callable[[Run], Figure | None]] = {
     "change_by_depth": change_by_depth,
     "similarity": similarity,
     "information": information,
+    "experts": experts,
     "weights_heatmap": weights_heatmap,
     "predictions": predictions,
 }

@@ -8,7 +8,7 @@ from midblock.report.page.chart import Chart, Section
 from midblock.report.read.joint import Joint
 from midblock.report.sections.profile import hero_of, sections_of
 
-SHOWN = ("whose", "controls", "similarity", "weights")
+SHOWN = ("whose", "experts", "controls", "similarity", "weights")
 
 
 def analysis_sections(run: Joint) -> list[Section]:

@@ -12,6 +12,8 @@ from midblock.report.page.chart import Chart, Panel, Section
 from midblock.report.page.modules import heat_rows
 from midblock.report.read.reading import Run, describe
 from midblock.report.sections.controls import controls_section
+from midblock.report.sections.experts import CURVES as OF_EXPERTS
+from midblock.report.sections.experts import experts_section
 from midblock.runs.finished import BASE
 
 INFORMATION = (
@@ -81,8 +83,8 @@ def _carried_panel(run: Run) -> Panel | None:
 def sections_of(run: Run) -> list[Section]:
     """Every section with something to show, in reading order."""
     everything = [
-        _whose(run), controls_section(run), _sinks(run), _similarity(run), _information(run), _weights(run),
-        _predictions(run), _others(run),
+        _whose(run), experts_section(run), controls_section(run), _sinks(run), _similarity(run), _information(run),
+        _weights(run), _predictions(run), _others(run),
     ]  # fmt: skip
     return [section for section in everything if section.charts or section.body]
 
@@ -151,7 +153,11 @@ def _information(run: Run) -> Section:
 
 
 def _weights(run: Run) -> Section:
-    found = [metric for metric, modules in run.present.items() if "." not in metric and set(modules) - {"residual"}]
+    found = [
+        metric
+        for metric, modules in run.present.items()
+        if "." not in metric and set(modules) - {"residual"} and not describe(metric).by_expert
+    ]
     ordered = [*(m for m in HEAT_METRICS if m in found), *(m for m in found if m not in HEAT_METRICS)]
     caption = "Colours share one scale across models; point at a cell for its number."
     rows = heat_rows(module for metric in ordered for module in run.present[metric])
@@ -170,6 +176,7 @@ def _others(run: Run) -> Section:
     shown = {
         *INFORMATION,
         *WHOSE,
+        *OF_EXPERTS,
         "sink_share",
         "cka",
         "cka_debiased",

@@ -1,7 +1,9 @@
 """`lora_anchor`: RPSFT's penalty on adapters, from their factors: W, W⁰ and BA are never touched or built.
 
 W = W⁰ + sBA, so M = s(U_kᵀB)(AV_k), ∇_B = 2λs U_k M (AV_k)ᵀ and ∇_A = 2λs (U_kᵀB)ᵀ M V_kᵀ. A weight costs about
-4kr(m + n) operations, where training W itself would cost 4kmn. Described in docs/tuning/rpsft.md.
+4kr(m + n) operations, where training W itself would cost 4kmn. Of stacked experts each has its own factors and its own
+B A, which lie in PEFT's two matrices one below the other (A) and interleaved (B): they are looked at as E × r × n and
+E × m × r without being copied. Described in docs/tuning/rpsft.md.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ def lora_anchor(
     Args:
         items: name to (A: (r, n), B: (m, r), s, factors of the pretrained (m, n) weight). The factors are oriented
             (out, in) as BA is; of a weight stored (in, out) give `Factors.transposed`. A and B may both be sharded by
-            rows with `fully_shard`.
+            rows with `fully_shard`. Of a stack of E experts A is (E·r, n) and B (m, r·E) as PEFT keeps them; these
+            may not be sharded.
         strength: λ.
         scope: `block` or `subspace`.
         normalize: divide each weight's term by ‖Σ_k‖_F².
@@ -59,21 +62,41 @@ class _Adapter:
     A: nn.Parameter
     B: nn.Parameter
     scale: float
-    U: Float[Tensor, "m k"]
-    V: Float[Tensor, "n k"]
-    share: Float[Tensor, "1 1"]
+    U: Float[Tensor, "*experts m k"]
+    V: Float[Tensor, "*experts n k"]
+    share: Float[Tensor, "*experts 1 1"]
     rows_of_a: RowShare
     group: dist.ProcessGroup | None
 
     def local(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(A, B, U, V): the rows that lie here, all in float32 or wider."""
         dtype = working_dtype(self.B)
-        return local(self.A).to(dtype), local(self.B).to(dtype), self.U.to(dtype), self.V.to(dtype)
+        A, B = self.by_expert_a(local(self.A)), self.by_expert_b(local(self.B))
+        return A.to(dtype), B.to(dtype), self.U.to(dtype), self.V.to(dtype)
+
+    def by_expert_a(self, rows: Float[Tensor, "er n"]) -> Float[Tensor, "*e r n"]:
+        """A, or its gradient, as one matrix for each expert: a view."""
+        return rows if self.U.ndim == 2 else rows.unflatten(0, (len(self.U), -1))
+
+    def by_expert_b(self, columns: Float[Tensor, "m re"]) -> Float[Tensor, "*e m r"]:
+        """B, or its gradient, as one matrix for each expert: a view."""
+        return columns if self.U.ndim == 2 else columns.unflatten(1, (-1, len(self.U))).permute(2, 0, 1)
+
+    def add_to_a(self, left: Float[Tensor, "*e r k"], right: Float[Tensor, "*e k n"]) -> None:
+        """Add left · right to the gradient of A."""
+        add_product(self.A, left, right, self.by_expert_a)
+
+    def add_to_b(self, left: Float[Tensor, "*e m k"], right: Float[Tensor, "*e k r"]) -> None:
+        """Add left · right to the gradient of B."""
+        add_product(self.B, left, right, self.by_expert_b)
 
 
 def _adapter(name: str, item: LoraItem, normalize: bool) -> _Adapter:
     A, B, scale, factors = item
-    check_shape(name, factors, (B.shape[0], A.shape[1]))
+    experts = factors.shape[:-2]
+    check_shape(name, factors, (*experts, B.shape[0], A.shape[1]))
+    if experts:
+        return _stacked(name, item, normalize)
     rows_of_a, rows_of_b = rows_of(A, f"{name}'s A"), rows_of(B, f"{name}'s B")
     if rows_of_a.group is not rows_of_b.group:
         raise MidblockError(f"{name}: A and B are shared out over different processes")
@@ -84,6 +107,19 @@ def _adapter(name: str, item: LoraItem, normalize: bool) -> _Adapter:
     return _Adapter(
         A=A, B=B, scale=scale, U=factors.U, V=factors.V, share=share, rows_of_a=rows_of_a, group=rows_of_a.group
     )
+
+
+def _stacked(name: str, item: LoraItem, normalize: bool) -> _Adapter:
+    A, B, scale, factors = item
+    rank, rest = divmod(len(A), factors.shape[0])
+    if rest or B.shape[1] != len(A):
+        raise MidblockError(f"{name}: adapters of shape {list(A.shape)} and {list(B.shape)} are not of one rank each")
+    if any(rows_of(each, name).group is not None for each in (A, B)):
+        raise MidblockError(f"{name}: the anchor does not reach sharded adapters of experts", hint="leave out --shard")
+    factors = factors.to(B.device)
+    share = share_of(factors, normalize, working_dtype(B))
+    whole = RowShare(0, rank, rank)
+    return _Adapter(A=A, B=B, scale=scale, U=factors.U, V=factors.V, share=share, rows_of_a=whole, group=None)
 
 
 class LoraBlockHold:
@@ -101,8 +137,8 @@ class LoraBlockHold:
         M = own.scale * (P @ Q)
         if factor is not None:
             scaled = 2 * factor * own.scale * own.share * M
-            add_product(own.B, own.U, scaled @ Q.mT)
-            add_product(own.A, P[:, own.rows_of_a.slice].mT @ scaled, own.V.mT)
+            own.add_to_b(own.U, scaled @ Q.mT)
+            own.add_to_a(P[..., own.rows_of_a.slice].mT @ scaled, own.V.mT)
         return (own.share * M.square()).sum()
 
 
@@ -126,10 +162,10 @@ class LoraSubspaceHold:
         outside = A @ A.mT - QQ
         if factor is not None:
             scale, rows = 2 * factor * own.scale**2 * own.share, own.rows_of_a.slice
-            add_product(own.B, own.U, scale * (P @ outside))
-            add_product(own.B, local(own.B), scale * QQ)
-            add_product(own.A, (scale * PP)[rows], A)
-            add_product(own.A, (scale * (BB - PP) @ Q)[rows], own.V.mT)
+            own.add_to_b(own.U, scale * (P @ outside))
+            own.add_to_b(own.by_expert_b(local(own.B)), scale * QQ)
+            own.add_to_a((scale * PP)[..., rows, :], A)
+            own.add_to_a((scale * (BB - PP) @ Q)[..., rows, :], own.V.mT)
         return own.scale**2 * (own.share * (PP * outside + BB * QQ)).sum()
 
 

@@ -5,7 +5,7 @@ Only tensors the size of the factors ever travel; no weight is gathered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,7 @@ class RowShare:
     def slice(self) -> slice:
         return slice(self.start, self.stop)
 
-    def padded(self, part: Float[Tensor, "rows width"]) -> Float[Tensor, "total width"]:
+    def padded(self, part: Float[Tensor, "*experts rows width"]) -> Float[Tensor, "*experts total width"]:
         """The part in its place among zeros, so that a sum over processes puts all parts together."""
         if self.group is None:
             return part
@@ -72,14 +72,22 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def add_product(parameter: nn.Parameter, left: Float[Tensor, "*e m k"], right: Float[Tensor, "*e k n"]) -> None:
+def add_product(
+    parameter: nn.Parameter,
+    left: Float[Tensor, "*e m k"],
+    right: Float[Tensor, "*e k n"],
+    looked_at: Callable[[Tensor], Tensor] = lambda grad: grad,
+) -> None:
     """Add left · right to the rows of `.grad` that lie here, in place, in one pass over it; zeros if there is none.
 
     The factors are rounded to the gradient's type; the sum over k is the matrix product's own (float32 for bfloat16).
+
+    Args:
+        looked_at: gives the view of the gradient that has the product's shape.
     """
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
-    grad = local(parameter.grad)
+    grad = looked_at(local(parameter.grad))
     left, right = left.to(grad.dtype), right.to(grad.dtype)
     if not grad.numel():
         return

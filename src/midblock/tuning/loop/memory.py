@@ -42,6 +42,10 @@ def estimate_memory(
     given, width = value_of(config, "intermediate_size"), prepared.anatomy.width
     down = [each.shape[-1] for each in prepared.anatomy.projections.values() if each.role == "down_proj"]
     inner = given if isinstance(given, int) else max(down, default=4 * width)  # some give one for each block
+    stacked = [each.shape[-1] for each in prepared.anatomy.projections.values() if each.stacked]
+    chosen = value_of(config, "num_experts_per_tok")
+    if stacked and down and isinstance(chosen, int):
+        inner = max(inner, chosen * min(down))  # a token goes through several experts
     item = 2 if next(iter(prepared.trained.values())).element_size() == 2 else 4
     tokens = settings.per_device_train_batch_size * longest
     graphs = len(prepared.anatomy) - prepared.first

@@ -18,7 +18,7 @@ from midblock.tuning.anchor.anchor import Anchor
 from midblock.tuning.anchor.factors import Factors
 from midblock.tuning.anchor.lora import lora_anchor
 from midblock.tuning.place.adapter_plan import AdapterPlan, place_adapters
-from midblock.tuning.place.adapters import adapter_parameters, attach
+from midblock.tuning.place.adapters import attach, live_factors
 from midblock.tuning.place.gradients import plain_name
 from midblock.tuning.place.trainable import Start, Trainable
 from midblock.tuning.settings import Anchoring, CourseSettings
@@ -66,9 +66,6 @@ class Adapted(Trainable):
             raise MidblockError("an anchor needs the weights in full, not in 4 bits", hint="leave out --load-in-4bit")
         if settings.use_dora:
             raise MidblockError("the anchor is not defined for DoRA, whose change is more than B A", hint="plain LoRA")
-        if any(target.by_parameter for target in self.adapters.targets):
-            hint = "--target-modules attention, or --method full"
-            raise MidblockError("the anchor does not reach adapters on fused experts", hint=hint)
         start = settings.init_lora_weights
         if start.lower().startswith(ALTERING_INITS):
             what = f"adapters that start by {start} take part of the weight that the anchor would hold"
@@ -77,16 +74,16 @@ class Adapted(Trainable):
     def anchored(self) -> dict[str, nn.Parameter]:
         """The frozen weights under the adapters."""
         plain = {plain_name(name): value for name, value in self.wrapper.named_parameters() if ".lora_" not in name}
-        return {f"{target.name}.weight": plain[f"{target.name}.weight"] for target in self.adapters.targets}
+        return {target.projection.name: plain[target.projection.name] for target in self.adapters.targets}
 
     def anchor(self, factors: Mapping[str, Factors], settings: Anchoring) -> Anchor:
-        deltas = adapter_parameters(self.wrapper)
+        live = live_factors(self.wrapper)
         items: dict[str, Any] = {}
         for target in self.adapters.targets:
-            held, delta = factors[f"{target.name}.weight"], deltas[target.name]
+            held = factors[target.projection.name]
             # an adapter's B A is (out, in) also where the weight is stored the other way round
             oriented = held.transposed if target.transposed else held
-            items[target.name] = (delta.A, delta.B, delta.scale, oriented)
+            items[target.name] = (*live[target.name], oriented)
         return lora_anchor(
             items,
             strength=settings.anchor_lambda,
@@ -96,7 +93,9 @@ class Adapted(Trainable):
 
     @property
     def bytes_beside(self) -> int:
-        return 0
+        """Of stacked experts PEFT makes W + sBA whole for each forward pass, and the backward pass keeps it."""
+        stacked = {target.projection.name for target in self.adapters.targets if target.projection.stacked}
+        return sum(weight.nbytes for name, weight in self.anchored().items() if name in stacked)
 
     def companion(self, steps: int, device: torch.device, scratch: Path) -> None:
         """Nothing: the optimiser does it all."""

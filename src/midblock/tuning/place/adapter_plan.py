@@ -17,7 +17,7 @@ from torch.nn import functional
 from midblock.base import LayerPlan, MidblockError
 from midblock.checkpoints import Anatomy, Projection
 from midblock.tuning.place.budget import BlockCost, alpha_for, block_ranks
-from midblock.tuning.place.parts import matches_nothing, select_roles
+from midblock.tuning.place.parts import matches_nothing, select
 from midblock.tuning.place.peft_names import rewritten_by_peft
 from midblock.tuning.settings import Placement
 
@@ -119,8 +119,7 @@ def place_adapters(model: nn.Module, plan: LayerPlan, settings: Placement) -> Ad
     if plan.total != depth:
         raise MidblockError(f"the layer plan is for {plan.total} blocks, the model has {depth}")
     asked = settings.target_modules or "attention"
-    roles = select_roles(asked, {projection.role: projection.part for projection in found})
-    wanted = [projection for projection in found if projection.role in roles]
+    wanted = select(asked, found)
     plan = plan.only({projection.layer for projection in wanted})
     if not plan.blocks:
         raise matches_nothing(asked, found)

@@ -130,6 +130,18 @@ def check_adapters(peft_model: nn.Module, adapters: AdapterPlan, settings: Place
             raise MidblockError(f"{name} {state}")
 
 
+def live_factors(peft_model: nn.Module) -> dict[str, tuple[nn.Parameter, nn.Parameter, float]]:
+    """A, B and what PEFT multiplies B A by, of every adapter, by what it sits on: a module, or a parameter.
+
+    The parameters themselves, of stacked experts as PEFT lays them out: A (E·r, n), B (m, r·E). Ask again after
+    sharding, which puts other parameters in their place.
+    """
+    return {
+        name: (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, float(layer.scaling[ADAPTER]))
+        for name, layer in _lora_layers(peft_model).items()
+    }
+
+
 def adapter_parameters(peft_model: nn.Module) -> dict[str, LowRankDelta]:
     """The live factors on linear modules, by the module's name in the base model.
 

@@ -10,7 +10,7 @@ from torch import nn
 from midblock.base import LayerPlan, MidblockError
 from midblock.checkpoints import Anatomy
 from midblock.checkpoints.skeleton import like_new
-from midblock.tuning.place.parts import matches_nothing, select_roles
+from midblock.tuning.place.parts import matches_nothing, select
 from midblock.tuning.settings import Placement
 
 TIED = "tied_embedding"
@@ -105,11 +105,7 @@ def _in_blocks(anatomy: Anatomy, plan: LayerPlan, asked: str | None) -> set[str]
     inside = [projection for projection in anatomy.projections.values() if projection.block is not None]
     if asked is None:
         return {projection.name for projection in inside if projection.layer in plan.blocks}
-    # a bias is chosen with the weight it is added to, which is the last role that it answers to
-    owners = {each.name: each.answers[-1] for each in inside}
-    present = {owners[each.name]: each.beside_part or each.part for each in inside}
-    roles = select_roles(asked, {role: part for role, part in present.items() if role in owners.values()})
-    chosen = [each for each in inside if owners[each.name] in roles and each.layer in plan.blocks]
+    chosen = [each for each in select(asked, inside) if each.layer in plan.blocks]
     if not chosen:
         raise matches_nothing(asked, inside)
     return {projection.name for projection in chosen}
