@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from midblock.analysis.batch_pass import BatchPass
+from midblock.analysis.batch_pass import BatchPass, Found
 from midblock.analysis.prompts import Prompts
 from midblock.analysis.settings import AnalysisSettings
 from midblock.base.names import BASE, ROUNDED
@@ -24,6 +24,7 @@ from midblock.metrics.metric import NO_SINKS
 from midblock.runs.steps import Step, run_steps
 from midblock.trace import RowStatistic, RowStore
 from midblock.trace.pieces import SAVE_SECONDS
+from midblock.trace.walk import walk_whole
 
 ROUNDED_BASE = -1  # stands for the base in the other precision where models are numbered
 
@@ -138,9 +139,11 @@ class Measurement:
         return [*self.dropped, *([f"The precision floor could not be had: {self.lost}."] if self.lost else [])]
 
     def _step(self, through: BatchPass, kind: str, batch: Batch) -> None:
-        for found in through.rows(kind, batch):
-            key = key_of(self._numbers[found.model], found.kind, found.layer)
-            self.store.update(key, found.index, found.values)
+        walk_whole(through.work(kind, batch), through.anatomies, self._keep)
+
+    def _keep(self, found: Found) -> None:
+        key = key_of(self._numbers[found.model], found.kind, found.layer)
+        self.store.update(key, found.index, found.values)
 
     def _keys(self, kind: str) -> tuple[str, ...]:
         """Where every batch of a kind must leave rows; the rounded base may fail, and not every prompt has sinks."""

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from midblock.checkpoints import Anatomy
 
-FATAL = (torch.OutOfMemoryError, torch.AcceleratorError)  # of the device, whatever runs on it
 Kept = list[tuple[dict[str, Any], str, Tensor]]  # where a tensor stood, its name there, itself
 
 
