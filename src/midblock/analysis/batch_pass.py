@@ -242,9 +242,11 @@ class BatchPass:
         return rounded(anatomy, self._types)
 
     def _of_rounded(self, passed: Sequence[Passed]) -> dict[str, Rows]:
+        found: dict[str, Rows] = {}
         for each in passed:
             self.lost = self.lost or each.failed
-        return {ROUNDED: dict(each.rows) for each in passed if not each.failed}
+            found |= {} if each.failed else {ROUNDED: dict(each.rows)}
+        return found
 
     def _general(self, batch: Batch) -> Work:
         """Both models' predictions of a text that the tuning was not about."""

@@ -18,13 +18,17 @@ from midblock.analysis.batch_pass import BatchPass, Found
 from midblock.analysis.prompts import Prompts
 from midblock.analysis.settings import AnalysisSettings
 from midblock.base.names import BASE, ROUNDED
+from midblock.base.seal import fingerprint
 from midblock.checkpoints import Anatomy, Pair
 from midblock.data import Batch
 from midblock.metrics.metric import NO_SINKS
-from midblock.runs.steps import Step, run_steps
+from midblock.runs.steps import Step, check_whole, run_steps
+from midblock.runs.stopping import STOPPING
 from midblock.trace import RowStatistic, RowStore
+from midblock.trace.kept import Kept
 from midblock.trace.pieces import SAVE_SECONDS
 from midblock.trace.walk import walk_whole
+from midblock.trace.walk_blocks import WalkBlocks
 
 ROUNDED_BASE = -1  # stands for the base in the other precision where models are numbered
 
@@ -94,6 +98,7 @@ class Measurement:
         save_seconds: least time between two pieces.
         dropped: what a reader must know of pieces that were damaged.
         lost: why the base could not be run in the other precision; "" while it can.
+        limit: block by block, bytes of states that are held before they go to disk.
     """
 
     pair: Pair
@@ -107,6 +112,7 @@ class Measurement:
     store: RowStore = field(default_factory=RowStore)
     dropped: list[str] = field(default_factory=list)
     lost: str = ""
+    limit: int = 0
 
     def run(self, advance: Advance = lambda tokens: None) -> Measured:
         """Run what is left to run; `advance` hears how many tokens each batch held.
@@ -118,6 +124,14 @@ class Measurement:
         through = BatchPass(
             anatomies, self.settings, self.kinds, self.layers, self.pair.vocabulary, self.prompts.rounded
         )
+        if self.pair.in_parts:
+            self._by_blocks(through, advance)
+        else:
+            self._whole_models(through, advance)
+        self.lost = through.lost
+        return Measured(self._whole(self.store.finish()), [variant.name for variant in self.pair.tuned])
+
+    def _whole_models(self, through: BatchPass, advance: Advance) -> None:
         keys = {kind: self._keys(kind) for kind, _ in self._batches()}
         steps = [
             Step(
@@ -131,8 +145,30 @@ class Measurement:
         self.dropped += run_steps(
             steps, self.store, self.partial, advance, owner=self.owner, save_seconds=self.save_seconds
         )
-        self.lost = through.lost
-        return Measured(self._whole(self.store.finish()), [variant.name for variant in self.pair.tuned])
+
+    def _by_blocks(self, through: BatchPass, advance: Advance) -> None:
+        """All batches together, block by block; what they find comes at the end of each model."""
+        batches = list(self._batches())
+        share = 1 / (len(self.pair.in_parts) * self.pair.blocks)
+        folder = self.partial / "blocks" if self.partial else None
+        owner = fingerprint(self.owner, self.layers, sorted(self.kinds), [[k, b.index.tolist()] for k, b in batches])
+        with Kept(folder, self.limit, owner, self.save_seconds) as kept:
+            walking = WalkBlocks(
+                self.pair.in_parts,
+                kept,
+                self._keep,
+                lambda wanted, block: advance(
+                    wanted.batch.input_ids.numel() * share if wanted.layers or wanted.hold else 0
+                ),
+                STOPPING.due,
+            )
+            with STOPPING.stoppable():
+                done = walking.run([through.work(kind, batch) for kind, batch in batches])
+            self.dropped += walking.notes
+            if not done:
+                STOPPING.stop()
+        promised = [Step(0, lambda: None, self._keys(kind), tuple(batch.index.tolist())) for kind, batch in batches]
+        check_whole(promised, self.store)
 
     def notes(self) -> list[str]:
         """What a reader must know, once it has run."""

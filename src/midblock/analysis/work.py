@@ -64,6 +64,7 @@ class Analysis:
         plan: the blocks to measure; with all of them, embedding and final norm are measured too.
         kinds: what the measuring pass collects, as of `Measurement`.
         samples: the samples of prompts; () where no state is measured.
+        limit: as of `Measurement`.
     """
 
     pair: Pair
@@ -71,6 +72,7 @@ class Analysis:
     plan: LayerPlan
     kinds: frozenset[str]
     samples: tuple[Prompts, ...]
+    limit: int = 0
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -202,7 +204,8 @@ class Analysis:
         # Sample 0 alone has references; its pieces lie where those of a single sample would.
         kinds = self.kinds if number == 0 else self.kinds - {"floor"}
         folder = bench.partial / f"seed{number}" if bench.partial and number else bench.partial
-        return Measurement(self.pair, self.samples[number], self.settings, kinds, self.layers, folder, bench.owner)
+        prompts = self.samples[number]
+        return Measurement(self.pair, prompts, self.settings, kinds, self.layers, folder, bench.owner, limit=self.limit)
 
     def _estimates(
         self, number: int, measured: Measured, bench: Bench, tokens: str, wanted: frozenset[str]

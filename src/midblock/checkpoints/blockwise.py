@@ -1,10 +1,10 @@
 """BlockwiseModel: a model of which only the parts in use have their weights, read from its files and let go again.
 
-Its modules are those that transformers builds, its parameters lie on the meta device, its buffers are real. A part (what
-stands before the blocks, a block, the final norm, the head) is filled for as long as a `with` lasts, in the type and on
-the device that `load_model` would give it; the next part is read meanwhile by a thread. Cost: a copy of the part, and
-one of the part that is read ahead. Values are those of `EffectiveTensors`: an adapter's change is added in float64 and
-rounded once, where PEFT merges it in the weights' own type, so that a merged weight may differ in its last bit.
+Its modules are those that transformers builds, its parameters lie on the meta device, its buffers are real. A part (the
+embedding, a block, the head, …) is filled for as long as a `with` lasts, in the type and on the device that
+`load_model` would give it; the next part is read meanwhile by a thread. Cost: a copy of the part, and one of the part
+that is read ahead. Values are those of `EffectiveTensors`: an adapter's change is added in float64 and rounded once,
+where PEFT merges it in the weights' own type, so that a merged weight may differ in its last bit.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.config import STRANGE, reason_of
 from midblock.checkpoints.effective import EffectiveTensors
 from midblock.checkpoints.footprint import dtype_in_memory
-from midblock.checkpoints.models import pick_device
+from midblock.checkpoints.models import check_files, pick_device
 from midblock.checkpoints.readable import check_readable
 from midblock.checkpoints.roles import other_modality
 from midblock.checkpoints.settings import LoadSettings
 from midblock.checkpoints.skeleton import auto_class
 
-Part = int | Literal["before", "final_norm", "head"]
+# a block by its number; "around" is all that is none of the others, as tables of positions
+Part = int | Literal["embedding", "around", "final_norm", "head"]
 Places = tuple[tuple[nn.Module, str], ...]  # modules that hold a parameter, and what they call it
 
 HINT = "without --max-memory it is loaded whole"
@@ -70,6 +71,7 @@ class BlockwiseModel:
         """
         _check_expressible(checkpoint, name)
         device = pick_device(settings.device)
+        check_files(checkpoint)
         tensors = check_readable(EffectiveTensors.of_checkpoint(checkpoint, name))
         kind = dtype_in_memory(checkpoint, settings)
         model = _built(checkpoint, settings, kind)
@@ -103,11 +105,28 @@ class BlockwiseModel:
 
     def bytes_of(self, part: Part) -> int:
         """What a part takes in memory."""
-        return sum(self._empty[name].numel() * self.kinds[name].itemsize for name in self.names_of(part))
+        return sum(self.numbers_of(name) * self.kinds[name].itemsize for name in self.names_of(part))
+
+    def numbers_of(self, name: str) -> int:
+        """How many numbers a parameter holds."""
+        return self._empty[name].numel()
 
     def names_of(self, part: Part) -> tuple[str, ...]:
         """The parameters that a part needs; a tied head the embedding's too."""
         return self._parts[part]
+
+    @contextmanager
+    def stood_in(self, part: Part) -> Iterator[None]:
+        """Inside the `with`, a part's weights stand where it computes and have their shape, but no numbers."""
+        lacking = self._lacking(part)
+        for name in lacking:
+            empty = torch.zeros((), dtype=self.kinds[name], device=self.device).expand(self._empty[name].shape)
+            self._put(name, nn.Parameter(empty, requires_grad=False))
+        try:
+            yield
+        finally:
+            for name in lacking:
+                self._put(name, self._empty[name])
 
     def close(self) -> None:
         """Let go of the files."""
@@ -116,7 +135,7 @@ class BlockwiseModel:
         self.tensors.close()
 
     def _taken(self, part: Part) -> dict[str, Tensor]:
-        """A part's weights that are not there yet, read ahead or now; one thread reads, for its files know one place."""
+        """A part's weights that are not there yet, read ahead or now, by the one thread that reads these files."""
         ahead = self._ahead.pop(part, None)
         if ahead is None:
             ahead = self._reader.submit(self._read, self._lacking(part))
@@ -185,8 +204,9 @@ class BlockwiseModel:
 
         found: dict[Part, tuple[str, ...]] = {number: inside(each) for number, each in enumerate(self.anatomy.blocks)}
         found |= {"final_norm": inside(self.anatomy.final_norm), "head": inside(self.anatomy.head)}
-        elsewhere = {name for names in found.values() for name in names} - set(inside(self.anatomy.embedding))
-        found["before"] = tuple(
+        found["embedding"] = inside(self.anatomy.embedding)
+        elsewhere = {name for names in found.values() for name in names}
+        found["around"] = tuple(
             name for name in self._places if name not in elsewhere and not other_modality(name.rpartition(".")[0])
         )
         return found

@@ -63,8 +63,11 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings, *, whole: bool = 
     Raises:
         MidblockError: the checkpoint is no causal language model, a file is truncated or corrupt, a tensor is
             missing or misshapen, or stored as codes of an unknown kind, the adapter does not fit, or the device is
-            not there.
+            not there; or `max_memory` is given, which it would not keep.
     """
+    if settings.max_memory is not None:
+        what = f"max_memory cannot be kept: this would load all of {checkpoint.name}"
+        raise MidblockError(what, hint="analyze and probe run block by block; leave it out for the rest")
     place = pick_device(settings.device)
     check_files(checkpoint)
     options: dict[str, Any] = {

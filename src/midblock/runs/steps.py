@@ -71,7 +71,7 @@ def run_steps(
             advance(step.cost)
             if stop:
                 STOPPING.stop()
-    _check_whole(steps, store)
+    check_whole(steps, store)
     return pieces.notes
 
 
@@ -80,7 +80,7 @@ def _plan(owner: str, steps: Sequence[Step]) -> str:
     return fingerprint(owner, [[step.cost, fingerprint(step.keys), step.index] for step in steps])
 
 
-def _check_whole(steps: Sequence[Step], store: RowStore) -> None:
+def check_whole(steps: Sequence[Step], store: RowStore) -> None:
     """Raise MidblockError where an accumulator holds fewer or more samples than was promised."""
     promised: Counter[str] = Counter()
     for step in steps:

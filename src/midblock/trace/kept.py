@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 import torch
 from safetensors import safe_open
@@ -25,7 +26,7 @@ class Kept:
     """Tensors of numbered steps.
 
     Attributes:
-        folder: where pieces go; None for a temporary one, made when it is needed and removed by `close`.
+        folder: where pieces go; None for a temporary one, made when it is needed and removed in the end.
         limit: bytes held in memory; None for no bound.
         owner: fingerprint of the run.
         seconds: least time between two pieces that are written though memory is not short.
@@ -110,7 +111,12 @@ class Kept:
         self._unsaved.clear()
         return {**piece, STEP: torch.tensor(self.done)}
 
-    def close(self) -> None:
+    def __enter__(self) -> Kept:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Forget all of it; pieces in a folder that was given stay for whoever goes on."""
         self._held.clear()
         self._places.clear()

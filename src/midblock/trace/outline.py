@@ -8,7 +8,7 @@ is seen on a few tokens: two runs with other stand-ins must give the same. Cost:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Anatomy
+from midblock.checkpoints import Anatomy, Variant
+from midblock.checkpoints.blockwise import BlockwiseModel
 from midblock.checkpoints.own_logits import stepped_over
 from midblock.trace.calls import BlockCall, BlockCalls, record_calls
 from midblock.trace.residual import run_backbone
@@ -70,6 +71,36 @@ class Outline:
             run_backbone(self.anatomy, input_ids)
         return calls
 
+    @classmethod
+    @contextmanager
+    def tried(cls, model: BlockwiseModel, input_ids: Int[Tensor, "B T"]) -> Iterator[Outline]:
+        """Inside the `with`, a model runs without its large weights, so that what is checked of whole models can be.
+
+        Its blocks, its embedding and its head hand on stand-ins, the same each time.
+
+        Args:
+            input_ids: a few tokens, on which the outline is found.
+
+        Raises:
+            MidblockError: it cannot be run block by block.
+        """
+        anatomy, kind = model.anatomy, next(model.anatomy.embedding.parameters()).dtype
+        with ExitStack() as stack:
+            stack.enter_context(model.loaded("around", "final_norm"))
+            for part in ("head", "embedding", *range(len(anatomy))):
+                stack.enter_context(model.stood_in(part))
+            stack.enter_context(
+                stepped_over(
+                    {
+                        anatomy.head: partial(_as_head, int(anatomy.head.weight.shape[0])),
+                        anatomy.embedding: partial(_as_embedding, anatomy.width, kind),
+                    }
+                )
+            )
+            found = cls.of(anatomy, input_ids, model.name)
+            stack.enter_context(found.stepped_over(partial(drawn, 0)))
+            yield found
+
     @contextmanager
     def stepped_over(self, stand_in: StandIn) -> Iterator[None]:
         """Inside the `with`, each block hands on a stand-in, made of its number and what entered it."""
@@ -107,8 +138,18 @@ class Outline:
 
 def drawn(draw: int, number: int, states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
     """Random states of a block, the same each time for one draw."""
-    stream = torch.Generator().manual_seed(1000 * draw + number)
+    stream = torch.Generator().manual_seed(1_000_003 * draw + number + 1)
     return torch.randn(states.shape, generator=stream).to(states.device, states.dtype)
+
+
+def _as_embedding(width: int, kind: torch.dtype, input_ids: Tensor) -> Tensor:
+    return drawn(0, -1, torch.empty((*input_ids.shape, width), dtype=kind, device=input_ids.device))
+
+
+def _as_head(vocabulary: int, states: Tensor) -> Tensor:
+    """Something for each id that hangs on the states."""
+    ramp = torch.linspace(-1, 1, vocabulary, dtype=states.dtype, device=states.device)
+    return states.sum(-1, keepdim=True) * ramp
 
 
 def _passed_on(number: int, states: Tensor) -> Tensor:
@@ -132,6 +173,20 @@ def same_values(a: Any, b: Any) -> bool:
     if isinstance(a, tuple):
         return isinstance(b, tuple) and len(a) == len(b) and all(map(same_values, a, b))
     return isinstance(a, nn.Module) or type(a) is type(b)
+
+
+@contextmanager
+def tried(variant: Variant, input_ids: Int[Tensor, "B T"]) -> Iterator[Outline | None]:
+    """Inside the `with`, a model can be checked on a few tokens as a whole one, also where it is in parts (`Outline`).
+
+    Raises:
+        MidblockError: as `Outline.tried`.
+    """
+    if variant.parts is None:
+        yield None
+        return
+    with Outline.tried(variant.parts, input_ids) as found:
+        yield found
 
 
 class Shared:

@@ -27,6 +27,8 @@ from midblock.trace.outline import Outline, Shared
 from midblock.trace.stream import reduce_states
 from midblock.trace.walk import Asked, Pass, Passed, Rows, Work, failing, next_asked, reduce_held, run_alone
 
+TRIED = 16  # tokens on which a model is tried
+
 Behind = Callable[[Pass, int], None]
 
 
@@ -54,15 +56,14 @@ class WalkBlocks:
 
     Attributes:
         models: by name.
-        outlines: of each, how its blocks are called.
         kept: states and rows.
         keep: given what the works find.
         behind: told of each pass through a block that is behind.
-        pause: asked behind each such pass; it may raise, once all is saved.
+        due: asked behind each such pass whether to stop.
+        notes: what a reader must know of pieces that were dropped.
     """
 
     models: Mapping[str, BlockwiseModel]
-    outlines: Mapping[str, Outline]
     kept: Kept
     keep: Callable[[Any], None]
     behind: Behind = lambda wanted, block: None
@@ -71,6 +72,7 @@ class WalkBlocks:
     _resumed: int = 0
     _number: int = 0
     _walks: int = 0
+    _outlines: dict[str, Outline] = field(default_factory=dict)
     _shared: Shared = field(default_factory=Shared)
 
     def run(self, works: Sequence[Work]) -> bool:
@@ -110,7 +112,7 @@ class WalkBlocks:
                 for place, each in enumerate(ask.passes)
                 if each.model == name
             }
-            walk = _Walk(self, self.models[name], self.outlines[name], self._walks, wanted)
+            walk = _Walk(self, self.models[name], self._outline(name, next(iter(wanted.values()))), self._walks, wanted)
             self._walks += 1
             if not walk.run():
                 return None
@@ -118,6 +120,12 @@ class WalkBlocks:
                 before = [found[key[0], place] for place in range(key[1])]
                 found[key] = walk.passed(key, before)
         return {number: [found[number, place] for place in range(len(ask.passes))] for number, ask in asked.items()}
+
+    def _outline(self, name: str, wanted: Pass) -> Outline:
+        if name not in self._outlines:
+            with Outline.tried(self.models[name], wanted.batch.start(TRIED).input_ids) as found:
+                self._outlines[name] = found
+        return self._outlines[name]
 
     def count(self) -> bool:
         """Whether the next numbered pass through a block is still to be done."""
@@ -185,7 +193,7 @@ class _Walk:
 
     def _record(self, *, fresh: bool) -> None:
         """How blocks are called for each pass and, of a walk that begins, what enters the first."""
-        with self.model.loaded("before", "final_norm", then=0):
+        with self.model.loaded("embedding", "around", "final_norm", then=0):
             for key, wanted in self.wanted.items():
                 if not wanted.runs:
                     continue
