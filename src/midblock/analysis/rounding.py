@@ -44,7 +44,8 @@ def rounded(anatomy: Anatomy, types: Mapping[str, torch.dtype] | None = None) ->
         if own[-1][0] is part:  # an error before the forward began leaves nothing to give back
             _restore(own.pop()[1])
 
-    parts = [*anatomy.blocks, *(child for child in backbone.children() if child is not anatomy.blocks)]
+    beside = {anatomy.final_norm, *(child for child in backbone.children() if child is not anatomy.blocks)}
+    parts = [*anatomy.blocks, *beside]
     hooks = [part.register_forward_pre_hook(begin) for part in parts]
     hooks += [part.register_forward_hook(end, always_call=True) for part in parts]
     try:

@@ -61,6 +61,10 @@ class BlockCall:
         """Whether the block may write into what it is given."""
         return any(map(_holds_container, (*self.args, *self.kwargs.values())))
 
+    def holds(self, thing: object) -> bool:
+        """Whether the block is given just this."""
+        return any(value is thing for value in (*self.args, *self.kwargs.values()))
+
     def run(self, block: nn.Module, states: Float[Tensor, "B T D"], held: Held) -> Float[Tensor, "B T D"]:
         """Put states through a block."""
         named = {name: held.filled(value) for name, value in self.kwargs.items()}

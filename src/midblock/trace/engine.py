@@ -22,6 +22,7 @@ from midblock.checkpoints.footprint import Footprint, available_memory, dtype_in
 from midblock.checkpoints.models import pick_device
 
 WHOLE, BLOCKS = "whole models", "block by block"
+HEADS: tuple[Part, ...] = ("around", "final_norm", "head")
 ROOM = 96 * 2**20  # bytes for what is not counted
 LEAST_KEPT = 16 * 2**20  # bytes of states that are held before they go to disk
 
@@ -112,7 +113,7 @@ def _needed(pair: Pair, tokens: int, *, rounded: bool) -> int:
     """Bytes that the largest stage takes besides what is kept."""
     models = pair.in_parts
     parts = [_largest(model, rounded=rounded and name == pair.base.name) for name, model in models.items()]
-    heads = sum(model.bytes_of("head") + model.bytes_of("final_norm") for model in models.values())
+    heads = sum(model.bytes_of(part) for model in models.values() for part in HEADS)
     config = pair.base.config
     width, inner = int(config.hidden_size), int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
     item = max(model.kinds[next(iter(model.kinds))].itemsize for model in models.values())

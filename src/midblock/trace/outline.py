@@ -28,18 +28,20 @@ HINT = "without --max-memory it is loaded whole"
 
 StandIn = Callable[[int, Tensor], Tensor]
 
+_UNKNOWN = object()  # what a block puts out besides its states: no other block may be given it
+
 
 @dataclass(frozen=True)
 class Outline:
     """A model whose blocks can be stepped over.
 
     Attributes:
-        tupled: its blocks put their states out in a tuple.
+        others: what its blocks put out besides their states: nothing, or so many things in a tuple.
         hands_on: its blocks write into something that blocks above read.
     """
 
     anatomy: Anatomy
-    tupled: bool = False
+    others: int | None = None
     hands_on: bool = False
 
     @classmethod
@@ -54,13 +56,13 @@ class Outline:
             MidblockError: it cannot.
         """
         reason: Exception | None = None
-        for tupled in (False, True):
+        for others in (None, 0, 1, 2):
             try:
-                return cls(anatomy, tupled)._checked(input_ids)
+                return cls(anatomy, others)._checked(input_ids)
             except torch.OutOfMemoryError:
                 raise
             except (MidblockError, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-                reason = reason or error
+                reason = error if reason is None or isinstance(error, MidblockError) else reason
         said = reason.what if isinstance(reason, MidblockError) else (str(reason).strip() or type(reason).__name__)
         what = f"{model} cannot be run block by block: {said.splitlines()[0].rstrip('.')}"
         raise MidblockError(what, hint=HINT) from reason
@@ -110,12 +112,12 @@ class Outline:
 
     def _hand_on(self, stand_in: StandIn, number: int, *args: Any, **kwargs: Any) -> Any:
         states = stand_in(number, args[0] if args else kwargs["hidden_states"])
-        return (states,) if self.tupled else states
+        return states if self.others is None else (states, *([_UNKNOWN] * self.others))
 
     def _checked(self, input_ids: Tensor) -> Outline:
         one, other = (self._tried(input_ids, draw) for draw in (1, 2))
-        if not same_calls(one, other):
-            raise MidblockError("what its blocks are given besides their states hangs on states of blocks below")
+        if not same_calls(one, other) or any(call.holds(_UNKNOWN) for call in one.calls):
+            raise MidblockError("what its blocks are given besides their states hangs on the blocks below")
         return replace(self, hands_on=any(call.writes for call in one.calls))
 
     def _tried(self, input_ids: Tensor, draw: int) -> BlockCalls:

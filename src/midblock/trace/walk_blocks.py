@@ -95,7 +95,7 @@ class WalkBlocks:
         self.kept.step(self._number, last=True)
         with ExitStack() as heads:
             for name in self.models if any(each is not None for each in waiting.values()) else ():
-                heads.enter_context(self.models[name].loaded("final_norm", "head"))
+                heads.enter_context(self.models[name].loaded("around", "final_norm", "head"))
             for number in [number for number, each in waiting.items() if each is not None]:
                 if next_asked(works[number], None, self.keep) is not None:
                     raise MidblockError("a pass was asked for behind the heads")
