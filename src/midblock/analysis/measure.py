@@ -157,9 +157,7 @@ class Measurement:
                 self.pair.in_parts,
                 kept,
                 self._keep,
-                lambda wanted, block: advance(
-                    wanted.batch.input_ids.numel() * share if wanted.layers or wanted.hold else 0
-                ),
+                lambda wanted, block: advance(share * wanted.batch.input_ids.numel() if wanted.counts else 0.0),
                 STOPPING.due,
             )
             with STOPPING.stoppable():

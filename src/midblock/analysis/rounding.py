@@ -44,8 +44,8 @@ def rounded(anatomy: Anatomy, types: Mapping[str, torch.dtype] | None = None) ->
         if own[-1][0] is part:  # an error before the forward began leaves nothing to give back
             _restore(own.pop()[1])
 
-    beside = {anatomy.final_norm, *(child for child in backbone.children() if child is not anatomy.blocks)}
-    parts = [*anatomy.blocks, *beside]
+    children = (child for child in backbone.children() if child is not anatomy.blocks)
+    parts = list(dict.fromkeys((*anatomy.blocks, anatomy.final_norm, *children)))
     hooks = [part.register_forward_pre_hook(begin) for part in parts]
     hooks += [part.register_forward_hook(end, always_call=True) for part in parts]
     try:

@@ -85,10 +85,10 @@ class Kept:
     def __contains__(self, name: str) -> bool:
         return name in self._held or name in self._places
 
-    def drop(self, name: str) -> None:
-        """Forget a tensor; on disk it stays as long as its piece."""
-        self._forget(name)
-        self._places.pop(name, None)
+    def let_go(self, name: str) -> None:
+        """Say that a tensor is not needed any more; it stays on disk for a walk that is taken up there."""
+        if name not in self._unsaved or self._pieces is None:
+            self._forget(name)
 
     def step(self, done: int, *, last: bool = False) -> None:
         """Tell that `done` steps are done; writes a piece when it is time, and when memory is short."""
@@ -100,7 +100,7 @@ class Kept:
         if self._pieces is None:
             return
         self._pieces.step(done, last=last or short)
-        if short:
+        if short:  # all of it lies on disk now
             for name in [each for each in self._held if each not in self._unsaved]:
                 self._bytes -= self._held.pop(name).nbytes
 

@@ -108,6 +108,11 @@ class Pass:
         """Whether the model itself is run, bottom to top."""
         return self.hold or bool(self.layers)
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the passes that every batch takes, one a model, by which progress is told."""
+        return self.runs and not self.lenient
+
     def reducing(self, before: Sequence[Passed]) -> Mapping[str, Reduction]:
         """The reductions, now that the passes before it are behind."""
         return self.reductions(before) if callable(self.reductions) else self.reductions

@@ -92,7 +92,6 @@ class WalkBlocks:
                 return False
             for number, answer in answers.items():
                 waiting[number] = next_asked(works[number], answer, self.keep)
-        self.kept.step(self._number, last=True)
         with ExitStack() as heads:
             for name in self.models if any(each is not None for each in waiting.values()) else ():
                 heads.enter_context(self.models[name].loaded("around", "final_norm", "head"))
@@ -116,6 +115,8 @@ class WalkBlocks:
             self._walks += 1
             if not walk.run():
                 return None
+            if self._number > self._resumed:
+                self.kept.step(self._number, last=True)
             for key in wanted:
                 before = [found[key[0], place] for place in range(key[1])]
                 found[key] = walk.passed(key, before)
@@ -261,7 +262,7 @@ class _Walk:
     def passed(self, key: Key, before: Sequence[Passed]) -> Passed:
         """What came of a pass, once all blocks are behind."""
         wanted, why = self.wanted[key], self._name(key, "failed")
-        self.kept.drop(self._name(key, "now"))
+        self.kept.let_go(self._name(key, "now"))
         if why in self.kept:
             return Passed({}, failed=bytes(self.kept.get(why).tolist()).decode())
         held = None
@@ -281,7 +282,10 @@ class _Walk:
         places = [(label, layer) for layer in wanted.layers for label in labels]
         if wanted.alone is not None:
             places += [(label, block) for block in wanted.alone.blocks for label in wanted.alone.reductions]
-        return {place: self.kept.get(self._name(key, "rows", *place)) for place in places}
+        found = {place: self.kept.get(self._name(key, "rows", *place)) for place in places}
+        for place in places:
+            self.kept.let_go(self._name(key, "rows", *place))
+        return found
 
     def _name(self, key: Key, *parts: Any) -> str:
         return "|".join(map(str, chain((self.number, *key), parts)))
