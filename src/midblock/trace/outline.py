@@ -94,7 +94,7 @@ class Outline:
             stack.enter_context(
                 stepped_over(
                     {
-                        anatomy.head: partial(_as_head, int(anatomy.head.weight.shape[0])),
+                        anatomy.head: partial(_as_head, len(anatomy.head.get_parameter("weight"))),
                         anatomy.embedding: partial(_as_embedding, anatomy.width, kind),
                     }
                 )
