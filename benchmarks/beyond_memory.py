@@ -28,8 +28,15 @@ from benchmarks.partner import BASE, make_partner
 from midblock.checkpoints import open_checkpoint
 
 PROMPTS, TOKENS, CAP, CHUNK = 16, 64, "4GB", 2**24
-SHAPE = {"vocab_size": 100352, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32,
-         "max_position_embeddings": 4096, "rope_theta": 500000.0, "tie_word_embeddings": False}  # fmt: skip
+SHAPE: dict[str, Any] = {
+    "vocab_size": 100352,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 4096,
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": False,
+}
 LEAN = {"metrics": "cka,change_intensity,logit_kl,logit_agreement", "precision_floor": False}
 FULL: dict[str, Any] = {}
 CHILD = """
@@ -57,7 +64,7 @@ def write_model(folder: Path, blocks: int, seed: int) -> None:
     config.architectures = ["Olmo2ForCausalLM"]
     config.save_pretrained(folder)
     open_checkpoint(BASE).tokenizer().save_pretrained(folder)
-    stream, index = torch.Generator().manual_seed(seed), {}
+    stream, index = torch.Generator().manual_seed(seed), dict[str, str]()
     wide, inner = config.hidden_size, config.intermediate_size
     outside = {"model.embed_tokens.weight": (config.vocab_size, wide), "lm_head.weight": (config.vocab_size, wide)}
     sides = {f"self_attn.{name}_proj.weight": (wide, wide) for name in "qkvo"}
@@ -173,7 +180,7 @@ def embedded(folder: Path) -> dict[str, Any]:
     partner = make_partner(folder / "partner")
     options = {"num_samples": 64, "num_token_samples": 16, "weights": False}
     given = (BASE, partner, "builtin:gsm_symbolic")
-    ran = {name: [] for name in ("whole", "by_blocks")}
+    ran: dict[str, list[Any]] = {name: [] for name in ("whole", "by_blocks")}
     for _ in range(2):
         for name, cap in (("whole", {}), ("by_blocks", {"max_memory": CAP})):
             ran[name].append(child(*given, {"device": "cpu", **cap}, options))

@@ -182,7 +182,7 @@ def test_what_cannot_be_kept_is_refused_in_one_line(folders, data, options, sett
 def test_other_verbs_do_not_ignore_the_cap(folders, data):
     pair = load_pair(*folders[:2], device="cpu", max_memory="8GB")
     with pytest.raises(MidblockError, match="max_memory cannot be kept"):
-        midblock.swap(pair, data, num_samples=6)
+        midblock.swap(pair, data, num_samples=6, segments="each")
 
 
 def test_kept_holds_no_more_than_its_limit(tmp_path):

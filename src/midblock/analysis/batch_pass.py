@@ -10,10 +10,11 @@ Cost: a forward pass a model without the head; with "own", one more of the tuned
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,9 +116,11 @@ class BatchPass:
         having = (mask & sinks).any(1) if sinks is not None else torch.zeros(len(mask), dtype=torch.bool)
         reductions = self._reductions(batch, masks, deep=deep)
         layers = tuple(sorted({*self.layers, *([self.top] if "heads" in reductions else [])}))
-        found = {BASE: reduce_held(replace(base, layers=layers), held.states, reductions)}
-        found |= self._of_rounded(passed[1:])
-        yield from self._kept(found, batch, suffixes, having)
+        first = {BASE: reduce_held(replace(base, layers=layers), held.states, reductions)}
+        first |= self._of_rounded(passed[1:])
+        found: dict[str, Rows] = {}
+        for name, rows in first.items():
+            found[name] = yield from self._found(name, batch, rows, suffixes, having)
         for name in self.anatomies:
             if name == BASE:
                 continue
@@ -127,23 +130,13 @@ class BatchPass:
             if deep and "reverse" in self.kinds:
                 tuned = replace(tuned, hold=True, calls=True)
             (through,) = yield Asked((tuned,))
-            rows = dict(through.rows)
+            rows = through.rows
             if deep and "reverse" in self.kinds:
                 alone = self._alone("reverse", name, through.states, masks)
                 (back,) = yield Asked((Pass(BASE, batch, mask, alone=alone),))
-                rows |= back.rows
-            yield from self._kept({name: rows}, batch, suffixes, having)
-            found[name] = rows
+                rows = {**rows, **back.rows}
+            found[name] = yield from self._found(name, batch, rows, suffixes, having)
         yield from self._read_off(batch, found, deep=deep)
-
-    def _kept(self, found: dict[str, Rows], batch: Batch, suffixes: Sequence[str], having: Tensor) -> Iterator[Found]:
-        """What is found so far; of it, what predictions are read off stays, without the rest."""
-        for name, rows in found.items():
-            wanted = {place: values for place, values in rows.items() if place[0] in ("lens", "heads")}
-            rest = {place: values for place, values in rows.items() if place not in wanted}
-            yield from self._found(name, batch, rest, suffixes, having)
-            for place in rest:
-                del rows[place]
 
     def _read_off(self, batch: Batch, found: Mapping[str, Rows], *, deep: bool) -> Work:
         """What the models predict of the states that were gathered."""
@@ -164,13 +157,21 @@ class BatchPass:
             masks[NO_SINKS] = without_sinks(mask, sinks)
         return masks
 
-    def _found(self, name: str, batch: Batch, rows: Rows, suffixes: Sequence[str], having: Tensor) -> Iterator[Found]:
-        """Rows of each set of tokens; without sinks, of the prompts that have one: the others' are those over all."""
-        for (label, layer), values in rows.items():
-            for suffix, of_set in zip(suffixes, values.unbind(1), strict=True):
+    def _found(
+        self, name: str, batch: Batch, rows: Rows, suffixes: Sequence[str], having: Tensor
+    ) -> Generator[Found, Any, Rows]:
+        """Rows of each set of tokens; without sinks, of the prompts that have one: the others' are those over all.
+
+        Returns:
+            What predictions are read off, which is no row of a prompt.
+        """
+        gathered = [place for place in rows if place[0] in ("lens", "heads")]
+        for label, layer in [place for place in rows if place not in gathered]:
+            for suffix, of_set in zip(suffixes, rows[label, layer].unbind(1), strict=True):
                 kept = having if suffix else torch.ones_like(having)
                 if layer in self.layers:
                     yield Found(name, label + suffix, layer, batch.index[kept], of_set[kept])
+        return {place: rows[place] for place in gathered} if isinstance(rows, dict) else rows
 
     def _alone(self, label: str, name: str, held: HeldStates, masks: Masks) -> Alone:
         """Pooled states behind each block of one model, given what the other's own block was given."""
@@ -245,7 +246,7 @@ class BatchPass:
         found: dict[str, Rows] = {}
         for each in passed:
             self.lost = self.lost or each.failed
-            found |= {} if each.failed else {ROUNDED: dict(each.rows)}
+            found |= {} if each.failed else {ROUNDED: each.rows}
         return found
 
     def _general(self, batch: Batch) -> Work:

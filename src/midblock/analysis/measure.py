@@ -18,17 +18,14 @@ from midblock.analysis.batch_pass import BatchPass, Found
 from midblock.analysis.prompts import Prompts
 from midblock.analysis.settings import AnalysisSettings
 from midblock.base.names import BASE, ROUNDED
-from midblock.base.seal import fingerprint
 from midblock.checkpoints import Anatomy, Pair
 from midblock.data import Batch
 from midblock.metrics.metric import NO_SINKS
-from midblock.runs.steps import Step, check_whole, run_steps
-from midblock.runs.stopping import STOPPING
+from midblock.runs.steps import Step, run_steps
+from midblock.runs.walking import run_walk
 from midblock.trace import RowStatistic, RowStore
-from midblock.trace.kept import Kept
 from midblock.trace.pieces import SAVE_SECONDS
 from midblock.trace.walk import walk_whole
-from midblock.trace.walk_blocks import WalkBlocks
 
 ROUNDED_BASE = -1  # stands for the base in the other precision where models are numbered
 
@@ -132,41 +129,32 @@ class Measurement:
         return Measured(self._whole(self.store.finish()), [variant.name for variant in self.pair.tuned])
 
     def _whole_models(self, through: BatchPass, advance: Advance) -> None:
-        keys = {kind: self._keys(kind) for kind, _ in self._batches()}
-        steps = [
-            Step(
-                batch.input_ids.numel(),
-                partial(self._step, through, kind, batch),
-                keys[kind],
-                tuple(batch.index.tolist()),
-            )
-            for kind, batch in self._batches()
-        ]
+        steps = [step for _, _, step in self._steps(through)]
         self.dropped += run_steps(
             steps, self.store, self.partial, advance, owner=self.owner, save_seconds=self.save_seconds
         )
 
     def _by_blocks(self, through: BatchPass, advance: Advance) -> None:
         """All batches together, block by block; what they find comes at the end of each model."""
-        batches = list(self._batches())
-        share = 1 / (len(self.pair.in_parts) * self.pair.blocks)
-        folder = self.partial / "blocks" if self.partial else None
-        owner = fingerprint(self.owner, self.layers, sorted(self.kinds), [[k, b.index.tolist()] for k, b in batches])
-        with Kept(folder, self.limit, owner, self.save_seconds) as kept:
-            walking = WalkBlocks(
-                self.pair.in_parts,
-                kept,
-                self._keep,
-                lambda wanted, block: advance(share * wanted.batch.input_ids.numel() if wanted.counts else 0.0),
-                STOPPING.due,
-            )
-            with STOPPING.stoppable():
-                done = walking.run([through.work(kind, batch) for kind, batch in batches])
-            self.dropped += walking.notes
-            if not done:
-                STOPPING.stop()
-        promised = [Step(0, lambda: None, self._keys(kind), tuple(batch.index.tolist())) for kind, batch in batches]
-        check_whole(promised, self.store)
+        works = [(step, through.work(kind, batch)) for kind, batch, step in self._steps(through)]
+        self.dropped += run_walk(
+            self.pair,
+            works,
+            self.store,
+            self._keep,
+            self.partial,
+            advance,
+            owner=self.owner,
+            limit=self.limit,
+            share=1 / len(self.pair.in_parts),
+            save_seconds=self.save_seconds,
+        )
+
+    def _steps(self, through: BatchPass) -> Iterator[tuple[str, Batch, Step]]:
+        keys = {kind: self._keys(kind) for kind, _ in self._batches()}
+        for kind, batch in self._batches():
+            do, index = partial(self._step, through, kind, batch), tuple(batch.index.tolist())
+            yield kind, batch, Step(batch.input_ids.numel(), do, keys[kind], index)
 
     def notes(self) -> list[str]:
         """What a reader must know, once it has run."""

@@ -24,7 +24,7 @@ from midblock.data import Batch
 from midblock.trace.held_states import HeldStates, hold_states
 from midblock.trace.stream import Reduction, reduce_batch, reduce_states
 
-Rows = dict[tuple[str, int], Tensor]  # by reduction and layer
+Rows = Mapping[tuple[str, int], Tensor]  # by reduction and layer
 Around = Callable[[], AbstractContextManager[None]]
 
 FATAL = (torch.OutOfMemoryError, torch.AcceleratorError)  # of the device, whatever runs on it
@@ -168,13 +168,13 @@ def run_whole(anatomy: Anatomy, wanted: Pass, before: Sequence[Passed] = ()) -> 
         before: what came of the passes that were asked for before it.
     """
     with failing(wanted) as told, wanted.around():
-        held, rows = None, Rows()
+        held, rows = None, dict[tuple[str, int], Tensor]()
         if wanted.hold:
             held = hold_states(anatomy, wanted.batch.input_ids, calls=wanted.calls)
-            rows = reduce_held(wanted, held.states, wanted.reducing(before))
+            rows |= reduce_held(wanted, held.states, wanted.reducing(before))
         elif wanted.runs:
             given = (wanted.called, anatomy, wanted.batch, wanted.mask, wanted.layers, wanted.reducing(before))
-            rows = dict(reduce_batch(*given).rows)
+            rows |= reduce_batch(*given).rows
         if wanted.alone is not None:
             for block in wanted.alone.blocks:
                 rows |= run_alone(anatomy, wanted, wanted.alone, block)
@@ -184,7 +184,7 @@ def run_whole(anatomy: Anatomy, wanted: Pass, before: Sequence[Passed] = ()) -> 
 
 def reduce_held(wanted: Pass, states: Mapping[int, Tensor], reductions: Mapping[str, Reduction]) -> Rows:
     """The rows of a pass whose states were kept."""
-    rows: Rows = {}
+    rows: dict[tuple[str, int], Tensor] = {}
     for layer in wanted.layers:
         rows |= reduce_states(wanted.called, layer, states[layer], wanted.batch, wanted.mask, reductions)
     return rows

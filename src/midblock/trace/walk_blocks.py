@@ -50,6 +50,24 @@ class KeptStates(Mapping[int, Tensor]):
         return len(self.layers)
 
 
+@dataclass(frozen=True)
+class KeptRows(Mapping[tuple[str, int], Tensor]):
+    """The rows of a pass by reduction and layer, wherever they are kept."""
+
+    kept: Kept
+    prefix: str
+    places: tuple[tuple[str, int], ...]
+
+    def __getitem__(self, place: tuple[str, int]) -> Tensor:
+        return self.kept.get("|".join(map(str, (self.prefix, *place))))
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
 @dataclass(eq=False)
 class WalkBlocks:
     """All works together.
@@ -272,7 +290,7 @@ class _Walk:
             held = HeldStates(states, self._calls.get(key) if wanted.calls else None)
         rows = reduce_held(wanted, held.states, wanted.reducing(before)) if held is not None else self._rows(key)
         if wanted.alone is not None and held is not None:
-            rows |= self._rows(key)
+            rows = {**rows, **self._rows(key)}
         return Passed(rows, held)
 
     def _rows(self, key: Key) -> Rows:
@@ -282,10 +300,7 @@ class _Walk:
         places = [(label, layer) for layer in wanted.layers for label in labels]
         if wanted.alone is not None:
             places += [(label, block) for block in wanted.alone.blocks for label in wanted.alone.reductions]
-        found = {place: self.kept.get(self._name(key, "rows", *place)) for place in places}
-        for place in places:
-            self.kept.let_go(self._name(key, "rows", *place))
-        return found
+        return KeptRows(self.kept, self._name(key, "rows"), tuple(places))
 
     def _name(self, key: Key, *parts: Any) -> str:
         return "|".join(map(str, chain((self.number, *key), parts)))
