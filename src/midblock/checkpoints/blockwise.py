@@ -58,6 +58,7 @@ class BlockwiseModel:
     tensors: EffectiveTensors
     device: torch.device
     kinds: Mapping[str, torch.dtype]
+    _empty: dict[str, nn.Parameter] = field(default_factory=dict)  # each parameter as it stands when it is not loaded
     _ahead: dict[Part, Future[dict[str, Tensor]]] = field(default_factory=dict)
     _reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "reading weights"))
 
@@ -78,6 +79,7 @@ class BlockwiseModel:
         plan = {re.compile(key.replace("*", ".*")): each for key, each in model._get_dtype_plan(kind).items()}
         kinds = {each: _kind_of(each, value, plan) for each, value in model.named_parameters(remove_duplicate=False)}
         found = cls(name, model, Anatomy.of(model), tensors, device, kinds)
+        found._make_empty()
         found._check_whole()
         found._fill_buffers(plan)
         return found
@@ -187,11 +189,6 @@ class BlockwiseModel:
         return next((each for each in names if each in self.tensors.by_name), name)
 
     @cached_property
-    def _empty(self) -> Mapping[str, nn.Parameter]:
-        """Each parameter as it stands when it is not loaded."""
-        return {name: nn.Parameter(self._held(name).detach(), requires_grad=False) for name in self._places}
-
-    @cached_property
     def _parts(self) -> Mapping[Part, tuple[str, ...]]:
         by_module: dict[int, list[str]] = {}
         for name, places in self._places.items():
@@ -210,6 +207,12 @@ class BlockwiseModel:
             name for name in self._places if name not in elsewhere and not other_modality(name.rpartition(".")[0])
         )
         return found
+
+    def _make_empty(self) -> None:
+        """Put every parameter on the meta device: some are drawn elsewhere, whatever device is asked for."""
+        for name in self._places:
+            self._empty[name] = nn.Parameter(self._held(name).detach().to("meta"), requires_grad=False)
+            self._put(name, self._empty[name])
 
     def _check_whole(self) -> None:
         """Raise MidblockError unless the files give every weight that the decoder needs."""
