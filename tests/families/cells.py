@@ -115,7 +115,8 @@ def by_blocks(pair: Pair) -> None:
 
     with Kept(None, None) as kept, torch.inference_mode():
         WalkBlocks({"base": model}, kept, found.append).run([work()])
-        own = list(hold_states(Anatomy.of(whole), batch.input_ids).states.values())
+        states = hold_states(Anatomy.of(whole), batch.input_ids).states
+        own = [states[layer] for layer in range(-1, pair.depth + 1)]
         own.append(Anatomy.of(whole).logits(own[-1]))
     model.close()
     for layer, (ours, theirs) in enumerate(zip(found, own, strict=True), start=-1):
