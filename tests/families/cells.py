@@ -18,13 +18,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import midblock
+from midblock.checkpoints import Anatomy, LoadSettings, open_checkpoint
+from midblock.checkpoints.blockwise import BlockwiseModel
+from midblock.data import TokenizedPrompt, make_batches
+from midblock.trace import hold_states
+from midblock.trace.kept import Kept
+from midblock.trace.walk import Asked, Pass, Work
+from midblock.trace.walk_blocks import WalkBlocks
 from midblock.tuning.carve.carver import Carver
 from midblock.tuning.carve.dual import DualControl
 from midblock.tuning.carve.masks import Masks
 from midblock.tuning.place.carved import between
 from midblock.tuning.settings import Carving
 
-from .pair import ROWS, Pair, as_causal, blocks, changes, distance, in_block, kl, nll, norms, rows
+from .pair import ROWS, Pair, as_causal, blocks, changes, distance, in_block, kl, nll, norms, rows, texts
 
 SAMPLES = len(ROWS)
 TUNED = 1  # the block that is tuned
@@ -89,6 +96,31 @@ def weights(pair: Pair) -> None:
 def is_tied(model: nn.Module) -> bool:
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[operator]
     return getattr(head, "weight", None) is getattr(embedding, "weight", None)
+
+
+def by_blocks(pair: Pair) -> None:
+    """With one block at a time in memory, every layer's states and the logits are the whole model's to the bit."""
+    whole, ids = pair.models["base"], [ids for ids, _ in texts()]
+    prompts = [TokenizedPrompt(number, tuple(each), 1) for number, each in enumerate(ids)]
+    (batch,) = make_batches(prompts, batch_tokens=10_000)
+    checkpoint = open_checkpoint(pair.path("base"))
+    model = BlockwiseModel.of(checkpoint, LoadSettings(device="cpu", dtype="float32"), "base")
+    found: list[Tensor] = []
+
+    def work() -> Work:
+        (passed,) = yield Asked((Pass("base", batch, batch.region("all"), hold=True),))
+        found.extend(passed.states.states[layer] for layer in range(-1, pair.depth + 1))
+        yield Asked()
+        found.append(model.anatomy.logits(found[-1]))
+
+    with Kept(None, None) as kept, torch.inference_mode():
+        WalkBlocks({"base": model}, kept, found.append).run([work()])
+        states = hold_states(Anatomy.of(whole), batch.input_ids).states
+        own = [states[layer] for layer in range(-1, pair.depth + 1)]
+        own.append(Anatomy.of(whole).logits(own[-1]))
+    model.close()
+    for layer, (ours, theirs) in enumerate(zip(found, own, strict=True), start=-1):
+        assert torch.equal(ours, theirs), f"layer {layer} of {pair.depth}, the logits last"
 
 
 def probe(pair: Pair) -> None:
@@ -205,6 +237,7 @@ def check_same(model: nn.Module, other: nn.Module) -> None:
 
 CELLS: Mapping[str, Callable[[Pair], None]] = {
     "analyze": analyze,
+    "by blocks": by_blocks,
     "weights": weights,
     "probe": probe,
     "swap": swap,

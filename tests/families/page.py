@@ -13,6 +13,7 @@ from .zoo import NO_DECODERS, nested
 Table = Mapping[str, Mapping[str, str]]
 VERBS = {
     "analyze": "`analyze` (states)",
+    "by blocks": "`analyze --max-memory`",
     "weights": "`analyze --weights-only`",
     "probe": "`probe`",
     "swap": "`swap`",

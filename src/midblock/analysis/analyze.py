@@ -8,12 +8,12 @@ is written in docs/run_folder.md.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from midblock.analysis.controls import check_controllable
 from midblock.analysis.measure import is_dispatched
-from midblock.analysis.mixtures import EXPERTS, mixtures_of
+from midblock.analysis.mixtures import EXPERTS, NOT_BY_BLOCKS, has_experts, mixtures_of
 from midblock.analysis.own_blocks import own_change_notes
 from midblock.analysis.prompts import Prompts, prepare_prompts, with_general
 from midblock.analysis.samples import draw_samples
@@ -21,7 +21,7 @@ from midblock.analysis.settings import AnalysisSettings
 from midblock.analysis.work import Analysis, kinds_of
 from midblock.base import LayerPlan, LayerTable, MidblockError, Progress, divide
 from midblock.checkpoints import Anatomy, Pair, Variant
-from midblock.data import ExampleSet, local_places
+from midblock.data import Batch, ExampleSet, local_places
 from midblock.evaluation import CHECKED, check_lens
 from midblock.runs.lending import lent
 from midblock.runs.reading import DEFAULT_DATA
@@ -29,6 +29,9 @@ from midblock.runs.request import DATA, Draft, Request, draft_of
 from midblock.runs.run import Ready, carry_out
 from midblock.runs.where import Where
 from midblock.trace import check_stream
+from midblock.trace.engine import Engine, choose_engine, engine_of
+from midblock.trace.outline import tried
+from midblock.trace.routing import Mixtures
 
 TRIES = "lower --batch-tokens, or try --dtype bfloat16, --device-map auto or --no-precision-floor"
 
@@ -63,29 +66,45 @@ def analyze(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -
     def prepare(progress: Progress) -> Ready:
         start = time.perf_counter()
         kinds = frozenset() if read is None else kinds_of(settings)
+        engine = _engine(pair, settings, kinds) if kinds else Engine()
         samples = _read(pair, data, settings, kinds, progress) if kinds else ()
-        notes = [*pair.notes(), *_notes_of_request(pair, read, plan)]
+        notes = [*pair.notes(), *engine.notes, *_notes_of_request(pair, read, plan)]
         if settings.controls and kinds:
             check_controllable(pair)
         if "own" in kinds:
             refused, told = own_change_notes(pair, samples[0])
             kinds -= {"own", "reverse"} if refused else set()
             notes += told
-        mixtures, told = mixtures_of(pair, samples[0]) if kinds & EXPERTS else ({}, [])
+        mixtures, told = _mixtures(pair, samples, kinds)
         notes += told
-        if "floor" in kinds and is_dispatched(pair.base.model):
+        if "floor" in kinds and not pair.in_parts and is_dispatched(pair.base.model):
             kinds -= {"floor"}
             notes.append("No precision floor: the base is spread over several devices.")
         return Ready(
             request=_decided(draft, read, samples),
-            work=Analysis(pair, settings, plan, kinds, samples, mixtures).run,
-            facts={"seed": settings.seed, **_facts(samples)},
+            work=Analysis(pair, settings, plan, kinds, samples, mixtures, engine.limit).run,
+            facts={"seed": settings.seed, **_facts(samples), **engine.facts},
             notes=[*notes, *_notes_of_samples(data, samples)],
             seconds=time.perf_counter() - start if samples else None,
         )
 
-    with lent(pair, tries=TRIES):
+    with lent(pair, tries=TRIES), engine_of(pair):
         return carry_out(draft, prepare, where, share=True).table
+
+
+def _mixtures(
+    pair: Pair, samples: Sequence[Prompts], kinds: frozenset[str]
+) -> tuple[Mapping[str, Mixtures], list[str]]:
+    """Experts and routers of all models, where they are wanted."""
+    if not kinds & EXPERTS:
+        return {}, []
+    if pair.in_parts:
+        return {}, [NOT_BY_BLOCKS] if has_experts(pair) else []
+    return mixtures_of(pair, samples[0])
+
+
+def _engine(pair: Pair, settings: AnalysisSettings, kinds: frozenset[str]) -> Engine:
+    return choose_engine(pair, tokens=settings.batch_tokens, rounded="floor" in kinds)
 
 
 def analysis_draft(pair: Pair, data: str | ExampleSet | None, settings: AnalysisSettings) -> Draft:
@@ -104,19 +123,20 @@ def _read(
     samples = (with_general(pair, samples[0], settings), *samples[1:])
     advance = progress.phase("loading models", 1 + len(pair.tuned))
     for variant in pair:
-        variant.model.eval()
-        _check_states(variant, samples[0], kinds)
+        first = (*samples[0].deep, *samples[0].pooled)[0].start(CHECKED)
+        with tried(variant, first.input_ids):
+            variant.model.eval()
+            _check_states(variant, first, kinds)
         advance(1)
     return samples
 
 
-def _check_states(variant: Variant, prompts: Prompts, kinds: frozenset[str]) -> None:
+def _check_states(variant: Variant, first: Batch, kinds: frozenset[str]) -> None:
     """See on a few tokens that states are the residual stream, and predictions read off them the model's own."""
-    first = (*prompts.deep, *prompts.pooled)[0]
     if kinds & {"lens", "heads"}:
         check_lens(variant.name, variant.model, first)
     else:
-        check_stream(Anatomy.of(variant.model), first.start(CHECKED).input_ids, variant.name)
+        check_stream(Anatomy.of(variant.model), first.input_ids, variant.name)
 
 
 def _decided(draft: Draft, data: str | ExampleSet | None, samples: Sequence[Prompts]) -> Request:

@@ -1,5 +1,8 @@
 """One batch through all models of a pair, each layer reduced to rows as it passes: nothing is kept, nothing is summed.
 
+It says which passes it needs and what to make of them; who runs them, batch by batch or all batches block by block, is
+`trace.walk`'s affair.
+
 The base goes first and its states are held while the batch is looked at, because two things need them: which tokens
 are sinks is known only behind the last block, and a tuned block's own change is what it makes of the base's states.
 Cost: a forward pass a model without the head; with "own", one more of the tuned blocks on the token-level prompts.
@@ -7,19 +10,20 @@ Cost: a forward pass a model without the head; with "own", one more of the tuned
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from midblock.analysis.heads import divergences, predicting
 from midblock.analysis.lens import gather_positions, lens_positions, log_probabilities, read_logits
-from midblock.analysis.rounding import FATAL, rounded, types_of
+from midblock.analysis.rounding import rounded, types_of
 from midblock.analysis.routing_rows import RoutingRows
 from midblock.analysis.settings import AnalysisSettings
-from midblock.base import MidblockError
 from midblock.base.names import BASE, ROUNDED
 from midblock.checkpoints import Anatomy
 from midblock.data import Batch
@@ -28,10 +32,10 @@ from midblock.metrics.metric import NO_SINKS
 from midblock.metrics.predictions import Predictions
 from midblock.metrics.sinks import read_rule, sink_tokens, token_norms, without_sinks
 from midblock.metrics.tokens import Tokens, pooled_mean, pooled_means
-from midblock.trace import HeldStates, Reduction, hold_states, reduce_batch, reduce_states
+from midblock.trace import HeldStates, Reduction
 from midblock.trace.routing import Mixtures
+from midblock.trace.walk import Alone, Asked, Pass, Passed, Rows, Work, reduce_held
 
-Reduced = dict[tuple[str, int], Tensor]  # by reduction and layer
 Masks = Mapping[str, Tensor]  # tokens that count, by suffix of the metrics over them; all of them first
 
 
@@ -80,8 +84,8 @@ class BatchPass:
         """L, the layer of what the final norm puts out."""
         return len(self.anatomies[BASE])
 
-    def rows(self, kind: str, batch: Batch) -> Iterator[Found]:
-        """What a batch gives.
+    def work(self, kind: str, batch: Batch) -> Work:
+        """What is done with a batch; what it finds are `Found`.
 
         Args:
             kind: "deep" for prompts with token-level metrics, "pooled" for others, "viewN" or "general".
@@ -96,99 +100,93 @@ class BatchPass:
         else:
             yield from self._prompts(batch, deep=kind == "deep")
 
-    def _view(self, kind: str, batch: Batch) -> Iterator[Found]:
+    def _view(self, kind: str, batch: Batch) -> Work:
         mask = batch.region(self.settings.region)
-        for name, anatomy in self.anatomies.items():
-            found = reduce_batch(name, anatomy, batch, mask, self.layers, {kind: pooled_mean})
+        for name in self.anatomies:
+            (found,) = yield Asked((Pass(name, batch, mask, layers=self.layers, reductions={kind: pooled_mean}),))
             for (_, layer), values in found.rows.items():
                 yield Found(name, kind, layer, batch.index, values)
 
-    def _prompts(self, batch: Batch, *, deep: bool) -> Iterator[Found]:
-        base, mask = self.anatomies[BASE], batch.region(self.settings.region)
+    def _prompts(self, batch: Batch, *, deep: bool) -> Work:
+        mask = batch.region(self.settings.region)
         routing = RoutingRows(self.mixtures, self._names("routers"))
-        with routing.reading(BASE):
-            held = hold_states(base, batch.input_ids, calls=deep and "own" in self.kinds)
+        reading = partial(routing.reading, BASE)
+        base = Pass(BASE, batch, mask, hold=True, calls=deep and "own" in self.kinds, watching=reading)
+        passed = yield Asked((base, *self._rounded(batch, mask, routing, deep=deep)))
+        held = passed[0].states
         sinks = self._sinks(batch, held)
         if sinks is not None:
             yield Found(BASE, "sinks", -1, batch.index, self._places(sinks))
-        masks: dict[str, Tensor] = {"": mask}
-        if sinks is not None and bool((mask & sinks).any()):
-            masks[NO_SINKS] = without_sinks(mask, sinks)
+        masks = self._masks(mask, sinks)
+        suffixes = tuple(masks)
         having = (mask & sinks).any(1) if sinks is not None else torch.zeros(len(mask), dtype=torch.bool)
-        states: dict[str, Reduced] = {}
-        for name, found in self._through_all(batch, held, masks, routing, deep=deep):
-            states[name] = {place: values for place, values in found.items() if place[0] in ("lens", "heads")}
-            rest = {place: values for place, values in found.items() if place not in states[name]}
-            yield from self._found(name, batch, rest, tuple(masks), having)
-        for name, kind, block, rows in routing.rows(mask):
+        reductions = self._reductions(batch, masks, deep=deep)
+        layers = tuple(sorted({*self.layers, *([self.top] if "heads" in reductions else [])}))
+        first = {BASE: reduce_held(replace(base, layers=layers), held.states, reductions)}
+        first |= self._of_rounded(passed[1:], routing)
+        found: dict[str, Rows] = {}
+        for name, rows in first.items():
+            found[name] = yield from self._found(name, batch, rows, suffixes, having)
+        for name in self.anatomies:
+            if name == BASE:
+                continue
+            reading = partial(routing.reading, name)
+            tuned = Pass(name, batch, mask, layers=layers, reductions=reductions, watching=reading)
+            if deep and "own" in self.kinds:
+                tuned = replace(tuned, alone=self._alone("own", name, held, masks))
+            if deep and "reverse" in self.kinds:
+                tuned = replace(tuned, hold=True, calls=True)
+            (through,) = yield Asked((tuned,))
+            rows = through.rows
+            if deep and "reverse" in self.kinds:
+                alone = self._alone("reverse", name, through.states, masks)
+                (back,) = yield Asked((Pass(BASE, batch, mask, alone=alone),))
+                rows = {**rows, **back.rows}
+            found[name] = yield from self._found(name, batch, rows, suffixes, having)
+        for name, kind, block, chosen in routing.rows(mask):
             if block in self.layers:
-                yield Found(name, kind, block, batch.index, rows)
-        if deep and "lens" in self.kinds:
-            yield from self._lens(batch, states)
-        if deep and "heads" in self.kinds:
-            at = {name: found["heads", self.top] for name, found in states.items() if name != ROUNDED}
+                yield Found(name, kind, block, batch.index, chosen)
+        yield from self._read_off(batch, found, deep=deep)
+
+    def _read_off(self, batch: Batch, found: Mapping[str, Rows], *, deep: bool) -> Work:
+        """What the models predict of the states that were gathered."""
+        if not deep or not self.kinds & {"lens", "heads"}:
+            return
+        yield Asked()
+        if "lens" in self.kinds:
+            yield from self._lens(batch, found)
+        if "heads" in self.kinds:
+            at = {name: rows["heads", self.top] for name, rows in found.items() if name != ROUNDED}
             kept = predicting(batch, self.settings.answer_positions, region="answer")[1]
             yield from self._heads("heads", batch, kept, at)
 
+    def _masks(self, mask: Tensor, sinks: Tensor | None) -> dict[str, Tensor]:
+        """The sets of tokens that metrics are over; without sinks only where there are any."""
+        masks = {"": mask}
+        if sinks is not None and bool((mask & sinks).any()):
+            masks[NO_SINKS] = without_sinks(mask, sinks)
+        return masks
+
     def _found(
-        self, name: str, batch: Batch, rows: Reduced, suffixes: Sequence[str], having: Tensor
-    ) -> Iterator[Found]:
-        """Rows of each set of tokens; without sinks, of the prompts that have one: the others' are those over all."""
-        for (label, layer), values in rows.items():
-            for suffix, of_set in zip(suffixes, values.unbind(1), strict=True):
+        self, name: str, batch: Batch, rows: Rows, suffixes: Sequence[str], having: Tensor
+    ) -> Generator[Found, Any, Rows]:
+        """Rows of each set of tokens; without sinks, of the prompts that have one: the others' are those over all.
+
+        Returns:
+            What predictions are read off, which is no row of a prompt.
+        """
+        gathered = [place for place in rows if place[0] in ("lens", "heads")]
+        for label, layer in [place for place in rows if place not in gathered]:
+            for suffix, of_set in zip(suffixes, rows[label, layer].unbind(1), strict=True):
                 kept = having if suffix else torch.ones_like(having)
                 if layer in self.layers:
                     yield Found(name, label + suffix, layer, batch.index[kept], of_set[kept])
+        return {place: rows[place] for place in gathered} if isinstance(rows, dict) else rows
 
-    def _through_all(
-        self, batch: Batch, held: HeldStates, masks: Masks, routing: RoutingRows, *, deep: bool
-    ) -> Iterator[tuple[str, Reduced]]:
-        """What each model's states come to, the base's in the other precision last."""
-        reductions, mask = self._reductions(batch, masks, deep=deep), masks[""]
-        layers = sorted({*self.layers, *([self.top] if "heads" in reductions else [])})
-        yield BASE, self._reduce_held(BASE, held, batch, mask, layers, reductions)
-        for name, anatomy in self.anatomies.items():
-            if name == BASE:
-                continue
-            if deep and "reverse" in self.kinds:
-                with routing.reading(name):
-                    theirs = hold_states(anatomy, batch.input_ids, calls=True)
-                rows = self._reduce_held(name, theirs, batch, mask, layers, reductions)
-                rows |= self._alone("reverse", name, theirs, self.anatomies[BASE], batch, masks)
-            else:
-                with routing.reading(name):
-                    rows = dict(reduce_batch(name, anatomy, batch, mask, layers, reductions).rows)
-            if deep and "own" in self.kinds:
-                rows |= self._alone("own", name, held, anatomy, batch, masks)
-            yield name, rows
-        if deep and "floor" in self.kinds and not self.lost and self.rounded.issuperset(batch.index.tolist()):
-            rest = {label: each for label, each in reductions.items() if label.startswith(("pooled", "lens"))}
-            if (rounded_rows := self._rounded(batch, mask, rest, routing)) is not None:
-                yield ROUNDED, rounded_rows
-
-    def _reduce_held(
-        self,
-        name: str,
-        held: HeldStates,
-        batch: Batch,
-        mask: Tensor,
-        layers: list[int],
-        reductions: Mapping[str, Reduction],
-    ) -> Reduced:
-        rows: Reduced = {}
-        for layer in layers:
-            rows |= reduce_states(name, layer, held.states[layer], batch, mask, reductions)
-        return rows
-
-    def _alone(self, label: str, name: str, held: HeldStates, anatomy: Anatomy, batch: Batch, masks: Masks) -> Reduced:
+    def _alone(self, label: str, name: str, held: HeldStates, masks: Masks) -> Alone:
         """Pooled states behind each block of one model, given what the other's own block was given."""
-        reductions = {label: _over_sets(pooled_means, masks)}
-        rows: Reduced = {}
-        for block in self.layers:
-            if 0 <= block < self.top:
-                states = held.through(anatomy, block)
-                rows |= reduce_states(f"{name} ({label})", block, states, batch, masks[""], reductions)
-        return rows
+        blocks = tuple(block for block in self.layers if 0 <= block < self.top)
+        return Alone(held, blocks, {label: _over_sets(pooled_means, masks)}, f"{name} ({label})")
 
     def _sinks(self, batch: Batch, held: HeldStates) -> Tensor | None:
         """The base's sink tokens; None where metrics are over all tokens alone."""
@@ -227,32 +225,53 @@ class BatchPass:
     def _wanted(self) -> tuple[str, ...]:
         return choose(self.settings.metrics)
 
-    def _rounded(
-        self, batch: Batch, mask: Tensor, reductions: Mapping[str, Reduction], routing: RoutingRows
-    ) -> Reduced | None:
-        """Rows of the base in the other precision; None where it cannot run in it: a side measurement ends no run."""
-        anatomy = self.anatomies[BASE]
-        try:
-            if self._types is None:
-                self._types = types_of(anatomy)
-            with rounded(anatomy, self._types), routing.reading(ROUNDED):
-                return dict(reduce_batch(ROUNDED, anatomy, batch, mask, self.layers, reductions).rows)
-        except FATAL:
-            raise
-        except (RuntimeError, TypeError, MidblockError) as error:
-            said = error.what if isinstance(error, MidblockError) else str(error) or type(error).__name__
-            self.lost = said.strip().splitlines()[0].rstrip(".")
-            routing.forget(ROUNDED)
-            return None
+    def _rounded(self, batch: Batch, mask: Tensor, routing: RoutingRows, *, deep: bool) -> Iterator[Pass]:
+        """The base in the other precision, where that is wanted: a side measurement, which ends no run."""
+        if not deep or "floor" not in self.kinds or self.lost or not self.rounded.issuperset(batch.index.tolist()):
+            return
 
-    def _general(self, batch: Batch) -> Iterator[Found]:
+        def reductions(before: Sequence[Passed]) -> Mapping[str, Reduction]:
+            masks = self._masks(mask, self._sinks(batch, before[0].states))
+            found = self._reductions(batch, masks, deep=True)
+            return {label: each for label, each in found.items() if label.startswith(("pooled", "lens"))}
+
+        yield Pass(
+            BASE,
+            batch,
+            mask,
+            name=ROUNDED,
+            layers=self.layers,
+            reductions=reductions,
+            around=self._in_other_precision,
+            watching=partial(routing.reading, ROUNDED),
+            lenient=True,
+        )
+
+    def _in_other_precision(self) -> AbstractContextManager[None]:
+        anatomy = self.anatomies[BASE]
+        if self._types is None:
+            self._types = types_of(anatomy)
+        return rounded(anatomy, self._types)
+
+    def _of_rounded(self, passed: Sequence[Passed], routing: RoutingRows) -> dict[str, Rows]:
+        found: dict[str, Rows] = {}
+        for each in passed:
+            self.lost = self.lost or each.failed
+            if each.failed:
+                routing.forget(ROUNDED)
+            found |= {} if each.failed else {ROUNDED: each.rows}
+        return found
+
+    def _general(self, batch: Batch) -> Work:
         """Both models' predictions of a text that the tuning was not about."""
         positions, kept = predicting(batch, self.settings.answer_positions, region="all")
         gather: dict[str, Reduction] = {"heads": lambda states, mask: gather_positions(states, positions)}
-        at = {
-            name: reduce_batch(name, anatomy, batch, batch.region("all"), [self.top], gather).rows["heads", self.top]
-            for name, anatomy in self.anatomies.items()
-        }
+        at: dict[str, Tensor] = {}
+        for name in self.anatomies:
+            wanted = Pass(name, batch, batch.region("all"), layers=(self.top,), reductions=gather)
+            (passed,) = yield Asked((wanted,))
+            at[name] = passed.rows["heads", self.top]
+        yield Asked()
         yield from self._heads("general", batch, kept, at)
 
     def _heads(self, kind: str, batch: Batch, kept: Tensor, states: Mapping[str, Tensor]) -> Iterator[Found]:
@@ -262,7 +281,7 @@ class BatchPass:
                 values = divergences(base, (self.anatomies[name], at), kept, self.vocabulary)
                 yield Found(name, kind, self.top, batch.index, values)
 
-    def _lens(self, batch: Batch, states: Mapping[str, Reduced]) -> Iterator[Found]:
+    def _lens(self, batch: Batch, states: Mapping[str, Rows]) -> Iterator[Found]:
         compared: dict[str, Tensor] = {}
         for layer in self.layers:
             # The final norm's output is what the last block's state becomes: the same prediction, computed once.

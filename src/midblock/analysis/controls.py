@@ -51,8 +51,12 @@ def check_controllable(pair: Pair) -> None:
     """See that every tuned model has the base's own tensors.
 
     Raises:
-        MidblockError: an adapter that is not merged, or tensors of another shape; the message names the first.
+        MidblockError: an adapter that is not merged, or tensors of another shape; the message names the first. Or the
+            models are walked block by block.
     """
+    if pair.in_parts:
+        what = "controls change whole models, and these are walked block by block"
+        raise MidblockError(what, hint="leave out --controls, or --max-memory where the models fit")
     for variant in pair.tuned:
         _moved(pair, variant)
 

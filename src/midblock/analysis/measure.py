@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from midblock.analysis.batch_pass import BatchPass
+from midblock.analysis.batch_pass import BatchPass, Found
 from midblock.analysis.prompts import Prompts
 from midblock.analysis.settings import AnalysisSettings
 from midblock.base.names import BASE, ROUNDED
@@ -23,9 +23,11 @@ from midblock.data import Batch
 from midblock.metrics.metric import NO_SINKS
 from midblock.runs.sharing import shared
 from midblock.runs.steps import Step, run_steps
+from midblock.runs.walking import run_walk
 from midblock.trace import RowStatistic, RowStore
 from midblock.trace.pieces import SAVE_SECONDS
 from midblock.trace.routing import Mixtures
+from midblock.trace.walk import walk_whole
 
 ROUNDED_BASE = -1  # stands for the base in the other precision where models are numbered
 
@@ -96,6 +98,7 @@ class Measurement:
         dropped: what a reader must know of pieces that were damaged.
         lost: why the base could not be run in the other precision; "" while it can.
         mixtures: experts and routers by model; empty where none are read.
+        limit: block by block, bytes of states that are held before they go to disk.
     """
 
     pair: Pair
@@ -110,6 +113,7 @@ class Measurement:
     dropped: list[str] = field(default_factory=list)
     lost: str = ""
     mixtures: Mapping[str, Mixtures] = field(default_factory=dict)
+    limit: int = 0
 
     def run(self, advance: Advance = lambda tokens: None) -> Measured:
         """Run what is left to run; `advance` hears how many tokens each batch held.
@@ -127,30 +131,51 @@ class Measurement:
             self.prompts.rounded,
             mixtures=self.mixtures,
         )
-        keys = {kind: self._keys(kind) for kind, _ in self._batches()}
-        steps = [
-            Step(
-                batch.input_ids.numel(),
-                partial(self._step, through, kind, batch),
-                keys[kind],
-                tuple(batch.index.tolist()),
-            )
-            for kind, batch in self._batches()
-        ]
+        if self.pair.in_parts:
+            self._by_blocks(through, advance)
+        else:
+            self._whole_models(through, advance)
+        self.lost = next(filter(None, shared().all_texts(through.lost)), "")
+        return Measured(self._whole(self.store.finish()), [variant.name for variant in self.pair.tuned])
+
+    def _whole_models(self, through: BatchPass, advance: Advance) -> None:
+        steps = [step for _, _, step in self._steps(through)]
         self.dropped += run_steps(
             steps, self.store, self.partial, advance, owner=self.owner, save_seconds=self.save_seconds
         )
-        self.lost = next(filter(None, shared().all_texts(through.lost)), "")
-        return Measured(self._whole(self.store.finish()), [variant.name for variant in self.pair.tuned])
+
+    def _by_blocks(self, through: BatchPass, advance: Advance) -> None:
+        """All batches together, block by block; what they find comes at the end of each model."""
+        works = [(step, through.work(kind, batch)) for kind, batch, step in self._steps(through)]
+        self.dropped += run_walk(
+            self.pair,
+            works,
+            self.store,
+            self._keep,
+            self.partial,
+            advance,
+            owner=self.owner,
+            limit=self.limit,
+            share=1 / len(self.pair.in_parts),
+            save_seconds=self.save_seconds,
+        )
+
+    def _steps(self, through: BatchPass) -> Iterator[tuple[str, Batch, Step]]:
+        keys = {kind: self._keys(kind) for kind, _ in self._batches()}
+        for kind, batch in self._batches():
+            do, index = partial(self._step, through, kind, batch), tuple(batch.index.tolist())
+            yield kind, batch, Step(batch.input_ids.numel(), do, keys[kind], index)
 
     def notes(self) -> list[str]:
         """What a reader must know, once it has run."""
         return [*self.dropped, *([f"The precision floor could not be had: {self.lost}."] if self.lost else [])]
 
     def _step(self, through: BatchPass, kind: str, batch: Batch) -> None:
-        for found in through.rows(kind, batch):
-            key = key_of(self._numbers[found.model], found.kind, found.layer)
-            self.store.update(key, found.index, found.values)
+        walk_whole(through.work(kind, batch), through.anatomies, self._keep)
+
+    def _keep(self, found: Found) -> None:
+        key = key_of(self._numbers[found.model], found.kind, found.layer)
+        self.store.update(key, found.index, found.values)
 
     def _keys(self, kind: str) -> tuple[str, ...]:
         """Where every batch of a kind must leave rows; the rounded base may fail, and not every prompt has sinks."""

@@ -13,10 +13,20 @@ from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, Pair
 from midblock.evaluation import CHECKED
 from midblock.trace import run_backbone
-from midblock.trace.routing import Call, Mixtures, find_mixtures, watch_choices
+from midblock.trace.routing import Call, Mixtures, find_mixtures, watch_choices, with_experts
 
 CHOICES, LOADS = "routers", "loads"  # kinds of rows, and the sources of metrics that they are for
 EXPERTS = frozenset({CHOICES, LOADS})
+NOT_BY_BLOCKS = (
+    "No expert load and no router change: they are read of whole models, and these are walked block by block."
+)
+
+
+def has_experts(pair: Pair) -> bool:
+    """Whether a model is a mixture of experts."""
+    parts = pair.in_parts
+    anatomies = (parts[each.name].anatomy if parts else Anatomy.of(each.model) for each in pair)
+    return any(with_experts(anatomy) for anatomy in anatomies)
 
 
 def expert_module(expert: int) -> str:

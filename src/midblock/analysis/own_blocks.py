@@ -7,6 +7,7 @@ beside the states (positions, masks) is the base's, and it is said where the tun
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, Pair
 from midblock.evaluation import CHECKED
 from midblock.trace import HeldStates, check_blocks_alone, hold_states
+from midblock.trace.outline import tried
 
 
 def own_change_notes(pair: Pair, prompts: Prompts) -> tuple[bool, list[str]]:
@@ -26,21 +28,14 @@ def own_change_notes(pair: Pair, prompts: Prompts) -> tuple[bool, list[str]]:
         Whether own change cannot be had, and what a reader must know.
     """
     ids = prompts.deep[0].start(CHECKED).input_ids
-    base = Anatomy.of(pair.base.model)
-    notes = []
+    notes: list[str] = []
     try:
-        check_blocks_alone(base, ids)
-        held = hold_states(base, ids, calls=True)
-        for variant in pair.tuned:
-            anatomy = Anatomy.of(variant.model)
-            check_blocks_alone(anatomy, ids)
-            for block in range(len(base)):
-                held.through(anatomy, block)
-            if not _same_surroundings(held, hold_states(anatomy, ids, calls=True)):
-                notes.append(
-                    f"The blocks of {variant.name} are given other positions or masks than the base's: what that does "
-                    "counts as reaction, not as change of their own."
-                )
+        with ExitStack() as stack:
+            for variant in pair:
+                outline = stack.enter_context(tried(variant, ids))
+                if outline is not None and outline.hands_on:
+                    raise MidblockError(f"{variant.name} hands on more than states, and is walked block by block")
+            notes += _other_surroundings(pair, ids)
     except torch.OutOfMemoryError:
         raise
     except (MidblockError, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
@@ -48,6 +43,24 @@ def own_change_notes(pair: Pair, prompts: Prompts) -> tuple[bool, list[str]]:
         reason = said.strip().splitlines()[0].rstrip(".")
         return True, [f"No own change of blocks (change_own, change_reaction, own_share): {reason}."]
     return False, notes
+
+
+def _other_surroundings(pair: Pair, ids: Tensor) -> list[str]:
+    """Run every block alone; a note for each tuned model whose blocks are given something else than the base's."""
+    base, notes = Anatomy.of(pair.base.model), []
+    check_blocks_alone(base, ids)
+    held = hold_states(base, ids, calls=True)
+    for variant in pair.tuned:
+        anatomy = Anatomy.of(variant.model)
+        check_blocks_alone(anatomy, ids)
+        for block in range(len(base)):
+            held.through(anatomy, block)
+        if not _same_surroundings(held, hold_states(anatomy, ids, calls=True)):
+            notes.append(
+                f"The blocks of {variant.name} are given other positions or masks than the base's: what that does "
+                "counts as reaction, not as change of their own."
+            )
+    return notes
 
 
 def _same_surroundings(one: HeldStates, other: HeldStates) -> bool:

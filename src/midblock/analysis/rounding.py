@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from midblock.checkpoints import Anatomy
 
-FATAL = (torch.OutOfMemoryError, torch.AcceleratorError)  # of the device, whatever runs on it
 Kept = list[tuple[dict[str, Any], str, Tensor]]  # where a tensor stood, its name there, itself
 
 
@@ -45,7 +44,8 @@ def rounded(anatomy: Anatomy, types: Mapping[str, torch.dtype] | None = None) ->
         if own[-1][0] is part:  # an error before the forward began leaves nothing to give back
             _restore(own.pop()[1])
 
-    parts = [*anatomy.blocks, *(child for child in backbone.children() if child is not anatomy.blocks)]
+    children = (child for child in backbone.children() if child is not anatomy.blocks)
+    parts = list(dict.fromkeys((*anatomy.blocks, anatomy.final_norm, *children)))
     hooks = [part.register_forward_pre_hook(begin) for part in parts]
     hooks += [part.register_forward_hook(end, always_call=True) for part in parts]
     try:

@@ -68,6 +68,7 @@ class Analysis:
         kinds: what the measuring pass collects, as of `Measurement`.
         samples: the samples of prompts; () where no state is measured.
         mixtures: experts and routers by model; empty where none are read.
+        limit: as of `Measurement`.
     """
 
     pair: Pair
@@ -76,6 +77,7 @@ class Analysis:
     kinds: frozenset[str]
     samples: tuple[Prompts, ...]
     mixtures: Mapping[str, Mixtures] = field(default_factory=dict)
+    limit: int = 0
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -209,16 +211,8 @@ class Analysis:
         # Sample 0 alone has references; its pieces lie where those of a single sample would.
         kinds = self.kinds if number == 0 else self.kinds - {"floor"}
         folder = bench.partial / f"seed{number}" if bench.partial and number else bench.partial
-        return Measurement(
-            self.pair,
-            self.samples[number],
-            self.settings,
-            kinds,
-            self.layers,
-            folder,
-            bench.owner,
-            mixtures=self.mixtures,
-        )
+        asked = (self.pair, self.samples[number], self.settings, kinds, self.layers)
+        return Measurement(*asked, folder, bench.owner, mixtures=self.mixtures, limit=self.limit)
 
     def _estimates(
         self, number: int, measured: Measured, bench: Bench, tokens: str, wanted: frozenset[str]

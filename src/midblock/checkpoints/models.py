@@ -66,10 +66,13 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings, *, whole: bool = 
     Raises:
         MidblockError: the checkpoint is no causal language model, a file is truncated or corrupt, a tensor is
             missing or misshapen, or stored as codes of an unknown kind, the adapter does not fit, or the device is
-            not there.
+            not there; or `max_memory` is given, which it would not keep.
     """
+    if settings.max_memory is not None:
+        what = f"max_memory cannot be kept: this would load all of {checkpoint.name}"
+        raise MidblockError(what, hint="analyze and probe run block by block; leave it out for the rest")
     place = pick_device(settings.device)
-    _check_files(checkpoint)
+    check_files(checkpoint)
     options: dict[str, Any] = {
         "dtype": pick_dtype(settings.dtype, place),
         "device_map": settings.device_map,
@@ -150,7 +153,7 @@ def _load_dequantised(checkpoint: Checkpoint, options: Mapping[str, Any]) -> tup
     return loaded
 
 
-def _check_files(checkpoint: Checkpoint) -> None:
+def check_files(checkpoint: Checkpoint) -> None:
     """Open every file once: one that is corrupt, or another model's, is named before transformers takes memory."""
     skeleton: Any = skeleton_of(checkpoint.config, trust_remote_code=checkpoint.trust_remote_code)
     with checkpoint.tensors() as files:

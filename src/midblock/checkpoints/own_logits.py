@@ -7,7 +7,7 @@ stepped over: where the decoder would answer, the given states are its answer. C
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,8 @@ def own_logits(
     ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)  # never looked at but for their shape
     config: Any = model.config
     routers = {"output_router_logits": False} if getattr(config, "output_router_logits", False) else {}
-    with _answering(around, _Answer(rows)):
+    answer = _Answer(rows)
+    with stepped_over({module: lambda *args, **kwargs: answer for module in around}):
         # the class's own forward: the instance's may be wrapped, by a trainer or by whoever scores targets in it
         logits = type(model).forward(model, input_ids=ids, use_cache=False, return_dict=True, **routers).logits
     return logits.reshape(*normed.shape[:-1], logits.shape[-1])
@@ -58,15 +59,15 @@ def modules_around(model: nn.Module, backbone: nn.Module, head: nn.Module) -> tu
 
 
 @contextmanager
-def _answering(modules: Sequence[nn.Module], answer: _Answer) -> Iterator[None]:
-    """Inside the `with`, modules answer what they are told to."""
-    before = [vars(module).get("forward") for module in modules]
-    for module in modules:
-        vars(module)["forward"] = lambda *args, **kwargs: answer
+def stepped_over(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Inside the `with`, modules do something else than they would; hooks on them are called as ever."""
+    before = [vars(module).get("forward") for module in forwards]
+    for module, forward in forwards.items():
+        vars(module)["forward"] = forward
     try:
         yield
     finally:
-        for module, own in zip(modules, before, strict=True):
+        for module, own in zip(forwards, before, strict=True):
             if own is None:
                 del vars(module)["forward"]
             else:

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from midblock.base import MidblockError, user_path
@@ -16,10 +15,12 @@ from midblock.base.files import stamps
 from midblock.base.names import BASE as BASE
 from midblock.base.names import own_name, own_names
 from midblock.checkpoints.adapter_notes import adapter_notes
+from midblock.checkpoints.blockwise import BlockwiseModel
 from midblock.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from midblock.checkpoints.effective import EffectiveTensors
+from midblock.checkpoints.footprint import own_dtype
 from midblock.checkpoints.models import load_model, pick_device, pick_dtype
-from midblock.checkpoints.settings import DTYPES, LoadSettings
+from midblock.checkpoints.settings import LoadSettings
 from midblock.checkpoints.weight_files import find_weight_files
 
 
@@ -31,16 +32,20 @@ class Variant:
         name: what tables and figures call it; "base" for the base.
         checkpoint: where its weights lie, None for a model that exists in memory only.
         loading: how the model is loaded when it is first needed.
+        parts: the model of which a part at a time is in memory, while a pair is walked block by block.
     """
 
     name: str
     checkpoint: Checkpoint | None
     loading: LoadSettings = field(default_factory=LoadSettings)
     loaded: nn.Module | None = None
+    parts: BlockwiseModel | None = None
 
     @property
     def model(self) -> nn.Module:
-        """The model, loaded on first use."""
+        """The model, loaded on first use; one of parts has the weights of those that are loaded just now."""
+        if self.parts is not None:
+            return self.parts.model
         if self.loaded is None:
             if self.checkpoint is None:
                 raise MidblockError(f"{self.name} has neither a model nor a checkpoint")
@@ -73,9 +78,9 @@ class Variant:
         described: dict[str, Any] = {"name": self.name, "role": role, "reference": self.reference}
         if self.checkpoint is not None:
             described["weight_hash"] = self.checkpoint.weight_hash()
-        if self.loaded is not None:
-            described["dtype"] = str(next(self.loaded.parameters()).dtype).removeprefix("torch.")
-            described["parameters"] = sum(value.numel() for value in self.loaded.parameters())
+        if self.loaded is not None or self.parts is not None:
+            described["dtype"] = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+            described["parameters"] = sum(value.numel() for value in self.model.parameters())
         return described
 
     def files(self) -> list[list[str | int]]:
@@ -140,6 +145,34 @@ class Pair:
     def __iter__(self) -> Iterator[Variant]:
         yield self.base
         yield from self.tuned
+
+    @property
+    def in_parts(self) -> Mapping[str, BlockwiseModel]:
+        """The models of a pair that is walked block by block, by name; empty where they are whole."""
+        return {variant.name: variant.parts for variant in self if variant.parts is not None}
+
+    def open_parts(self) -> None:
+        """Walk the models block by block from now on, until `close_parts`.
+
+        Raises:
+            MidblockError: one lies in no file, or cannot be read part by part.
+        """
+        try:
+            for variant in self:
+                if variant.checkpoint is None:
+                    what = f"{variant.name} is in memory, so it is not walked block by block"
+                    raise MidblockError(what, hint="give it as files, or leave out max_memory")
+                variant.parts = BlockwiseModel.of(variant.checkpoint, variant.loading, variant.name)
+        except BaseException:
+            self.close_parts()
+            raise
+
+    def close_parts(self) -> None:
+        """Let go of models in parts; what needs a model after that loads it whole."""
+        for variant in self:
+            if variant.parts is not None:
+                variant.parts.close()
+                variant.parts = None
 
     @property
     def blocks(self) -> int:
@@ -259,19 +292,9 @@ def _concrete(settings: LoadSettings, base: Checkpoint) -> LoadSettings:
         return settings
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
-    name = str(_stored_dtype(base) if dtype == "auto" else dtype).removeprefix("torch.")
+    name = str(own_dtype(base) if dtype == "auto" else dtype).removeprefix("torch.")
     place = settings.device if settings.device_map is not None else str(device)
     return replace(settings, dtype=name, device=place)
-
-
-def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """The precision a checkpoint is meant for: its config's, else that of its first tensor; float32 if neither runs."""
-    named = checkpoint.config.dtype
-    if named is None:
-        with checkpoint.tensors() as tensors:
-            named = tensors.dtype(tensors.names[0])
-    found = named if isinstance(named, torch.dtype) else getattr(torch, str(named), None)
-    return found if found is not None and str(found).removeprefix("torch.") in DTYPES else torch.float32
 
 
 def _names(checkpoints: list[Checkpoint]) -> list[str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import mmap
+import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 LONGEST_NAME = 500  # letters
 LARGEST_SIZE = 2**63  # of a side or a place in the file
+NORESERVE = 0x4000  # which Python 3.13 calls mmap.MAP_NORESERVE
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -82,8 +85,7 @@ class SafetensorsFile:
         check_plain_file(path)
         try:
             with path.open("rb") as stream:
-                # copy on write: torch takes the buffer without a warning, and nothing ever reaches the file
-                self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+                self._map = _mapped(stream.fileno())
         except (OSError, ValueError) as error:  # ValueError: the file is empty
             raise unreadable(path, error) from error
         self.entries = _parse_header(path, self._map)
@@ -110,6 +112,14 @@ class SafetensorsFile:
     def close(self) -> None:
         """Let go of the file; it stays mapped until the last view of it is gone."""
         self._bytes = None
+
+
+def _mapped(file: int) -> mmap.mmap:
+    """Map a file, copy on write: torch takes the buffer without a warning, and nothing ever reaches the file."""
+    if sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64"):
+        # else the system reserves memory for all that might be written, and refuses a file larger than it has
+        return mmap.mmap(file, 0, mmap.MAP_PRIVATE | NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
+    return mmap.mmap(file, 0, access=mmap.ACCESS_COPY)
 
 
 def _parse_header(path: Path, content: mmap.mmap) -> dict[str, Entry]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from midblock.base import MidblockError, from_options, unknown
+from midblock.base.files import read_size
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
@@ -14,7 +15,7 @@ class LoadSettings:
     """Options of every verb that loads models.
 
     Raises:
-        MidblockError: an unknown dtype.
+        MidblockError: an unknown dtype, or a size that is none.
     """
 
     dtype: str = "auto"
@@ -29,6 +30,9 @@ class LoadSettings:
     attn_implementation: str | None = None
     """`sdpa`, `eager`, `flash_attention_2`, …; the model's default when left out."""
 
+    max_memory: str | None = None
+    """`4GB`, `500MB`: run block by block within so much memory (analyze, probe); left out, where models do not fit."""
+
     allow_pickle: bool = False
     """Read pickled weights where there are no safetensors. A pickle from a stranger can run code."""
 
@@ -40,6 +44,10 @@ class LoadSettings:
             raise unknown("dtype", self.dtype, DTYPES)
         if self.device_map is not None and self.device != "auto":
             raise MidblockError("device and device_map exclude each other")
+        if self.max_memory is not None:
+            read_size(self.max_memory)
+            if self.device_map is not None:
+                raise MidblockError("max_memory and device_map exclude each other")
 
     @classmethod
     def of(cls, options: dict[str, object]) -> LoadSettings:

@@ -9,11 +9,12 @@ from typing import Any
 from midblock.base import Progress
 from midblock.checkpoints import Pair, quiet_transformers
 from midblock.data import ExampleSet
-from midblock.evaluation import check_lens
+from midblock.evaluation import CHECKED, check_lens
 from midblock.interventions.answering import Answers
 from midblock.runs.reading import few_note
 from midblock.runs.request import DATA, Draft, models_of
 from midblock.runs.run import Bench, Outcome, Ready
+from midblock.trace.outline import tried
 
 TRIES = "lower --batch-tokens, or try --dtype bfloat16 or --device-map auto"
 
@@ -26,8 +27,9 @@ def load_readable(pair: Pair, answers: Answers, progress: Progress) -> None:
     """
     advance = progress.phase("loading models", 1 + len(pair.tuned))
     for variant in pair:
-        variant.model.eval()
-        check_lens(variant.name, variant.model, answers.batches[0])
+        with tried(variant, answers.batches[0].start(CHECKED).input_ids):
+            variant.model.eval()
+            check_lens(variant.name, variant.model, answers.batches[0])
         advance(1)
 
 
@@ -54,11 +56,13 @@ def ready_to_measure(
     seed: int,
     notes: Sequence[str],
     inputs: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Ready:
     """The prepared run: `work` as one timed phase, with the models recorded behind it.
 
     Args:
         inputs: what was read besides the answers, as of `Request`.
+        facts: what `run.json` says besides.
     """
 
     def measure(bench: Bench) -> Outcome:
@@ -67,5 +71,5 @@ def ready_to_measure(
         return replace(outcome, record={"models": models_of(pair)}) if bench.run else outcome  # hashes whole files
 
     request = draft.decided({DATA: answers.facts["content_hash"], **(inputs or {})})
-    facts = {"seed": seed, "data": dict(answers.facts)}
-    return Ready(request=request, work=measure, facts=facts, notes=notes)
+    said = {"seed": seed, "data": dict(answers.facts), **(facts or {})}
+    return Ready(request=request, work=measure, facts=said, notes=notes)

@@ -63,17 +63,38 @@ def run_steps(
     """
     among = shared()
     mine = among.share(steps)
-    folder = partial / f"process{among.rank}of{among.count}" if partial and among.count > 1 else partial
-    pieces = Pieces(store, folder, save_seconds, _plan(owner, mine))
-    notes = _of_other_counts(partial, among.count)
+    pieces = Pieces(store, own_folder(partial), save_seconds, _plan(owner, mine))
+    notes = of_other_counts(partial, among.count)
     among.agreed(_do, mine, pieces, advance, sum(step.cost for step in steps))
+    return [*notes, *brought_together(steps, store, pieces.notes)]
+
+
+def brought_together(steps: Sequence[Step], store: RowStore, notes: Sequence[str]) -> list[str]:
+    """Give every process what all of them found, and see that it is whole.
+
+    Args:
+        notes: of this process.
+
+    Returns:
+        Those of all processes.
+
+    Raises:
+        MidblockError: samples are missing.
+    """
+    among = shared()
     for rows in among.all_tensors(store.taken()):
         store.restore(rows)
-    _check_whole(steps, store)
-    return [*notes, *(note for text in among.all_texts("\n".join(pieces.notes)) for note in text.splitlines())]
+    check_whole(steps, store)
+    return [note for text in among.all_texts("\n".join(notes)) for note in text.splitlines()]
 
 
-def _of_other_counts(partial: Path | None, count: int) -> list[str]:
+def own_folder(partial: Path | None) -> Path | None:
+    """Where this process keeps its pieces."""
+    among = shared()
+    return partial / f"process{among.rank}of{among.count}" if partial and among.count > 1 else partial
+
+
+def of_other_counts(partial: Path | None, count: int) -> list[str]:
     """A note where another number of processes kept pieces: their shares are not these processes'."""
     if partial is None:
         return []
@@ -104,7 +125,7 @@ def _plan(owner: str, steps: Sequence[Step]) -> str:
     return fingerprint(owner, [[step.cost, fingerprint(step.keys), step.index] for step in steps])
 
 
-def _check_whole(steps: Sequence[Step], store: RowStore) -> None:
+def check_whole(steps: Sequence[Step], store: RowStore) -> None:
     """Raise MidblockError where an accumulator holds fewer or more samples than was promised."""
     promised: Counter[str] = Counter()
     for step in steps:

@@ -56,6 +56,15 @@ class BlockCall:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    @property
+    def writes(self) -> bool:
+        """Whether the block may write into what it is given."""
+        return any(map(_holds_container, (*self.args, *self.kwargs.values())))
+
+    def holds(self, thing: object) -> bool:
+        """Whether the block is given just this."""
+        return any(value is thing for value in (*self.args, *self.kwargs.values()))
+
     def run(self, block: nn.Module, states: Float[Tensor, "B T D"], held: Held) -> Float[Tensor, "B T D"]:
         """Put states through a block."""
         named = {name: held.filled(value) for name, value in self.kwargs.items()}
@@ -171,6 +180,10 @@ def _recorded(value: Any, position: int) -> Any:
         what = f"block {position} is given a {type(value).__name__}, whose content changes as blocks are run"
         raise MidblockError(what, hint="its blocks cannot be exchanged one by one")
     return value
+
+
+def _holds_container(value: Any) -> bool:
+    return isinstance(value, _Container) or (type(value) is tuple and any(map(_holds_container, value)))
 
 
 def _copied(value: Any) -> Any:

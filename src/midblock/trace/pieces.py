@@ -11,16 +11,28 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from midblock.base.files import write_failure
 from midblock.base.seal import DamagedError
-from midblock.trace.rows import RowStore
 from midblock.trace.sealed import read_sealed, write_sealed
 
 SAVE_SECONDS = 30.0
+
+
+@runtime_checkable
+class Store(Protocol):
+    """What is saved piece by piece (`RowStore`, `Kept`)."""
+
+    def take_unsaved(self) -> dict[str, Tensor]:
+        """What came since the last call."""
+        ...
+
+    def restore(self, piece: Mapping[str, Tensor]) -> None:
+        """Take in a piece that `take_unsaved` gave."""
+        ...
 
 
 @dataclass
@@ -28,7 +40,7 @@ class Pieces:
     """The state of a pass over numbered steps.
 
     Attributes:
-        store: the rows.
+        store: what is saved.
         folder: where pieces go, None to keep rows in memory only.
         seconds: least time between two pieces.
         owner: fingerprint of the run and of its numbered steps.
@@ -36,7 +48,7 @@ class Pieces:
         notes: what a reader must know of pieces that were dropped.
     """
 
-    store: RowStore
+    store: Store
     folder: Path | None
     seconds: float = SAVE_SECONDS
     owner: str = ""

@@ -161,7 +161,7 @@ def find_mixtures(anatomy: Anatomy, input_ids: Int[Tensor, "B T"]) -> dict[int, 
     found: dict[int, Mixture] = {}
     calls: dict[int, Call] = {}
     seen: dict[int, Choice] = {}
-    if not (blocks := _with_experts(anatomy)):
+    if not (blocks := with_experts(anatomy)):
         return found
     with _inside(anatomy, blocks) as inside:
         run_backbone(anatomy, input_ids)
@@ -172,7 +172,7 @@ def find_mixtures(anatomy: Anatomy, input_ids: Int[Tensor, "B T"]) -> dict[int, 
     return {block: _if_alone(mixture, seen[block], calls.get(block)) for block, mixture in found.items()}
 
 
-def _with_experts(anatomy: Anatomy) -> list[int]:
+def with_experts(anatomy: Anatomy) -> list[int]:
     """The blocks in which something is stacked for several experts, or routed."""
     of_experts = (each for each in anatomy.projections.values() if each.stacked or each.role == "router")
     return sorted({each.block for each in of_experts if each.block is not None})

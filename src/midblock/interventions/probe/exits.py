@@ -6,7 +6,7 @@ l + 1 of L blocks a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,9 +17,11 @@ from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, device_of, fed
 from midblock.data import Batch
 from midblock.evaluation import Scores, Targets, check_finite, score
-from midblock.trace import same_states, watch
+from midblock.trace import Reduction, run_backbone, same_states, watch
+from midblock.trace.walk import Asked, Pass, Work
 
 OnExit = Callable[[int, Scores], None]
+Exits = tuple[str, Anatomy, Batch, Targets, Sequence[int], int, OnExit]  # as `score_exits` takes them
 
 
 def score_exits(
@@ -27,7 +29,7 @@ def score_exits(
     anatomy: Anatomy,
     batch: Batch,
     targets: Targets,
-    layers: Collection[int],
+    layers: Sequence[int],
     vocabulary: int,
     on_exit: OnExit,
 ) -> None:
@@ -51,17 +53,59 @@ def score_exits(
     kept: dict[int, Tensor] = {}
 
     def on_layer(layer: int, states: Float[Tensor, "B T D"]) -> None:
-        normed = anatomy.normed(targets.pick(states))
+        picked = targets.pick(states)
         if layer == last:
-            kept[layer] = normed
-        scores = score(anatomy, normed, targets.tokens, vocabulary)
-        check_finite(scores, targets, name, layer)
-        on_exit(layer, scores)
+            kept[layer] = picked
+        on_exit(layer, read_exit(name, anatomy, layer, picked, targets, vocabulary))
 
-    with watch(anatomy, layers, on_layer), torch.inference_mode():
-        output = anatomy.backbone(input_ids=input_ids.to(device_of(anatomy.embedding)), use_cache=False)
+    with watch(anatomy, layers, on_layer):
+        output = run_backbone(anatomy, input_ids)
     if last in kept:
-        _check_same(name, anatomy, targets.pick(output[0]), kept[last])
+        check_last(name, anatomy, targets.pick(output), kept[last])
+
+
+def exit_work(
+    name: str,
+    anatomy: Anatomy,
+    batch: Batch,
+    targets: Targets,
+    layers: Sequence[int],
+    vocabulary: int,
+    on_exit: OnExit,
+) -> Work:
+    """The same as work for a walk: the states are gathered at all layers, then read.
+
+    Args:
+        on_exit: as all others, as of `score_exits`.
+    """
+    last = len(anatomy) - 1
+    gather: dict[str, Reduction] = {"exit": lambda states, mask: targets.pick(states)}
+    nowhere = torch.zeros_like(batch.input_ids, dtype=torch.bool)  # what is not finite is told where it is read
+    (passed,) = yield Asked((Pass(name, batch, nowhere, layers=(*layers, last + 1), reductions=gather),))
+    yield Asked()
+    for layer in layers:
+        picked = passed.rows["exit", layer]
+        on_exit(layer, read_exit(name, anatomy, layer, picked, targets, vocabulary))
+        if layer == last:
+            check_last(name, anatomy, passed.rows["exit", last + 1].to(device_of(anatomy.head)), picked)
+
+
+def read_exit(
+    name: str, anatomy: Anatomy, layer: int, picked: Float[Tensor, "n D"], targets: Targets, vocabulary: int
+) -> Scores:
+    """What the final norm and the head make of states behind a layer.
+
+    Args:
+        picked: the states at the positions that predict.
+        layer, targets, vocabulary: as of `score_exits`.
+
+    Raises:
+        MidblockError: a likelihood that is not finite.
+    """
+    with torch.inference_mode():
+        scores = score(anatomy, anatomy.normed(picked), targets.tokens, vocabulary)
+    check_finite(scores, targets, name, layer)
+    return scores
 
 
 @contextmanager
@@ -86,8 +130,10 @@ def cut_off(anatomy: Anatomy, layer: int) -> Iterator[int]:
         setattr(anatomy.backbone, place, whole)
 
 
-def _check_same(name: str, anatomy: Anatomy, own: Float[Tensor, "n D"], read: Float[Tensor, "n D"]) -> None:
-    """What the model hands its head must be what was read off its last block."""
+def check_last(name: str, anatomy: Anatomy, own: Float[Tensor, "n D"], picked: Float[Tensor, "n D"]) -> None:
+    """Raise MidblockError unless what the model hands its head is what is read off its last block."""
+    with torch.inference_mode():
+        read = anatomy.normed(picked)
     if not same_states(read, own):
         norm = anatomy.names["final_norm"]
         what = f"{name}: the final norm {norm}, put on its last block, does not make what its head is given"
