@@ -12,16 +12,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from midblock.analysis.weight_totals import Compared, WeightTotals
+from midblock.analysis.mixtures import expert_module
+from midblock.analysis.weight_totals import GROUPS, Compared, WeightTotals
 from midblock.base import LayerRow, MidblockError
 from midblock.checkpoints import BUFFERS, EffectiveTensors, Piece, Source, Variant, check_readable, unread_note
 from midblock.checkpoints.roles import other_modality
 from midblock.metrics.top_singular import EXACT_UP_TO
+from midblock.runs.sharing import shared, shared_rows
 
 NAMED = 3  # tensors that a note names
 
@@ -59,30 +63,50 @@ class WeightComparison:
             MidblockError: tensors of different shape, NaN or Inf (the tensor is named), codes that are no weights, or
                 nothing in common.
         """
+        own = frozenset(shared().share(sorted(self.layers)))
         totals = WeightTotals(self.tuned.name, self.blocks, self.wanted, self.rank, self.exact)
-        with self.base.tensors() as ours, self.tuned.tensors() as theirs:
-            check_readable(ours)
-            check_readable(theirs)
-            self._note_files(ours, theirs)
-            _Reading(ours, theirs, self.layers, totals, self.notes).read(advance)
-        yield from totals.rows()
-        if totals.too_wide:
+        notes: list[str] = []
+        rows = shared_rows(partial(self._own_rows, own, totals, notes, advance))
+        yield from (LayerRow(**row) for _, _, row in sorted(rows, key=lambda each: each[:2]))
+        said = [*self.notes]
+        self.notes.extend(note for note in dict.fromkeys(shared_rows(lambda: notes)) if note not in said)
+        if too_wide := shared_rows(lambda: totals.too_wide):
             self.notes.append(
-                f"delta_effective_rank is left out for {len(totals.too_wide)} tensors whose smaller side is above "
+                f"delta_effective_rank is left out for {len(too_wide)} tensors whose smaller side is above "
                 f"{EXACT_UP_TO}, and their leading singular vectors are iterated until they stand; --exact-spectra "
                 "computes them in full."
             )
-        if unsettled := totals.unsettled:
+        if unsettled := sorted(shared_rows(lambda: totals.unsettled), reverse=True):
             self.notes.append(
                 f"The leading singular values or spaces of {len(unsettled)} tensors did not come to stand: errors of "
                 f"up to {unsettled[0]:.1e} remain; --exact-spectra computes them in full."
             )
 
-    def _note_files(self, ours: EffectiveTensors, theirs: EffectiveTensors) -> None:
+    def _own_rows(
+        self, layers: frozenset[int], totals: WeightTotals, notes: list[str], advance: Callable[[float], None]
+    ) -> list[tuple[int, int, dict[str, Any]]]:
+        """The rows of some layers, as plain values, each behind its place in the table: kind, and layer on disk."""
+        with self.base.tensors() as ours, self.tuned.tensors() as theirs:
+            check_readable(ours)
+            check_readable(theirs)
+            self._note_files(ours, theirs, notes)
+            _Reading(ours, theirs, layers, totals, notes).read(advance)
+            order = list(dict.fromkeys(ours.projection(piece.name).layer for piece in ours.stored_pieces))
+        return [
+            (_kind(row), order.index(row.layer) if row.layer in order else len(order), asdict(row))
+            for row in totals.rows()
+        ]
+
+    def _note_files(self, ours: EffectiveTensors, theirs: EffectiveTensors, notes: list[str]) -> None:
         """Say what the files hold beside weights; of the base once, however many models are compared with it."""
         said = any(f" in the files of {ours.name} " in note for note in self.notes)
         found = [*unread_note(*(() if said else (ours,)), theirs), *coded_notes(ours, theirs)]
-        self.notes.extend(note for note in found if note not in self.notes)
+        notes.extend(note for note in found if note not in self.notes)
+
+
+def _kind(row: LayerRow) -> int:
+    """Of a projection, of one expert, or of several parts together: in this order a table has them."""
+    return 2 if row.module in ("block", *GROUPS) else int(row.module.startswith(expert_module(0)[:-1]))
 
 
 @dataclass(frozen=True)

@@ -97,10 +97,10 @@ class Analysis:
             MidblockError: nothing is left to measure, or a number that cannot be computed.
         """
         rows = self._states(bench)
-        if bench.run is not None and not main_process():  # which alone compares weights, and writes
-            return Outcome([], {})
         if self.settings.weights_only or self.settings.weights:
             rows += self._weights(bench)
+        if bench.run is not None and not main_process():  # which alone writes
+            return Outcome([], {})
         if not rows:
             raise MidblockError("nothing to measure", hint="the metrics asked for need what was switched off")
         floor = "floor" in self.kinds and self.samples
