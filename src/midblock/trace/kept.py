@@ -90,6 +90,13 @@ class Kept:
         if name not in self._unsaved or self._pieces is None:
             self._forget(name)
 
+    def drop(self, name: str) -> None:
+        """Forget a tensor for good; a temporary piece that holds nothing else is removed."""
+        self._forget(name)
+        step = self._places.pop(name, None)
+        if self._temporary is not None and step is not None and step not in self._places.values():
+            self._file(step).unlink(missing_ok=True)
+
     def step(self, done: int, *, last: bool = False) -> None:
         """Tell that `done` steps are done; writes a piece when it is time, and when memory is short."""
         self.done = done

@@ -23,11 +23,9 @@ from midblock.checkpoints.blockwise import BlockwiseModel
 from midblock.trace.calls import BlockCalls, Held
 from midblock.trace.held_states import HeldStates
 from midblock.trace.kept import Kept
-from midblock.trace.outline import Outline, Shared
+from midblock.trace.outline import TRIED, Outline, Shared
 from midblock.trace.stream import reduce_states
 from midblock.trace.walk import Asked, Pass, Passed, Rows, Work, failing, next_asked, reduce_held, run_alone
-
-TRIED = 16  # tokens on which a model is tried
 
 Behind = Callable[[Pass, int], None]
 
