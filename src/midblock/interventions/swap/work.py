@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Anatomy, Pair, Variant, device_of
+from midblock.checkpoints import Anatomy, Pair, Variant
 from midblock.data import Batch, ExampleSet
 from midblock.evaluation import CHECKED, Targets, check_answerable, check_finite, exact_match, score
 from midblock.interventions.answer_rows import keep_matches
@@ -28,7 +28,7 @@ from midblock.interventions.swap.settings import SwapSettings
 from midblock.interventions.swap.table import SwapTable
 from midblock.runs.run import Bench, Outcome
 from midblock.runs.steps import Step, check_whole, run_steps
-from midblock.trace import BlockCalls, RowStore, check_rerun, record_calls, same_states
+from midblock.trace import BlockCalls, RowStore, check_rerun, record_calls, run_backbone, same_states
 
 
 @dataclass
@@ -135,10 +135,10 @@ class Swapping:
     def _record(self, which: int, batch: Batch) -> BlockCalls:
         anatomy, total = self.anatomies[which], self.pair.blocks
         keep = {max(cell.first, 0) for cell in self.cells} | {total} | (set() if self.checked else {total - 1})
-        with record_calls(anatomy, keep) as ran, torch.inference_mode():
-            output = anatomy.backbone(input_ids=batch.input_ids.to(device_of(anatomy.embedding)), use_cache=False)
+        with record_calls(anatomy, keep) as ran:
+            output = run_backbone(anatomy, batch.input_ids)
         if not self.checked:
-            check_rerun(anatomy, ran, output[0], self.variants[which].name)
+            check_rerun(anatomy, ran, output, self.variants[which].name)
         return ran
 
     def _check_exchange(self, batch: Batch) -> None:
@@ -155,8 +155,7 @@ class Swapping:
             ours, theirs = self.anatomies[host], self.anatomies[1 - host]
             for cell, states in run_cells(ours, theirs, ran[host], ran[1 - host], {*cells[:2], *cells[-1:]}):
                 with self._exchanged(Mix(host, cell, host)), torch.inference_mode():
-                    ids = start.input_ids.to(device_of(ours.embedding))
-                    whole = ours.backbone(input_ids=ids, use_cache=False)[0]
+                    whole = run_backbone(ours, start.input_ids)
                     by_hand = ours.normed(states)
                 if bool(torch.isfinite(whole).all()) and not same_states(by_hand, whole):
                     name, other = self.variants[host].name, self.variants[1 - host].name
