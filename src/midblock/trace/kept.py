@@ -7,7 +7,7 @@ go on. Cost: each tensor is written once, and read again, checked by nothing but
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -139,3 +139,39 @@ class Kept:
         if self._pieces is None or self._pieces.folder is None:
             raise KeyError(step)
         return self._pieces.folder / f"{step:06d}.safetensors"
+
+
+@dataclass(frozen=True)
+class KeptStates(Mapping[int, Tensor]):
+    """The states of a pass by layer, wherever they are kept."""
+
+    kept: Kept
+    prefix: str
+    layers: tuple[int, ...]
+
+    def __getitem__(self, layer: int) -> Tensor:
+        return self.kept.get(f"{self.prefix}|{layer}")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+
+@dataclass(frozen=True)
+class KeptRows(Mapping[tuple[str, int], Tensor]):
+    """The rows of a pass by reduction and layer, wherever they are kept."""
+
+    kept: Kept
+    prefix: str
+    places: tuple[tuple[str, int], ...]
+
+    def __getitem__(self, place: tuple[str, int]) -> Tensor:
+        return self.kept.get("|".join(map(str, (self.prefix, *place))))
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)

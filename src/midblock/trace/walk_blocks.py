@@ -7,7 +7,7 @@ a thing the walk through that model begins again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,48 +22,12 @@ from midblock.checkpoints import Anatomy
 from midblock.checkpoints.blockwise import BlockwiseModel
 from midblock.trace.calls import BlockCalls, Held
 from midblock.trace.held_states import HeldStates
-from midblock.trace.kept import Kept
+from midblock.trace.kept import Kept, KeptRows, KeptStates
 from midblock.trace.outline import TRIED, Outline, Shared
 from midblock.trace.stream import reduce_states
 from midblock.trace.walk import Asked, Pass, Passed, Rows, Work, failing, next_asked, reduce_held, run_alone
 
 Behind = Callable[[Pass, int], None]
-
-
-@dataclass(frozen=True)
-class KeptStates(Mapping[int, Tensor]):
-    """The states of a pass by layer, wherever they are kept."""
-
-    kept: Kept
-    prefix: str
-    layers: tuple[int, ...]
-
-    def __getitem__(self, layer: int) -> Tensor:
-        return self.kept.get(f"{self.prefix}|{layer}")
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.layers)
-
-    def __len__(self) -> int:
-        return len(self.layers)
-
-
-@dataclass(frozen=True)
-class KeptRows(Mapping[tuple[str, int], Tensor]):
-    """The rows of a pass by reduction and layer, wherever they are kept."""
-
-    kept: Kept
-    prefix: str
-    places: tuple[tuple[str, int], ...]
-
-    def __getitem__(self, place: tuple[str, int]) -> Tensor:
-        return self.kept.get("|".join(map(str, (self.prefix, *place))))
-
-    def __iter__(self) -> Iterator[tuple[str, int]]:
-        return iter(self.places)
-
-    def __len__(self) -> int:
-        return len(self.places)
 
 
 @dataclass(eq=False)
@@ -228,7 +192,7 @@ class _Walk:
         with self.model.loaded(*parts, then=None if last else block + 1):
             for key, wanted in self.wanted.items():
                 if self.whole.count():
-                    with failing(wanted) as told, wanted.around():
+                    with failing(wanted) as told:
                         self._one(key, wanted, block)
                     self._told(key, told)
                 if not self.whole.told(wanted, block):
@@ -241,11 +205,12 @@ class _Walk:
             # a block may write over what it is given
             states = self._now(key, wanted, block - 1).to(self.model.device, copy=True)
             blocks = list(self.anatomy.blocks)
-            states = self._calls[key].run(blocks, states, block, block + 1, self._held[key])
-            self._seen(key, wanted, block, states)
-            if block == self.top - 1:
-                with torch.inference_mode():
-                    self._seen(key, wanted, self.top, self.anatomy.final_norm(states))
+            with wanted.around():
+                states = self._calls[key].run(blocks, states, block, block + 1, self._held[key])
+                self._seen(key, wanted, block, states)
+                if block == self.top - 1:
+                    with torch.inference_mode():
+                        self._seen(key, wanted, self.top, self.anatomy.final_norm(states))
         if wanted.alone is not None and block in wanted.alone.blocks:
             self._put_rows(key, run_alone(self.anatomy, wanted, wanted.alone, block))
 
