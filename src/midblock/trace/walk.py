@@ -81,7 +81,7 @@ class Pass:
         hold: keep the states of all layers.
         calls: with `hold`, how its blocks were called too.
         alone: run its blocks on another's states too.
-        around: entered around the model's own pass; block by block, around each part of it.
+        around: entered around all that is run.
         lenient: what fails is told, and ends nothing.
     """
 
@@ -167,17 +167,14 @@ def run_whole(anatomy: Anatomy, wanted: Pass, before: Sequence[Passed] = ()) -> 
     Args:
         before: what came of the passes that were asked for before it.
     """
-    with failing(wanted) as told:
+    with failing(wanted) as told, wanted.around():
         held, rows = None, dict[tuple[str, int], Tensor]()
-        reductions = wanted.reducing(before)
-        with wanted.around():
-            if wanted.hold:
-                held = hold_states(anatomy, wanted.batch.input_ids, calls=wanted.calls)
-            elif wanted.runs:
-                given = (wanted.called, anatomy, wanted.batch, wanted.mask, wanted.layers, reductions)
-                rows |= reduce_batch(*given).rows
-        if held is not None:
-            rows |= reduce_held(wanted, held.states, reductions)
+        if wanted.hold:
+            held = hold_states(anatomy, wanted.batch.input_ids, calls=wanted.calls)
+            rows |= reduce_held(wanted, held.states, wanted.reducing(before))
+        elif wanted.runs:
+            given = (wanted.called, anatomy, wanted.batch, wanted.mask, wanted.layers, wanted.reducing(before))
+            rows |= reduce_batch(*given).rows
         if wanted.alone is not None:
             for block in wanted.alone.blocks:
                 rows |= run_alone(anatomy, wanted, wanted.alone, block)

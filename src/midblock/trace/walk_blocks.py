@@ -192,7 +192,7 @@ class _Walk:
         with self.model.loaded(*parts, then=None if last else block + 1):
             for key, wanted in self.wanted.items():
                 if self.whole.count():
-                    with failing(wanted) as told:
+                    with failing(wanted) as told, wanted.around():
                         self._one(key, wanted, block)
                     self._told(key, told)
                 if not self.whole.told(wanted, block):
@@ -205,12 +205,11 @@ class _Walk:
             # a block may write over what it is given
             states = self._now(key, wanted, block - 1).to(self.model.device, copy=True)
             blocks = list(self.anatomy.blocks)
-            with wanted.around():
-                states = self._calls[key].run(blocks, states, block, block + 1, self._held[key])
-                self._seen(key, wanted, block, states)
-                if block == self.top - 1:
-                    with torch.inference_mode():
-                        self._seen(key, wanted, self.top, self.anatomy.final_norm(states))
+            states = self._calls[key].run(blocks, states, block, block + 1, self._held[key])
+            self._seen(key, wanted, block, states)
+            if block == self.top - 1:
+                with torch.inference_mode():
+                    self._seen(key, wanted, self.top, self.anatomy.final_norm(states))
         if wanted.alone is not None and block in wanted.alone.blocks:
             self._put_rows(key, run_alone(self.anatomy, wanted, wanted.alone, block))
 
