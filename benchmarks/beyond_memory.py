@@ -178,7 +178,7 @@ def large(folder: Path, blocks: int) -> dict[str, Any]:
 def embedded(folder: Path) -> dict[str, Any]:
     """The embedded model with and without a cap."""
     partner = make_partner(folder / "partner")
-    options = {"num_samples": 64, "num_token_samples": 16, "weights": False}
+    options = {"num_samples": 32, "num_token_samples": 16, "weights": False}
     given = (BASE, partner, "builtin:gsm_symbolic")
     ran: dict[str, list[Any]] = {name: [] for name in ("whole", "by_blocks")}
     for _ in range(2):

@@ -100,7 +100,7 @@ def test_states_that_memory_does_not_hold_wait_on_disk(folders, whole, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("after", [0, 1, 5, 14, 22, 31, 50])
+@pytest.mark.parametrize("after", [0, 5, 22, 50])
 def test_a_walk_that_was_stopped_goes_on_at_the_block_it_had_reached(folders, whole, tmp_path, after):
     def stopped(tokens):
         if len(heard) == after:
@@ -179,10 +179,10 @@ def test_what_cannot_be_kept_is_refused_in_one_line(folders, data, options, sett
         midblock.analyze(load_pair(*folders, **options), data, num_samples=6, **settings)
 
 
-def test_other_verbs_do_not_ignore_the_cap(folders, data):
+def test_what_loads_whole_models_does_not_ignore_the_cap(folders):
     pair = load_pair(*folders[:2], device="cpu", max_memory="8GB")
     with pytest.raises(MidblockError, match="max_memory cannot be kept"):
-        midblock.swap(pair, data, num_samples=6, segments="each")
+        pair.tuned[0].model  # noqa: B018
 
 
 def test_kept_holds_no_more_than_its_limit(tmp_path):

@@ -70,7 +70,7 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings, *, whole: bool = 
     """
     if settings.max_memory is not None:
         what = f"max_memory cannot be kept: this would load all of {checkpoint.name}"
-        raise MidblockError(what, hint="analyze and probe run block by block; leave it out for the rest")
+        raise MidblockError(what, hint="analyze, probe and swap run block by block; leave it out for the rest")
     place = pick_device(settings.device)
     check_files(checkpoint)
     options: dict[str, Any] = {

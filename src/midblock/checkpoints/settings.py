@@ -31,7 +31,7 @@ class LoadSettings:
     """`sdpa`, `eager`, `flash_attention_2`, …; the model's default when left out."""
 
     max_memory: str | None = None
-    """`4GB`, `500MB`: run block by block within so much memory (analyze, probe); left out, where models do not fit."""
+    """`4GB`, `500MB`: analyze, probe or swap block by block within so much memory; so by itself where it is short."""
 
     allow_pickle: bool = False
     """Read pickled weights where there are no safetensors. A pickle from a stranger can run code."""

@@ -16,11 +16,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from midblock.base import MidblockError, Progress, Silent
-from midblock.checkpoints import Anatomy, device_of, fed, without_adapters
+from midblock.checkpoints import Anatomy, fed, without_adapters
 from midblock.data import Batch, TokenizedSet, make_batches
 from midblock.evaluation.targets import Targets, chunks, log_probabilities, score
 from midblock.evaluation.token_mean import TokenMean
 from midblock.runs.lending import evaluating
+from midblock.trace import through_backbone
 
 CHUNK = 1 << 24  # logits compared at a time, per model: 128 MB in float64
 
@@ -132,8 +133,8 @@ def _batches(prompts: Prompts, batch_tokens: int) -> Sequence[Batch]:
 def _states(anatomy: Anatomy, batch: Batch, where: Bool[Tensor, "B T"]) -> Float[Tensor, "n D"]:
     """What the head is given at the chosen positions; padding on the right is never looked at."""
     input_ids, where = fed(anatomy.embedding, batch.input_ids, where)
-    output = anatomy.backbone(input_ids=input_ids.to(device_of(anatomy.embedding)), use_cache=False)
-    return output[0][where.to(output[0].device)]
+    states = through_backbone(anatomy, input_ids)
+    return states[where.to(states.device)]
 
 
 def _mean(

@@ -13,12 +13,13 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from midblock.base import MidblockError, Progress, Silent
-from midblock.checkpoints import Anatomy, device_of, fed
+from midblock.checkpoints import Anatomy, fed
 from midblock.data import Batch, TokenizedPrompt, make_batches
 from midblock.evaluation.generate import EncodedPrompt, check_room
 from midblock.evaluation.own_logits import check_head
 from midblock.evaluation.targets import score
 from midblock.runs.lending import evaluating
+from midblock.trace import through_backbone
 
 
 def log_likelihoods(
@@ -71,7 +72,7 @@ def _of_batch(
     """Which request each token belongs to, and its ln p."""
     input_ids, _ = fed(anatomy.embedding, batch.input_ids, batch.answer_mask)
     before = input_ids.shape[1] - batch.input_ids.shape[1]  # a soft prompt's tokens
-    states = anatomy.backbone(input_ids=input_ids.to(device_of(anatomy.embedding)), use_cache=False)[0]
+    states = through_backbone(anatomy, input_ids)
     found = [
         (place, row, before + position - 1, requests[place].input_ids[position])
         for row, group in enumerate(places)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, device_of
 from midblock.data import Batch
-from midblock.trace import check_stream, same_states
+from midblock.trace import check_stream, same_states, through_backbone
 
 CHECKED = 16  # tokens
 
@@ -46,7 +46,7 @@ def _own(name: str, anatomy: Anatomy, model: nn.Module, batch: Batch) -> Tensor:
     start = batch.start(CHECKED).input_ids.to(device_of(anatomy.embedding))
     with torch.no_grad():  # not inference mode: what a module caches on its way must serve training too
         own: Tensor = model(input_ids=start, use_cache=False).logits
-        _compare(name, anatomy, anatomy.backbone(input_ids=start, use_cache=False)[0], own)
+        _compare(name, anatomy, through_backbone(anatomy, start), own)
     return own
 
 

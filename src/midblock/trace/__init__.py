@@ -11,6 +11,7 @@ from midblock.trace.held_states import check_blocks_alone as check_blocks_alone
 from midblock.trace.held_states import hold_states as hold_states
 from midblock.trace.pieces import Pieces as Pieces
 from midblock.trace.residual import run_backbone as run_backbone
+from midblock.trace.residual import through_backbone as through_backbone
 from midblock.trace.residual import watch as watch
 from midblock.trace.rows import Rows as Rows
 from midblock.trace.rows import RowStatistic as RowStatistic

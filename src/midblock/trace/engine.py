@@ -63,12 +63,13 @@ def engine_of(pair: Pair) -> Iterator[None]:
         pair.close_parts()
 
 
-def choose_engine(pair: Pair, *, tokens: int, rounded: bool = False) -> Engine:
+def choose_engine(pair: Pair, *, tokens: int, rounded: bool = False, together: bool = False) -> Engine:
     """Choose, and open models in parts where they are walked block by block.
 
     Args:
         tokens: of a batch, at most.
         rounded: the base is run in its other precision too.
+        together: blocks of all models are in memory at once.
 
     Raises:
         MidblockError: a cap that cannot be kept, with the least that would do.
@@ -77,7 +78,7 @@ def choose_engine(pair: Pair, *, tokens: int, rounded: bool = False) -> Engine:
     if cap is None:
         return Engine()
     pair.open_parts()
-    needed = _needed(pair, tokens, rounded=rounded)
+    needed = _needed(pair, tokens, rounded=rounded, together=together)
     here = psutil.Process().memory_info().rss
     left = cap - here - needed - ROOM
     if left < 2 * LEAST_KEPT:
@@ -109,7 +110,7 @@ def _loading(checkpoint: Any, loading: Any) -> int:
     return Footprint.of(checkpoint, dtype_in_memory(checkpoint, loading)).loading
 
 
-def _needed(pair: Pair, tokens: int, *, rounded: bool) -> int:
+def _needed(pair: Pair, tokens: int, *, rounded: bool, together: bool) -> int:
     """Bytes that the largest stage takes besides what is kept."""
     models = pair.in_parts
     parts = [_largest(model, rounded=rounded and name == pair.base.name) for name, model in models.items()]
@@ -119,7 +120,7 @@ def _needed(pair: Pair, tokens: int, *, rounded: bool) -> int:
     item = max(model.kinds[next(iter(model.kinds))].itemsize for model in models.values())
     computing = tokens * ((8 * width + 3 * inner) * max(item, 4 if rounded else 0) + 24 * width)
     reading = pair.vocabulary * (len(models) + 1) * 24 * 8
-    return max(max(parts) + computing, heads + reading)
+    return max((sum(parts) if together else max(parts)) + computing, heads + reading)
 
 
 def _largest(model: BlockwiseModel, *, rounded: bool) -> int:

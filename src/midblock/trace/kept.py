@@ -7,7 +7,7 @@ go on. Cost: each tensor is written once, and read again, checked by nothing but
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -90,6 +90,13 @@ class Kept:
         if name not in self._unsaved or self._pieces is None:
             self._forget(name)
 
+    def drop(self, name: str) -> None:
+        """Forget a tensor for good; a temporary piece that holds nothing else is removed."""
+        self._forget(name)
+        step = self._places.pop(name, None)
+        if self._temporary is not None and step is not None and step not in self._places.values():
+            self._file(step).unlink(missing_ok=True)
+
     def step(self, done: int, *, last: bool = False) -> None:
         """Tell that `done` steps are done; writes a piece when it is time, and when memory is short."""
         self.done = done
@@ -132,3 +139,39 @@ class Kept:
         if self._pieces is None or self._pieces.folder is None:
             raise KeyError(step)
         return self._pieces.folder / f"{step:06d}.safetensors"
+
+
+@dataclass(frozen=True)
+class KeptStates(Mapping[int, Tensor]):
+    """The states of a pass by layer, wherever they are kept."""
+
+    kept: Kept
+    prefix: str
+    layers: tuple[int, ...]
+
+    def __getitem__(self, layer: int) -> Tensor:
+        return self.kept.get(f"{self.prefix}|{layer}")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+
+@dataclass(frozen=True)
+class KeptRows(Mapping[tuple[str, int], Tensor]):
+    """The rows of a pass by reduction and layer, wherever they are kept."""
+
+    kept: Kept
+    prefix: str
+    places: tuple[tuple[str, int], ...]
+
+    def __getitem__(self, place: tuple[str, int]) -> Tensor:
+        return self.kept.get("|".join(map(str, (self.prefix, *place))))
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)

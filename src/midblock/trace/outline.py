@@ -24,6 +24,7 @@ from midblock.checkpoints.own_logits import stepped_over
 from midblock.trace.calls import BlockCall, BlockCalls, record_calls
 from midblock.trace.residual import run_backbone
 
+TRIED = 16  # tokens on which a model is tried
 HINT = "without --max-memory it is loaded whole"
 
 StandIn = Callable[[int, Tensor], Tensor]

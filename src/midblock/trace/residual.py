@@ -86,4 +86,15 @@ def run_backbone(anatomy: Anatomy, input_ids: Int[Tensor, "B T"]) -> Float[Tenso
         What the head is given.
     """
     with torch.inference_mode():
-        return anatomy.backbone(input_ids=input_ids.to(device_of(anatomy.embedding)), use_cache=False)[0]
+        return through_backbone(anatomy, input_ids)
+
+
+def through_backbone(anatomy: Anatomy, input_ids: Int[Tensor, "B T"], **inputs: Any) -> Float[Tensor, "B T D"]:
+    """The same with a graph, where the caller keeps one: every pass without the head goes through here.
+
+    Args:
+        inputs: what the model is given besides.
+    """
+    ids = input_ids.to(device_of(anatomy.embedding))
+    states: Tensor = anatomy.backbone(input_ids=ids, use_cache=False, **inputs)[0]
+    return states

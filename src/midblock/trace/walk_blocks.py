@@ -7,7 +7,7 @@ a thing the walk through that model begins again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,50 +22,12 @@ from midblock.checkpoints import Anatomy
 from midblock.checkpoints.blockwise import BlockwiseModel
 from midblock.trace.calls import BlockCalls, Held
 from midblock.trace.held_states import HeldStates
-from midblock.trace.kept import Kept
-from midblock.trace.outline import Outline, Shared
+from midblock.trace.kept import Kept, KeptRows, KeptStates
+from midblock.trace.outline import TRIED, Outline, Shared
 from midblock.trace.stream import reduce_states
 from midblock.trace.walk import Asked, Pass, Passed, Rows, Work, failing, next_asked, reduce_held, run_alone
 
-TRIED = 16  # tokens on which a model is tried
-
 Behind = Callable[[Pass, int], None]
-
-
-@dataclass(frozen=True)
-class KeptStates(Mapping[int, Tensor]):
-    """The states of a pass by layer, wherever they are kept."""
-
-    kept: Kept
-    prefix: str
-    layers: tuple[int, ...]
-
-    def __getitem__(self, layer: int) -> Tensor:
-        return self.kept.get(f"{self.prefix}|{layer}")
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.layers)
-
-    def __len__(self) -> int:
-        return len(self.layers)
-
-
-@dataclass(frozen=True)
-class KeptRows(Mapping[tuple[str, int], Tensor]):
-    """The rows of a pass by reduction and layer, wherever they are kept."""
-
-    kept: Kept
-    prefix: str
-    places: tuple[tuple[str, int], ...]
-
-    def __getitem__(self, place: tuple[str, int]) -> Tensor:
-        return self.kept.get("|".join(map(str, (self.prefix, *place))))
-
-    def __iter__(self) -> Iterator[tuple[str, int]]:
-        return iter(self.places)
-
-    def __len__(self) -> int:
-        return len(self.places)
 
 
 @dataclass(eq=False)

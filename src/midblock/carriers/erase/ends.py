@@ -17,8 +17,8 @@ from torch import Tensor
 
 from midblock.base import MidblockError
 from midblock.carriers.erase.channels import Channels
-from midblock.checkpoints import Anatomy, PromptedEmbedding, device_of
-from midblock.trace import watch
+from midblock.checkpoints import Anatomy, PromptedEmbedding
+from midblock.trace import through_backbone, watch
 
 Rows = Sequence[tuple[int, ...]]
 
@@ -71,7 +71,7 @@ def read_ends(
         written[block] = at_end[:, channels[block].to(states.device)]
 
     with watch(anatomy, list(channels), on_layer):
-        states = anatomy.backbone(input_ids=input_ids.to(device_of(anatomy.embedding)), use_cache=False)[0]
+        states = through_backbone(anatomy, input_ids)
     behind = (ends[:, None] - torch.arange(last - 1, -1, -1)).to(states.device)
     return Ends(written, states[rows[:, None].to(states.device), behind])
 

@@ -21,6 +21,7 @@ from midblock.runs.reading import DEFAULT_DATA
 from midblock.runs.request import draft_of
 from midblock.runs.run import Ready, carry_out
 from midblock.runs.where import Where
+from midblock.trace.engine import choose_engine, engine_of
 
 
 def swap(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -> LayerTable:
@@ -54,11 +55,12 @@ def swap(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -> L
 
     def prepare(progress: Progress) -> Ready:
         answers = read_answers(pair, data, settings)
+        engine = choose_engine(pair, tokens=settings.batch_tokens, together=True)
         load_readable(pair, answers, progress)
-        swapping = Swapping(pair, answers, settings)
+        swapping = Swapping(pair, answers, settings, engine.limit)
         work = partial(swapping.run, list(swapping.steps()))
-        notes = notes_for(pair, data, answers, answers.notes())
-        return ready_to_measure(draft, pair, answers, work, seed=settings.seed, notes=notes)
+        notes = [*engine.notes, *notes_for(pair, data, answers, answers.notes())]
+        return ready_to_measure(draft, pair, answers, work, seed=settings.seed, notes=notes, facts=engine.facts)
 
-    with lent(pair, tries=TRIES):
+    with lent(pair, tries=TRIES), engine_of(pair):
         return carry_out(draft, prepare, where, share=True).table

@@ -16,9 +16,10 @@ from torch import nn
 from torch.nn import functional
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Anatomy, device_of
+from midblock.checkpoints import Anatomy
 from midblock.data import Batch
 from midblock.evaluation import Targets
+from midblock.trace import through_backbone
 
 
 def gradient_norms(model: nn.Module, batches: Sequence[Batch], region: str = "answer") -> Float64[np.ndarray, "N L"]:
@@ -35,7 +36,7 @@ def gradient_norms(model: nn.Module, batches: Sequence[Batch], region: str = "an
             targets = Targets.of(batch, region)
             if not len(targets.tokens):
                 continue
-            states = anatomy.backbone(input_ids=batch.input_ids.to(device_of(anatomy.embedding)), use_cache=False)[0]
+            states = through_backbone(anatomy, batch.input_ids)
             logits = anatomy.logits(targets.pick(states))
             functional.cross_entropy(logits.float(), targets.tokens.to(logits.device)).backward()
             rows.append([_norm(each) for each in weights])

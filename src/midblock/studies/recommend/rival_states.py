@@ -15,10 +15,10 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Anatomy, device_of
+from midblock.checkpoints import Anatomy
 from midblock.data import Batch
 from midblock.runs.lending import evaluating
-from midblock.trace import record_calls
+from midblock.trace import record_calls, through_backbone
 
 EVA_RANK = 16  # r, of which EVA has r·L components to give away
 
@@ -62,7 +62,7 @@ def state_moments(model: nn.Module, batches: Sequence[Batch]) -> list[Moments]:
     with evaluating(model):
         for batch in batches:
             with record_calls(anatomy, range(len(anatomy) + 1)) as ran:
-                anatomy.backbone(input_ids=batch.input_ids.to(device_of(anatomy.embedding)), use_cache=False)
+                through_backbone(anatomy, batch.input_ids)
             real = batch.region("all")
             states = [ran.entering[depth][real.to(ran.entering[depth].device)] for depth in range(len(anatomy) + 1)]
             made = [_moments(x, y) for x, y in zip(states, [*states[1:], None], strict=True)]

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from midblock.checkpoints import Anatomy, without_adapters
 from midblock.data.batches import IGNORED
 from midblock.runs.lending import evaluating
+from midblock.trace import through_backbone
 from midblock.tuning.prefix.prefix import FrozenPrefix
 
 LOGIT_BYTES = 2**28
@@ -91,15 +92,14 @@ def _scored(
 ) -> dict[str, Tensor]:
     targets = labels[:, 1:]
     mask = targets != IGNORED
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
     with prefix.serving(index, attention_mask):
         known = None
         if reference is not None:
             bypass = nullcontext() if reference.adapted is None else without_adapters(reference.adapted)
             # without dropout: the reference is one distribution, not a new one each time it is asked
             with bypass, evaluating(reference.anatomy.backbone):
-                known = reference.anatomy.backbone(**inputs).last_hidden_state[:, :-1][mask]
-        hidden = anatomy.backbone(**inputs).last_hidden_state[:, :-1][mask]
+                known = through_backbone(reference.anatomy, input_ids, attention_mask=attention_mask)[:, :-1][mask]
+        hidden = through_backbone(anatomy, input_ids, attention_mask=attention_mask)[:, :-1][mask]
     scores = score_targets(anatomy, hidden, targets[mask], reference, known, top_k)
     return {**scores, "row": mask.nonzero()[:, 0]}
 
