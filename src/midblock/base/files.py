@@ -15,6 +15,10 @@ from midblock.base.errors import MidblockError, NoSpaceError
 # What is written before it takes its name: .NAME.PROCESS.tmp for a file, .NAME.PROCESS.partial for a folder.
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.\d+\.(?:tmp|partial)", re.DOTALL)
 
+_SIZE = re.compile(r"(?P<number>[0-9]{1,20}(?:\.[0-9]{1,9})?) ?(?:(?P<power>[kmgt])(?:(?P<binary>i)?b)?|b)?")
+_POWERS = {None: 0, "k": 1, "m": 2, "g": 3, "t": 4}
+LARGEST_SIZE = 2**63  # bytes
+
 SHOWN = 120  # letters of a place in a message
 
 
@@ -143,6 +147,22 @@ def stamps(files: Iterable[Path]) -> list[list[str | int]]:
 def size_text(count: int) -> str:
     """Bytes as 513.0 MiB or 4.2 GiB."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def read_size(text: str | int) -> int:
+    """Bytes that a size in words means: `4GB` (10⁹ each), `3.5 GiB` (2³⁰ each), `500MB`; a bare number is bytes.
+
+    It reads what `size_text` writes.
+
+    Raises:
+        MidblockError: it is no size, or less than one byte.
+    """
+    found = _SIZE.fullmatch(str(text).strip().lower())
+    power = _POWERS[found["power"]] if found else 0
+    count = int(float(found["number"]) * (1024 if found["binary"] else 1000) ** power) if found else 0
+    if not 0 < count < LARGEST_SIZE:
+        raise MidblockError(f"cannot read the size {str(text)[:SHOWN]!r}", hint="such as 4GB, 3.5GiB or 500MB")
+    return count
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -25,17 +25,20 @@ if TYPE_CHECKING:
 KEPT = 8  # skeletons: a run looks at one architecture or two, many times
 
 
-def skeleton_of(config: PretrainedConfig, *, trust_remote_code: bool = False) -> nn.Module:
+def skeleton_of(
+    config: PretrainedConfig, *, trust_remote_code: bool = False, dtype: torch.dtype | None = None
+) -> nn.Module:
     """Build the model of a config on the meta device; the same content gives the same model again.
 
     Args:
         config: the whole config, of a multimodal model too.
         trust_remote_code: let transformers run code that the checkpoint ships.
+        dtype: of its weights; None for the config's own.
 
     Raises:
         MidblockError: transformers knows no causal language model for it.
     """
-    return _build(_Request(_content(config), trust_remote_code, config))
+    return _build(_Request(_content(config), trust_remote_code, config, dtype))
 
 
 def like_new(model: nn.Module) -> nn.Module:
@@ -81,6 +84,7 @@ class _Request:
     content: str
     trust_remote_code: bool
     config: Any = field(compare=False)
+    dtype: torch.dtype | None = None
 
 
 def _content(config: Any) -> str:
@@ -96,9 +100,10 @@ def _of_class(kind: Any, request: _Request) -> nn.Module:
 
 @lru_cache(maxsize=KEPT)
 def _build(request: _Request) -> nn.Module:
+    options = {"trust_remote_code": request.trust_remote_code, **({"dtype": request.dtype} if request.dtype else {})}
     try:
         with torch.device("meta"):
-            model = auto_class(request.config).from_config(request.config, trust_remote_code=request.trust_remote_code)
+            model = auto_class(request.config).from_config(request.config, **options)
     except STRANGE as error:
         what = f"no causal language model for {type(request.config).__name__}: {reason_of(error)}"
         raise MidblockError(what, hint="a value in its config.json does not go with the others") from error
