@@ -18,14 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from midblock.base.files import read_size as read_size
+from midblock.checkpoints.adapter import Adapter
 from midblock.checkpoints.anatomy import Anatomy
 from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.effective import EffectiveTensors
 from midblock.checkpoints.models import pick_device, pick_dtype
 from midblock.checkpoints.quantised import dequantised
-from midblock.checkpoints.settings import LoadSettings
+from midblock.checkpoints.settings import DTYPES, LoadSettings
 from midblock.checkpoints.skeleton import anatomy_of, skeleton_of
 
+_WORK = 3  # copies of a weight while PEFT merges what is no low-rank change
 ADAPTER_ITEM = 4  # bytes of a number while PEFT holds it: it takes factors up in float32
 UNLIMITED = 2**60  # bytes: control groups write "no limit" as a number beyond any memory
 
@@ -89,7 +91,10 @@ class Footprint:
         sizes, places = _sizes(skeleton, kind), _places(skeleton, anatomy)
         tied = anatomy.head.weight is anatomy.embedding.weight
         merging = 0
-        if checkpoint.adapter is not None or checkpoint.carriers:
+        adapter = checkpoint.adapter
+        if adapter is not None and adapter.settings.inexpressible:
+            merging = _held_by_peft(adapter) + max(sizes.values()) * _WORK
+        elif adapter is not None or checkpoint.carriers:
             with EffectiveTensors.of_checkpoint(checkpoint) as tensors:
                 sizes |= _replaced(tensors, kind)
                 if tied and not tensors.tied:
@@ -115,17 +120,16 @@ class Footprint:
 def own_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """The type that a checkpoint is loaded in where none is asked for: its config's, else that of its files.
 
-    Codes of quantised weights are loaded as what they stand for.
+    Codes of quantised weights are loaded as what they stand for; a type that no model runs in gives way to float32.
     """
     config: Any = checkpoint.config
     with dequantised(checkpoint.tensors(), config) as store:
         if coded := getattr(store, "coded", None):
             return store.dtype(next(iter(coded)))
-        stated = getattr(config, "dtype", None)
-        if stated is not None:
-            return getattr(torch, stated) if isinstance(stated, str) else stated
         kinds = (store.dtype(name) for name in store.names)
-        return next((kind for kind in kinds if kind.is_floating_point), torch.float32)
+        stated = getattr(config, "dtype", None) or next((kind for kind in kinds if kind.is_floating_point), None)
+    name = str(stated).removeprefix("torch.")
+    return getattr(torch, name) if name in DTYPES else torch.float32
 
 
 def dtype_in_memory(checkpoint: Checkpoint, settings: LoadSettings) -> torch.dtype:
@@ -197,16 +201,20 @@ def _replaced(tensors: EffectiveTensors, dtype: torch.dtype) -> dict[str, int]:
 def _merging(checkpoint: Checkpoint, tensors: EffectiveTensors, sizes: Mapping[str, int], dtype: torch.dtype) -> int:
     """What putting an adapter or carriers in takes besides the model: what is put in, and work on the largest weight.
 
-    PEFT reads an adapter's file twice over, and merges into a copy of a weight with a change in float32; a carrier is
-    written into the weight itself, several into a copy in float64.
+    PEFT merges into a copy of a weight with a change in float32; a carrier is written into the weight itself, several
+    into a copy in float64.
     """
     changed = [sizes[name] // dtype.itemsize for name in tensors.changes.names if name in sizes]
     largest = max(changed, default=0)
     if checkpoint.adapter is not None:
-        with checkpoint.adapter.tensors() as own:
-            held = sum(own.nbytes(name) // own.dtype(name).itemsize for name in own.names) * ADAPTER_ITEM
-        return 2 * held + largest * (2 * dtype.itemsize + 4)
+        return _held_by_peft(checkpoint.adapter) + largest * (2 * dtype.itemsize + 4)
     return sum(each.nbytes for each in checkpoint.carriers) + (largest * 8 if len(checkpoint.carriers) > 1 else 0)
+
+
+def _held_by_peft(adapter: Adapter) -> int:
+    """Bytes of an adapter's tensors, which PEFT reads twice over."""
+    with adapter.tensors() as own:
+        return 2 * ADAPTER_ITEM * sum(own.nbytes(name) // own.dtype(name).itemsize for name in own.names)
 
 
 def _left_by_groups(system: Path) -> list[int]:

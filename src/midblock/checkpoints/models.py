@@ -66,7 +66,7 @@ def load_model(checkpoint: Checkpoint, settings: LoadSettings, *, whole: bool = 
             not there.
     """
     place = pick_device(settings.device)
-    _check_files(checkpoint)
+    check_files(checkpoint)
     options: dict[str, Any] = {
         "dtype": pick_dtype(settings.dtype, place),
         "device_map": settings.device_map,
@@ -147,7 +147,7 @@ def _load_dequantised(checkpoint: Checkpoint, options: Mapping[str, Any]) -> tup
     return loaded
 
 
-def _check_files(checkpoint: Checkpoint) -> None:
+def check_files(checkpoint: Checkpoint) -> None:
     """Open every file once: one that is corrupt, or another model's, is named before transformers takes memory."""
     skeleton: Any = skeleton_of(checkpoint.config, trust_remote_code=checkpoint.trust_remote_code)
     with checkpoint.tensors() as files:

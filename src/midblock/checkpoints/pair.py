@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from midblock.base import MidblockError, user_path
@@ -18,8 +17,9 @@ from midblock.base.names import own_name, own_names
 from midblock.checkpoints.adapter_notes import adapter_notes
 from midblock.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from midblock.checkpoints.effective import EffectiveTensors
+from midblock.checkpoints.footprint import own_dtype
 from midblock.checkpoints.models import load_model, pick_device, pick_dtype
-from midblock.checkpoints.settings import DTYPES, LoadSettings
+from midblock.checkpoints.settings import LoadSettings
 from midblock.checkpoints.weight_files import find_weight_files
 
 
@@ -259,19 +259,9 @@ def _concrete(settings: LoadSettings, base: Checkpoint) -> LoadSettings:
         return settings
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
-    name = str(_stored_dtype(base) if dtype == "auto" else dtype).removeprefix("torch.")
+    name = str(own_dtype(base) if dtype == "auto" else dtype).removeprefix("torch.")
     place = settings.device if settings.device_map is not None else str(device)
     return replace(settings, dtype=name, device=place)
-
-
-def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """The precision a checkpoint is meant for: its config's, else that of its first tensor; float32 if neither runs."""
-    named = checkpoint.config.dtype
-    if named is None:
-        with checkpoint.tensors() as tensors:
-            named = tensors.dtype(tensors.names[0])
-    found = named if isinstance(named, torch.dtype) else getattr(torch, str(named), None)
-    return found if found is not None and str(found).removeprefix("torch.") in DTYPES else torch.float32
 
 
 def _names(checkpoints: list[Checkpoint]) -> list[str]:
