@@ -1,8 +1,8 @@
 """What was only written for a GPU, checked on one, in one command: `python -m benchmarks.gpu`.
 
-Equality with the CPU at stated tolerances, then the ratios of `make bench` at the shapes of 1B and 7B models with
-random weights: no network is needed. Each check runs in a process of its own, so that one that fails is a line and the rest go
-on. `--device cpu --small` is a dry run with pico shapes, which says that the script is right and nothing about speed.
+Equality with the CPU at stated tolerances, then ratios of `make bench` at the shapes of 1B and 7B models with random
+weights: no network is needed. Each check runs in a process of its own: one that fails is a line and the rest go on.
+`--device cpu --small` is a dry run with pico shapes, which says that the script is right and nothing about speed.
 """
 
 from __future__ import annotations
@@ -80,11 +80,7 @@ def page(verdicts: Sequence[Verdict], options: argparse.Namespace, seconds: floa
     known = ", ".join(f"{name} {version}" for name, version in versions().items() if version)
     dry = options.device == "cpu"
     title = "GPU checks: a dry run on the CPU" if dry else "GPU checks"
-    told = (
-        "No GPU was to be had: pico shapes on the CPU say that the script is right, and nothing about speed. "
-        if dry
-        else ""
-    )
+    told = "No GPU was to be had: pico shapes on the CPU try the script, and say nothing of speed. " if dry else ""
     rows = "\n".join(
         f"| {each.name} | {each.state} | {each.told.replace('|', '/')} | {each.seconds:.0f} s | {each.peak} |"
         for each in verdicts
