@@ -91,8 +91,8 @@ def page(verdicts: Sequence[Verdict], options: argparse.Namespace, seconds: floa
     small = " --small" if options.small else ""
     return (
         f"# {title}\n\n{told}{there}; {platform.platform()}; {known}; {time.strftime('%Y-%m-%d')}.\n\n"
-        f"`python -m benchmarks.gpu --device {options.device}{small}`: {counts}, {seconds / 60:.1f} minutes. Each check "
-        "runs in a process of its own; *peak* is memory of the device as torch counts it.\n\n"
+        f"`python -m benchmarks.gpu --device {options.device}{small}`: {counts}, {seconds / 60:.1f} minutes. Each "
+        "check runs in a process of its own; *peak* is memory of the device as torch counts it.\n\n"
         f"| check | | what was found | time | peak |\n| --- | --- | --- | --- | --- |\n{rows}\n"
     )
 
