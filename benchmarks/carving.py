@@ -89,9 +89,9 @@ def times(steps: int, turning: float) -> dict[str, float]:
     return {**median, "ratio": (median["plain"] + beside) / median["plain"], "raw": median["carving"] / median["plain"]}
 
 
-def carved() -> tuple[nn.Module, Carver]:
-    """The embedded model between itself and a copy whose decoder moved a little."""
-    base = load_model(open_checkpoint(BASE), LOADING)
+def carved(base: nn.Module | None = None) -> tuple[nn.Module, Carver]:
+    """A model, the embedded one by default, between itself and a copy whose decoder moved a little."""
+    base = load_model(open_checkpoint(BASE), LOADING) if base is None else base
     groups, weights = between(base, moved(base), "moved")
     for weight in weights.values():
         weight.parameter.requires_grad_()

@@ -56,11 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     return found
 
 
-def prepared(model: torch.nn.Module, batch: int, soft_tokens: int) -> Training:
+def prepared(model: torch.nn.Module, batch: int, soft_tokens: int, words: int = 40_000) -> Training:
     """A training on one batch of prompts of 32 to 64 tokens; the model is its own base, which costs the same."""
     draw = torch.Generator().manual_seed(0)
     lengths = torch.linspace(SHORTEST, LONGEST, batch).long().tolist()
-    rows = [tuple(torch.randint(3, 40_000, (length,), generator=draw).tolist()) for length in lengths]
+    rows = [tuple(torch.randint(3, words, (length,), generator=draw).tolist()) for length in lengths]
     settings = TrainingSettings(tokens=soft_tokens, batch=batch)
     anatomy = Anatomy.of(model)
     channels = all_channels(len(anatomy), anatomy.width)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -27,21 +28,29 @@ WORDS = 290
 LONG = (6, 17)  # tokens of a prompt, from and below
 
 
-def write_models(folder: Path, width: int, blocks: int) -> tuple[str, str]:
-    """A Llama of a few thousand weights, and a copy whose weights all moved a little."""
+def write_models(
+    folder: Path, width: int, blocks: int, *, device: str = "cpu", dtype: torch.dtype = torch.float32, **changes: int
+) -> tuple[str, str]:
+    """A Llama of a few thousand weights, and a copy whose weights all moved a little.
+
+    Args:
+        device: where the weights are drawn.
+        **changes: of the config, for larger ones.
+    """
     torch.manual_seed(0)
+    shape: dict[str, Any] = {
+        "vocab_size": WORDS + 10,
+        "intermediate_size": 3 * width // 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        **changes,
+    }
     config = LlamaConfig(
-        vocab_size=WORDS + 10,
-        hidden_size=width,
-        intermediate_size=3 * width // 2,
-        num_hidden_layers=blocks,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
+        hidden_size=width, num_hidden_layers=blocks, pad_token_id=0, bos_token_id=1, eos_token_id=2, **shape
     )
-    base = LlamaForCausalLM(config)
+    with torch.device(device):
+        model: Any = LlamaForCausalLM(config)
+    base: LlamaForCausalLM = model.to(dtype)
     with torch.no_grad():
         for parameter in base.parameters():
             if parameter.ndim >= 2:  # the usual initialisation makes every layer look alike

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,26 @@ from midblock.data import ExampleSet, load_dataset
 from midblock.runs.surroundings import peak_memory
 
 TOKENS, BATCH, WARM_UP = 128, 4, 3
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is tuned, and where.
+
+    Attributes:
+        data: a dataset reference; None draws worked problems.
+        dtype: of the weights.
+    """
+
+    base: str = BASE
+    data: str | None = None
+    tokens: int = TOKENS
+    batch: int = BATCH
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+HERE = Course()
 LORA = {"match_parameters": "all:16", "target_modules": "attention", "learning_rate": 1e-4}
 FULL = {"method": "full", "learning_rate": 1e-6, "gradient_accumulation_steps": 4}
 RPSFT = {**FULL, "anchor": "rpsft", "also": ("embedding", "head")}
@@ -120,26 +141,27 @@ def watch_anchor() -> list[float]:
     return seconds
 
 
-def tune_arm(clock: Clock, options: dict[str, Any], count: int, targets: str) -> None:
+def tune_arm(clock: Clock, options: dict[str, Any], count: int, targets: str, course: Course = HERE) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         given = {"layers": "all", "num_train_epochs": 1, **options}
         tune(
-            BASE,
-            examples(count),
+            course.base,
+            course.data or examples(count),
             given.pop("layers"),
             output_dir=Path(scratch) / "run",
             progress=clock,
-            max_length=TOKENS,
-            per_device_train_batch_size=BATCH,
+            max_length=course.tokens,
+            per_device_train_batch_size=course.batch,
             train_on_prompt=targets == "all",
             logging_steps=10,
             save_steps=0,
-            device="cpu",
+            device=course.device,
+            dtype=course.dtype,
             **given,
         )
 
 
-def plain_trl(clock: Clock, count: int, targets: str) -> None:
+def plain_trl(clock: Clock, count: int, targets: str, course: Course = HERE) -> None:
     """What a user of PEFT and TRL writes: LoRA r=16 on q, k, v, o of every block."""
     from datasets import Dataset
     from peft import LoraConfig
@@ -149,28 +171,28 @@ def plain_trl(clock: Clock, count: int, targets: str) -> None:
     from midblock.tuning.loop.examples import load_examples
     from midblock.tuning.loop.tune_settings import TuneSettings
 
-    checkpoint = open_checkpoint(BASE)
+    checkpoint = open_checkpoint(course.base)
     tokenizer = checkpoint.tokenizer()
-    settings = TuneSettings(max_length=TOKENS, train_on_prompt=targets == "all")
-    rows = load_examples(examples(count), tokenizer, settings).dataset().remove_columns("index")
+    settings = TuneSettings(max_length=course.tokens, train_on_prompt=targets == "all")
+    rows = load_examples(course.data or examples(count), tokenizer, settings).dataset().remove_columns("index")
     advance = clock.phase("tuning", count)
 
     class Ticks(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             advance(1)
 
-    model: Any = load_model(checkpoint, LoadSettings(dtype="float32", device="cpu"))
+    model: Any = load_model(checkpoint, LoadSettings(dtype=course.dtype, device=course.device))
     with tempfile.TemporaryDirectory() as scratch:
         arguments = SFTConfig(
             output_dir=scratch,
-            per_device_train_batch_size=BATCH,
-            max_length=TOKENS,
+            per_device_train_batch_size=course.batch,
+            max_length=course.tokens,
             logging_steps=10,
             save_strategy="no",
             report_to="none",
-            bf16=False,
+            bf16=course.dtype == "bfloat16",
             gradient_checkpointing=False,
-            use_cpu=True,
+            use_cpu=course.device == "cpu",
             learning_rate=1e-4,
             num_train_epochs=1,
         )

@@ -40,7 +40,7 @@ INSIDE = {
     "interventions": (".", "probe", "swap", "merge", "steer"),
     "tuning": (".", "anchor", "carve", "place", "prefix", "loop", "flow", "export"),
     "carriers": (".", "carve", "erase"),
-    "studies": (".", "recommend", "study"),
+    "studies": (".", "recommend", "study", "doctor"),
     "report": ("read", "page", "tune", "sections", "figures", "."),
 }
 
@@ -83,6 +83,8 @@ HIDDEN = {
     ("evaluation/lm_eval_tasks.py", "lm_eval"): EXTRA,
     ("runs/surroundings.py", "resource"): "not on Windows",
     ("cli/study.py", "midblock"): "a finished study is told again at once",
+    ("studies/doctor/pair_checks.py", "peft"): "tried, to see whether it can be imported",
+    ("studies/doctor/speed.py", "transformers"): HELP,
     ("studies/study/table.py", "pandas"): HELP,
     ("studies/study/table.py", "pyarrow"): HELP,
     ("report/figures/analysis.py", "matplotlib"): "only where figures are drawn",

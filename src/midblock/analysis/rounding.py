@@ -7,7 +7,6 @@ model in that type: it is read off the backbone's skeleton, built on the meta de
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from midblock.checkpoints import Anatomy
+from midblock.checkpoints.skeleton import planned_types
 
 Kept = list[tuple[dict[str, Any], str, Tensor]]  # where a tensor stood, its name there, itself
 
@@ -98,10 +98,8 @@ def types_in(backbone: nn.Module, dtype: torch.dtype, place: str = "") -> dict[s
     if skeleton is None:
         return found
     found |= {name: tensor.dtype for name, tensor in _named(skeleton) if name in found}
-    for pattern, kept in skeleton._get_dtype_plan(dtype).items():
-        search = re.compile(pattern.replace("*", ".*")).search  # as transformers reads them
-        found |= {name: kept for name in found if search(f"{place}.{name}")}
-    return found
+    kept = planned_types(skeleton, [f"{place}.{name}" for name in found], dtype)
+    return found | {name.removeprefix(f"{place}."): kind for name, kind in kept.items()}
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -7,7 +7,6 @@ included, so it is the loaded model's to the byte. Cost: a skeleton; of an adapt
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from midblock.checkpoints.effective import EffectiveTensors
 from midblock.checkpoints.models import pick_device, pick_dtype
 from midblock.checkpoints.quantised import dequantised
 from midblock.checkpoints.settings import DTYPES, LoadSettings
-from midblock.checkpoints.skeleton import anatomy_of, skeleton_of
+from midblock.checkpoints.skeleton import anatomy_of, planned_types, skeleton_of
 
 _WORK = 3  # copies of a weight while PEFT merges what is no low-rank change
 ADAPTER_ITEM = 4  # bytes of a number while PEFT holds it: it takes factors up in float32
@@ -161,15 +160,11 @@ def available_memory(device: torch.device | str = "cpu", *, system: Path = Path(
     return int(free + torch.accelerator.memory_reserved(place) - torch.accelerator.memory_allocated(place))
 
 
-def _sizes(skeleton: Any, dtype: torch.dtype) -> dict[str, int]:
-    """Bytes of each parameter and buffer, in float32 where transformers keeps it so; tied ones once."""
-    kept = [re.compile(name.replace("*", ".*")) for name in skeleton._get_dtype_plan(dtype)]
-    saved = skeleton.state_dict().keys()
-    found = {}
-    for name, value in _tensors(skeleton):
-        wide = value.is_floating_point() and name in saved and any(pattern.search(name) for pattern in kept)
-        found[name] = value.numel() * (4 if wide else value.element_size())
-    return found
+def _sizes(skeleton: nn.Module, dtype: torch.dtype) -> dict[str, int]:
+    """Bytes of each parameter and buffer, in the type that transformers keeps it in; tied ones once."""
+    saved = {name for name, value in skeleton.state_dict().items() if value.is_floating_point()}
+    kept = planned_types(skeleton, saved, dtype)
+    return {name: value.numel() * kept.get(name, value.dtype).itemsize for name, value in _tensors(skeleton)}
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

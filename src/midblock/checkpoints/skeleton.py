@@ -8,6 +8,8 @@ transformers' own `AutoModelForCausalLM`.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,13 @@ def skeleton_of(
         MidblockError: transformers knows no causal language model for it.
     """
     return _build(_Request(_content(config), trust_remote_code, config, dtype))
+
+
+def planned_types(skeleton: nn.Module, names: Iterable[str], dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The tensors among `names` that transformers keeps in a type of their own where a model is loaded in `dtype`."""
+    plan: Any = skeleton._get_dtype_plan(dtype)  # type: ignore[operator]
+    kept = [(re.compile(pattern.replace("*", ".*")).search, kind) for pattern, kind in plan.items()]  # as it reads them
+    return {name: kind for name in names for search, kind in kept if search(name)}
 
 
 def like_new(model: nn.Module) -> nn.Module:

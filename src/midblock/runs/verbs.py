@@ -103,6 +103,14 @@ VERBS: Mapping[str, Verb] = {
     ),
     "study": Verb("Tune, evaluate and compare a grid of plans.", "midblock.studies.study.study", layered=False),
     "export": Verb("Write a tuned adapter in another form.", "midblock.tuning", fills=False, resumable=False),
+    "doctor": Verb(
+        "Say before a run whether it starts, what fits where, and how long it takes.",
+        "midblock.studies.doctor.doctor",
+        fills=False,
+        resumable=False,
+        prompts=True,
+        plans=("layers",),
+    ),
     "report": Verb(
         "Draw the page of a run again, or one page of several.",
         "midblock.report",

@@ -109,7 +109,7 @@ class Swapping:
 
     def _by_blocks(self, advance: Callable[[float], None]) -> None:
         """This process's share of the batches, and all cells, together."""
-        batches, targets = (shared().share(each) for each in (self.answers.batches, self.answers.targets))
+        batches, targets = shared().share(self.answers.batches), shared().share(self.answers.targets)
         if not batches:
             return
         base, tuned = (self.pair.in_parts[variant.name] for variant in self.variants)
