@@ -77,16 +77,26 @@ def choose_engine(pair: Pair, *, tokens: int, rounded: bool = False, together: b
     cap, why = _cap(pair)
     if cap is None:
         return Engine()
-    pair.open_parts()
-    needed = _needed(pair, tokens, rounded=rounded, together=together)
-    here = psutil.Process().memory_info().rss
-    left = cap - here - needed - ROOM
-    if left < 2 * LEAST_KEPT:
-        least = here + needed + ROOM + 2 * LEAST_KEPT
+    least = least_by_blocks(pair, tokens=tokens, rounded=rounded, together=together)
+    if cap < least:
         other = ", or --no-precision-floor" if rounded else ""
         what = f"block by block these models need {size_text(least)}, and {size_text(cap)} may be taken"
         raise MidblockError(what, hint=f"--max-memory {least // 10**6 + 1}MB, a smaller --batch-tokens{other}")
-    return Engine(BLOCKS, why, cap, left // 2)  # a piece is written from a copy
+    return Engine(BLOCKS, why, cap, (cap - least) // 2 + LEAST_KEPT)  # a piece is written from a copy
+
+
+def least_by_blocks(pair: Pair, *, tokens: int, rounded: bool = False, together: bool = False) -> int:
+    """Bytes that this process takes at the least when it walks a pair block by block; opens the models in parts.
+
+    Args:
+        tokens, rounded, together: as of `choose_engine`.
+
+    Raises:
+        MidblockError: a model that cannot be walked block by block.
+    """
+    pair.open_parts()
+    needed = _needed(pair, tokens, rounded=rounded, together=together)
+    return psutil.Process().memory_info().rss + needed + ROOM + 2 * LEAST_KEPT
 
 
 def _cap(pair: Pair) -> tuple[int | None, str]:

@@ -13,7 +13,6 @@ from midblock.checkpoints import Anatomy, Pair, load_pair, open_checkpoint
 from midblock.checkpoints.footprint import Footprint
 from midblock.studies.doctor.about import About
 from midblock.studies.doctor.demand import Demand, Shape, _passes
-from midblock.studies.doctor.doctor import _path
 from midblock.studies.doctor.forecast import fits_of
 from midblock.studies.doctor.machine import Device
 from midblock.studies.doctor.packages import BAD_PAIRS, bad_pairs, package_findings, unmet
@@ -73,24 +72,16 @@ def demand_of(pair):
     return Demand.of(anatomy, footprints, Shape.asked(settings), settings, torch.float32, 1000)
 
 
-def test_the_way_that_memory_leaves(pair):
-    demand, cpu = demand_of(pair), torch.device("cpu")
-
-    def path(available):
-        return _path(fits_of(demand, [Device("cpu", "a small one", 2**34, available)]), cpu)[0]
-
-    assert demand.block_by_block < demand.whole
-    assert path(demand.whole) == "whole"
-    assert path(demand.whole - 1) == "block by block"
-    assert path(demand.block_by_block) == "block by block"
-    assert path(demand.block_by_block - 1) == "none"
-
-
 def test_what_does_not_fit_says_how_much_is_wanted(pair):
-    (fit,) = fits_of(demand_of(pair), [Device("cuda:0", "a card", 2**34, 2**20)])
-    assert str(fit) == (
-        f"cuda:0 (a card): 1.0 MiB of 16.0 GiB free; not even two blocks fit, about {size_text(fit.by_block)} wanted"
-    )
+    demand = demand_of(pair)
+    card = Device("cuda:0", "a card", 2**34, 2**20)
+    words = {least: str(fits_of(demand, least, [card])[0]) for least in (None, 2**19, 2**30)}
+    start = f"cuda:0 (a card): 1.0 MiB of 16.0 GiB free; about {size_text(demand.whole)} wanted: "
+    assert words == {
+        None: f"{start}they do not fit, and cannot be walked block by block",
+        2**19: f"{start}block by block only, from 0.5 MiB",
+        2**30: f"{start}block by block too: 1.0 GiB",
+    }
 
 
 def test_stretches_of_time_and_memory():

@@ -24,7 +24,7 @@ def test_a_sound_pair_starts_and_fits(pair, data):
     found = doctor(*pair, data=data, **SMALL)
     forecast = found.forecast
     assert found.starts
-    assert forecast.path == "whole"
+    assert forecast.path == "whole models"
     sizes = tuple(Footprint.of(open_checkpoint(each), torch.float32).total for each in pair)
     assert forecast.demand.model_bytes == sizes
     assert forecast.demand.file_bytes == sum((Path(each) / "model.safetensors").stat().st_size for each in pair)
@@ -33,6 +33,22 @@ def test_a_sound_pair_starts_and_fits(pair, data):
     assert 0 < forecast.total.low < forecast.total.high
     assert set(forecast.others) == {"probe", "swap", "tune_step"}
     assert json.loads(json.dumps(found.as_record()))["starts"]
+
+
+@pytest.mark.parametrize("cap", ["1MB", "4GB"])
+def test_it_says_the_way_that_the_run_goes(cap, pair, data, tmp_path):
+    found = doctor(*pair, data=data, max_memory=cap, **SMALL)
+    opened = load_pair(*pair, device="cpu", max_memory=cap)
+    run = lambda: midblock.analyze(opened, data, num_samples=8, num_token_samples=4, output_dir=tmp_path / "run")  # noqa: E731
+    if cap == "4GB":
+        run()
+        engine = json.loads((tmp_path / "run" / "run.json").read_text())["engine"]
+        assert (found.forecast.path, found.forecast.why) == (engine["kind"], engine["why"])
+    else:
+        with pytest.raises(MidblockError, match="block by block these models need"):
+            run()
+        (line,) = said(found)
+        assert line.startswith("block by block these models need")
 
 
 def test_a_base_alone_is_examined_too(pair, data):
@@ -118,7 +134,7 @@ def test_the_exit_code_says_whether_the_run_would_start(pair, data, capsys, as_j
     assert main(["doctor", *pair, *asked]) == 0
     out = capsys.readouterr().out
     if as_json:
-        assert json.loads(out)["forecast"]["path"] == "whole"
+        assert json.loads(out)["forecast"]["path"] == "whole models"
     else:
         assert out.endswith("The run would start.\n")
         assert all(

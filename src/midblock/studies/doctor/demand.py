@@ -86,7 +86,6 @@ class Demand:
         model_bytes: of each model in memory, the base first.
         loading: the most that is held besides the models before it while each is loaded.
         working: bytes in memory besides models.
-        block_by_block: the least memory in which the models can be walked block by block, `working` included.
         held_on_disk: bytes of states between two blocks of a walk, of all prompts and models.
         file_bytes: of all weight files.
         passes: operations of the models' passes.
@@ -102,7 +101,6 @@ class Demand:
     model_bytes: tuple[int, ...]
     loading: int
     working: int
-    block_by_block: int
     held_on_disk: int
     file_bytes: int
     passes: float
@@ -149,7 +147,6 @@ class Demand:
             model_bytes=tuple(each.total for each in footprints),
             loading=max(each.loading - each.total for each in footprints),
             working=working,
-            block_by_block=working + max(map(_widest_step, footprints)),
             held_on_disk=states,
             file_bytes=file_bytes,
             passes=_passes(kinds, shape, settings, tuned) * work_of(anatomy, shape.length),
@@ -162,14 +159,6 @@ class Demand:
             folder=FILES + BY_LAYER * (depth + 2) * tuned * sets * settings.seeds,
             partial=rows,
         )
-
-
-def _widest_step(footprint: Footprint) -> int:
-    """The most of a model that a walk holds: two blocks (one computing, one being read), or what lies around them."""
-    blocks = footprint.blocks
-    pairs = [sum(blocks[at : at + 2]) for at in range(len(blocks))]
-    around = footprint.embedding + footprint.other, footprint.norm + (footprint.head or footprint.embedding)
-    return max(*pairs, *around, footprint.largest + footprint.merging)
 
 
 def _passes(kinds: frozenset[str], shape: Shape, settings: AnalysisSettings, tuned: int) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from midblock.analysis.settings import AnalysisSettings
+from midblock.analysis.work import kinds_of
 from midblock.base import MidblockError, divide
 from midblock.base.files import size_text
 from midblock.checkpoints import LoadSettings, Pair, load_models
@@ -23,12 +24,13 @@ from midblock.checkpoints.skeleton import anatomy_of, skeleton_of
 from midblock.runs.reading import DEFAULT_DATA
 from midblock.studies.doctor.about import About
 from midblock.studies.doctor.demand import Demand, Shape
-from midblock.studies.doctor.finding import STOPS, Finding
+from midblock.studies.doctor.finding import CARE, STOPS, Finding
 from midblock.studies.doctor.forecast import Fit, fits_of, others_of, phases_of, total_of
 from midblock.studies.doctor.machine import Device, devices, free_disk, surface
 from midblock.studies.doctor.packages import package_findings, versions
 from midblock.studies.doctor.pair_checks import examine, file_bytes
 from midblock.studies.doctor.speed import Speed, measure
+from midblock.trace.engine import BLOCKS, WHOLE, choose_engine, engine_of, least_by_blocks
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Forecast:
 
     Attributes:
         dtype, device: it would compute in, and on.
-        path: "whole", all models in memory; "block by block"; or "none", where neither fits.
+        path: how the run will walk the models: "whole models" or "block by block".
         why: in a sentence.
         fits: the models on each device.
         phases: seconds of each phase of an analysis.
@@ -136,7 +138,7 @@ def doctor(base: str, *tuned: str, data: str | None = DEFAULT_DATA, **options: A
     Example:
         >>> found = doctor(base, tuned, data=data, num_samples=12)
         >>> found.starts, found.forecast.path
-        (True, 'whole')
+        (True, 'whole models')
     """
     settings, loading = divide(options, AnalysisSettings, LoadSettings)
     found = Checkup(versions(), devices(), surface(), package_findings())
@@ -169,8 +171,11 @@ def _forecast(pair: Pair, shape: Shape, settings: AnalysisSettings, there: list[
     anatomy = anatomy_of(skeleton)
     footprints = [Footprint.of(each, dtype) for each in checkpoints]
     demand = Demand.of(anatomy, footprints, shape, settings, dtype, file_bytes(pair))
-    fits = fits_of(demand, there)
-    path, why = _path(fits, device)
+    by_block = _least_by_blocks(pair, settings)
+    fits = fits_of(demand, by_block, there)
+    with engine_of(pair):
+        engine = choose_engine(pair, tokens=settings.batch_tokens, rounded=_rounded(settings))
+    path, why = engine.kind, engine.why or _why_whole(fits, device)
     speed = measure(checkpoints[0], dtype, device, (shape.rows, shape.length))
     return Forecast(
         dtype=str(dtype).removeprefix("torch."),
@@ -183,31 +188,43 @@ def _forecast(pair: Pair, shape: Shape, settings: AnalysisSettings, there: list[
         phases=phases_of(demand, speed),
         others=others_of(shape, anatomy, speed, len(checkpoints)),
         folder=demand.folder,
-        partial=demand.partial + (demand.held_on_disk if path == "block by block" else 0),
+        partial=demand.partial + (demand.held_on_disk if path == BLOCKS else 0),
         free=free_disk(Path.cwd()),
     )
 
 
-def _path(fits: list[Fit], device: torch.device) -> tuple[str, str]:
-    """How the models would be walked on the device that is asked for, and why."""
-    mine = next((each for each in fits if torch.device(each.device.name).type == device.type), fits[0])
-    free = size_text(mine.device.available)
-    if mine.fits:
-        return "whole", f"all models take about {size_text(mine.whole)}, and {mine.device.name} has {free} free"
-    if mine.fits_by_block:
-        why = f"all models take about {size_text(mine.whole)}, {mine.device.name} has {free} free, and block by block "
-        return "block by block", f"{why}{size_text(mine.by_block)} are enough"
+def _rounded(settings: AnalysisSettings) -> bool:
+    return "floor" in kinds_of(settings)
+
+
+def _least_by_blocks(pair: Pair, settings: AnalysisSettings) -> int | None:
+    """As the run reckons it; None for models that cannot be walked so."""
+    try:
+        with engine_of(pair):
+            return least_by_blocks(pair, tokens=settings.batch_tokens, rounded=_rounded(settings))
+    except MidblockError:
+        return None
+
+
+def _mine(fits: list[Fit], device: torch.device) -> Fit:
+    """On the device that is asked for."""
+    return next((each for each in fits if torch.device(each.device.name).type == device.type), fits[0])
+
+
+def _why_whole(fits: list[Fit], device: torch.device) -> str:
+    mine = _mine(fits, device)
     return (
-        "none",
-        f"even block by block about {size_text(mine.by_block)} are wanted, {mine.device.name} has {free} free",
+        f"all models take about {size_text(mine.whole)} with what is computed, and {mine.device.name} has "
+        f"{size_text(mine.device.available)} free"
     )
 
 
 def _of_room(forecast: Forecast) -> list[Finding]:
     """What memory and disk would stop."""
     found = []
-    if forecast.path == "none":
-        found.append(Finding(STOPS, f"not enough memory: {forecast.why}", "--dtype bfloat16, or a larger machine"))
+    if forecast.path == WHOLE and not _mine(forecast.fits, torch.device(forecast.device)).fits:
+        cure = "--max-memory walks them block by block; or --dtype bfloat16, or fewer prompts"
+        found.append(Finding(CARE, f"memory will be short: {forecast.why}", cure))
     wanted = forecast.folder + forecast.partial
     if wanted > forecast.free:
         what = f"not enough disk: about {size_text(wanted)} are wanted, {size_text(forecast.free)} are free here"

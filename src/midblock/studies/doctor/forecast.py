@@ -33,12 +33,12 @@ class Fit:
 
     Attributes:
         whole: bytes with all models in memory at once.
-        by_block: the least bytes in which they can be walked block by block.
+        by_block: the least bytes in which they can be walked block by block; None where they cannot.
     """
 
     device: Device
     whole: int
-    by_block: int
+    by_block: int | None
 
     @property
     def fits(self) -> bool:
@@ -46,16 +46,18 @@ class Fit:
 
     @property
     def fits_by_block(self) -> bool:
-        return self.by_block <= self.device.available
+        return self.by_block is not None and self.by_block <= self.device.available
 
     def __str__(self) -> str:
         has = f"{self.device.name} ({self.device.title}): {size_text(self.device.available)} of "
         has += f"{size_text(self.device.total)} free"
         if self.fits:
             return f"{has}; about {size_text(self.whole)} wanted: all models fit"
-        if self.fits_by_block:
-            return f"{has}; about {size_text(self.whole)} wanted: block by block only, from {size_text(self.by_block)}"
-        return f"{has}; not even two blocks fit, about {size_text(self.by_block)} wanted"
+        wanted = f"{has}; about {size_text(self.whole)} wanted"
+        if self.by_block is None:
+            return f"{wanted}: they do not fit, and cannot be walked block by block"
+        least = size_text(self.by_block)
+        return f"{wanted}: block by block {f'only, from {least}' if self.fits_by_block else f'too: {least}'}"
 
     def as_record(self) -> dict[str, Any]:
         return {
@@ -70,9 +72,9 @@ class Fit:
         }
 
 
-def fits_of(demand: Demand, devices: Sequence[Device]) -> list[Fit]:
+def fits_of(demand: Demand, by_block: int | None, devices: Sequence[Device]) -> list[Fit]:
     """The models on each device that is there."""
-    return [Fit(device, demand.whole, demand.block_by_block) for device in devices]
+    return [Fit(device, demand.whole, by_block) for device in devices]
 
 
 def phases_of(demand: Demand, speed: Speed) -> dict[str, About]:
