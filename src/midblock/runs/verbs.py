@@ -104,7 +104,7 @@ VERBS: Mapping[str, Verb] = {
     "study": Verb("Tune, evaluate and compare a grid of plans.", "midblock.studies.study.study", layered=False),
     "export": Verb("Write a tuned adapter in another form.", "midblock.tuning", fills=False, resumable=False),
     "doctor": Verb(
-        "Say whether a run would start, where it fits, how long it takes.",
+        "Say whether a run would start, fit, and how long it takes.",
         "midblock.studies.doctor.doctor",
         fills=False,
         resumable=False,
