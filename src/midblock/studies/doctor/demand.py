@@ -86,7 +86,7 @@ class Demand:
         model_bytes: of each model in memory, the base first.
         loading: the most that is held besides the models before it while each is loaded.
         working: bytes in memory besides models.
-        held_on_disk: bytes of states between two blocks of a walk, of all prompts and models.
+        held_on_disk: bytes of states that a walk block by block keeps at most, of all prompts, models and layers.
         file_bytes: of all weight files.
         passes: operations of the models' passes.
         heads: operations of heads that states are read with, and rows of the vocabulary that come out.
@@ -142,7 +142,7 @@ class Demand:
         vocabulary = anatomy.config.vocab_size
         working = LIBRARIES + held + rows + 4 * vocabulary * settings.lens_positions * ROW * models
         working += DENSE * ROW * _largest(anatomy) if _weights(anatomy, settings) else 0
-        states = models * shape.tokens * width * dtype.itemsize
+        states = models * shape.tokens * (depth + 2) * width * dtype.itemsize
         return cls(
             model_bytes=tuple(each.total for each in footprints),
             loading=max(each.loading - each.total for each in footprints),
