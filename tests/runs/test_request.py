@@ -32,7 +32,7 @@ class Own(ReadingSettings):
 def test_settings_become_yaml_in_the_order_of_their_fields():
     config = as_config(DataSettings(), LoadSettings())
     assert list(config)[:5] == ["split", "num_samples", "max_length", "template", "seed"]
-    assert list(config)[5:] == ["dtype", "device", "device_map", "attn_implementation", "allow_pickle",
+    assert list(config)[5:] == ["dtype", "device", "device_map", "attn_implementation", "max_memory", "allow_pickle",
                                 "trust_remote_code"]  # fmt: skip
 
 

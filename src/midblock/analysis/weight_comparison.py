@@ -85,17 +85,23 @@ class WeightComparison:
     def _own_rows(
         self, layers: frozenset[int], totals: WeightTotals, notes: list[str], advance: Callable[[float], None]
     ) -> list[tuple[int, int, dict[str, Any]]]:
-        """The rows of some layers, as plain values, each behind its place in the table: kind, and layer on disk."""
+        """The rows of some layers, as plain values, each behind its place: kind, and where it lies on disk."""
         with self.base.tensors() as ours, self.tuned.tensors() as theirs:
             check_readable(ours)
             check_readable(theirs)
             self._note_files(ours, theirs, notes)
             _Reading(ours, theirs, layers, totals, notes).read(advance)
-            order = list(dict.fromkeys(ours.projection(piece.name).layer for piece in ours.stored_pieces))
+            parts = (ours.projection(piece.name) for piece in ours.stored_pieces)
+            places = list(dict.fromkeys(self._place(each.layer, each.role) for each in parts))
+        order = {place: number for number, place in enumerate(places)}
         return [
-            (_kind(row), order.index(row.layer) if row.layer in order else len(order), asdict(row))
+            (_kind(row), order.get(self._place(row.layer, row.module), len(order)), asdict(row))
             for row in totals.rows()
         ]
+
+    def _place(self, layer: int, role: str) -> tuple[int, str]:
+        """What lies together on disk: a block, or one part of what is around them."""
+        return (layer, "" if 0 <= layer < self.blocks else role)
 
     def _note_files(self, ours: EffectiveTensors, theirs: EffectiveTensors, notes: list[str]) -> None:
         """Say what the files hold beside weights; of the base once, however many models are compared with it."""
