@@ -28,8 +28,10 @@ from midblock.runs.record import read_record
 SMALL = {"num_samples": 8, "num_token_samples": 4}
 LAYERS = [-1, 0, 1, 2, 3]
 GENERAL = {"kl_general", "kl_general_reverse"}  # of texts that only --general names
-RESIDUAL = {name for name, metric in METRICS.items() if not metric.of_weights} - GENERAL
-WEIGHTS = set(METRICS) - RESIDUAL - GENERAL
+MIXED = {name for name, metric in METRICS.items() if metric.by_expert or metric.source in ("routers", "loads")}
+MIXTURES = ("mixtral", "olmoe", "qwen3_moe")
+RESIDUAL = {name for name, metric in METRICS.items() if not metric.of_weights} - GENERAL - MIXED
+WEIGHTS = set(METRICS) - RESIDUAL - GENERAL - MIXED
 RELATIVE = {name for name, metric in METRICS.items() if metric.paired}
 
 
@@ -69,6 +71,10 @@ def test_every_metric_at_every_layer(family, pico, tuned_from, tokenizer, data):
             curve = table.curve(name, model)
             assert curve.layer.tolist() == layers, (name, model)
             assert curve.value.notna().all(), (name, model)
+    mixed = table.select(metric=sorted(MIXED)).frame
+    assert set(mixed.metric) == (MIXED if family in MIXTURES else set())
+    assert mixed.value.notna().all()
+    assert all(sorted(set(rows.layer)) == [0, 1, 2] for _, rows in mixed.groupby(["metric", "model", "module"]))
     blocks = table.select(module="block", metric="delta_rel")
     assert sorted(row.layer for row in blocks) == [0, 1, 2]
     assert all(0.01 < row.value < 0.2 for row in blocks)
