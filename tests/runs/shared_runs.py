@@ -27,13 +27,13 @@ class Ending(Silent):
         return advance
 
 
-def run(verb: str, models: list[str], how: str | None = None, **options) -> None:
+def run(verb: str, models: list[str], how: str | None = None, max_memory: str | None = None, **options) -> None:
     given = {**options, "progress": Ending(how) if how else Silent()}
     if verb == "evaluate":
         evaluate(models, given.pop("tasks"), loading={"device": "cpu"}, **given)
         return
     verbs = {"analyze": analyze, "probe": probe, "swap": swap}
-    verbs[verb](load_pair(*models, device="cpu"), given.pop("data"), **given)
+    verbs[verb](load_pair(*models, device="cpu", max_memory=max_memory), given.pop("data"), **given)
 
 
 def main(plan: Path) -> None:

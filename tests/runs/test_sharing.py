@@ -59,6 +59,7 @@ def shared(models, tmp_path_factory) -> Path:
     for verb, options in RUNS.items():
         run(verb, models, output_dir=str(folder / f"one-{verb}" / "run"), **options)
         planned.append({"verb": verb, "models": models, "output_dir": str(folder / f"two-{verb}" / "run"), **options})
+    planned.append({**planned[1], "output_dir": str(folder / "two-blocks" / "run"), "max_memory": "4GB"})
     planned.append({**planned[1], "output_dir": str(folder / "failed"), "how": "fails"})
     done = launched(folder, planned)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -70,6 +71,12 @@ def test_two_processes_find_what_one_finds(verb, shared):
     one, two = (LayerTable.read(shared / f"{name}-{verb}" / "run").frame for name in ("one", "two"))
     pd.testing.assert_frame_equal(one, two, check_exact=True)
     assert not (shared / f"two-{verb}" / "run" / "partial").exists()
+
+
+def test_two_processes_walk_block_by_block_as_one_with_whole_models(shared):
+    one, two = (LayerTable.read(shared / name / "run").frame for name in ("one-probe", "two-blocks"))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    assert read_record(shared / "two-blocks" / "run")["engine"]["kind"] == "block by block"
 
 
 def test_two_processes_score_as_one(shared):
