@@ -65,8 +65,8 @@ def analyze(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -
 
     def prepare(progress: Progress) -> Ready:
         start = time.perf_counter()
-        kinds = frozenset() if read is None else kinds_of(settings)
-        engine = _engine(pair, settings, kinds) if kinds else Engine()
+        kinds = kinds_of(settings)
+        engine = engine_for(pair, settings, kinds)
         samples = _read(pair, data, settings, kinds, progress) if kinds else ()
         notes = [*pair.notes(), *engine.notes, *_notes_of_request(pair, read, plan)]
         if settings.controls and kinds:
@@ -103,8 +103,9 @@ def _mixtures(
     return mixtures_of(pair, samples[0])
 
 
-def _engine(pair: Pair, settings: AnalysisSettings, kinds: frozenset[str]) -> Engine:
-    return choose_engine(pair, tokens=settings.batch_tokens, rounded="floor" in kinds)
+def engine_for(pair: Pair, settings: AnalysisSettings, kinds: frozenset[str]) -> Engine:
+    """How an analysis walks the models; where nothing is measured by passes, it walks none, and no cap applies."""
+    return Engine() if not kinds else choose_engine(pair, tokens=settings.batch_tokens, rounded="floor" in kinds)
 
 
 def analysis_draft(pair: Pair, data: str | ExampleSet | None, settings: AnalysisSettings) -> Draft:

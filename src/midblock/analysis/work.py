@@ -46,7 +46,9 @@ LEFT_OUT = ("not compared", "are compared", "left out")
 
 
 def kinds_of(settings: AnalysisSettings) -> frozenset[str]:
-    """What the measuring pass must collect for the metrics asked for."""
+    """What the measuring pass must collect for the metrics asked for; nothing where only weights are compared."""
+    if settings.weights_only:
+        return frozenset()
     wanted = choose(settings.metrics)
     kinds = SOURCES & {METRICS[name].source for name in wanted}
     if settings.num_token_samples == 0:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 
 import midblock
 from midblock.base import MidblockError
@@ -94,6 +95,42 @@ def test_a_tensor_of_another_shape_stops_with_the_runs_own_words(pair, data):
 def test_data_that_cannot_be_read_stops(pair, tmp_path):
     found = doctor(*pair, data=str(tmp_path / "absent.jsonl"), **SMALL)
     assert said(found) == [stop_of(pair, str(tmp_path / "absent.jsonl"))]
+
+
+def without_a_tokenizer(folder):
+    for file in Path(folder).glob("*token*"):
+        file.unlink()
+
+
+def pickled(folder):
+    torch.save(load_file(Path(folder) / "model.safetensors"), Path(folder) / "pytorch_model.bin")
+    (Path(folder) / "model.safetensors").unlink()
+
+
+def unknown(folder):
+    config = Path(folder) / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_type": "nosuch"}))
+
+
+@pytest.mark.parametrize("spoil", [without_a_tokenizer, pickled, unknown])
+def test_models_that_cannot_be_read_stop_with_the_runs_own_words(spoil, pair, data):
+    for folder in pair:
+        spoil(folder)
+    assert stop_of(pair, data) in said(doctor(*pair, data=data, **SMALL))
+
+
+@pytest.mark.parametrize("asked", [{"layers": "99"}, {"general": "absent.jsonl"}, {"seeds": 9}])
+def test_what_settings_ask_in_vain_stops_with_the_runs_own_words(asked, pair, data):
+    with pytest.raises(MidblockError) as caught:
+        midblock.analyze(load_pair(*pair, device="cpu"), data, num_samples=8, num_token_samples=4, **asked)
+    assert said(doctor(*pair, data=data, **SMALL, **asked)) == [str(caught.value)]
+
+
+def test_no_cap_applies_where_only_weights_are_compared(pair, data):
+    asked = {"weights_only": True}
+    midblock.analyze(load_pair(*pair, device="cpu", max_memory="1MB"), data, **asked)
+    found = doctor(*pair, data=data, max_memory="1MB", **asked, **SMALL)
+    assert (said(found), found.forecast.demand.passes, found.forecast.demand.estimates) == ([], 0.0, 0)
 
 
 def test_an_unknown_option_is_an_error_of_the_question(pair):

@@ -136,13 +136,14 @@ class Demand:
         """
         depth, width, kinds = len(anatomy), anatomy.width, kinds_of(settings)
         models, tuned, sets = len(footprints), max(1, len(footprints) - 1), len(settings.token_sets())
-        rows = models * shape.prompts * (depth + 2) * width * ROW * sets
+        passing = bool(kinds)  # comparing weights alone runs no prompts
+        rows = passing * models * shape.prompts * (depth + 2) * width * ROW * sets
         held = (depth + 2) * shape.rows * shape.length * width * dtype.itemsize * HELD
         read = _rows_read(kinds, shape, settings, depth, models)
         vocabulary = anatomy.config.vocab_size
         working = LIBRARIES + held + rows + 4 * vocabulary * settings.lens_positions * ROW * models
         working += DENSE * ROW * _largest(anatomy) if _weights(anatomy, settings) else 0
-        states = models * shape.tokens * (depth + 2) * width * dtype.itemsize
+        states = passing * models * shape.tokens * (depth + 2) * width * dtype.itemsize
         return cls(
             model_bytes=tuple(each.total for each in footprints),
             loading=max(each.loading - each.total for each in footprints),
@@ -152,7 +153,7 @@ class Demand:
             passes=_passes(kinds, shape, settings, tuned) * work_of(anatomy, shape.length),
             heads=2.0 * read * width * vocabulary,
             rows_read=read * vocabulary,
-            estimates=(depth + 2) * tuned * sets * settings.seeds,
+            estimates=passing * (depth + 2) * tuned * sets * settings.seeds,
             width=width,
             prompts=shape.prompts,
             weights=_weights(anatomy, settings) * tuned,
@@ -163,6 +164,8 @@ class Demand:
 
 def _passes(kinds: frozenset[str], shape: Shape, settings: AnalysisSettings, tuned: int) -> float:
     """Tokens that blocks run over, of all models and reasons."""
+    if not kinds:
+        return 0.0
     models, controls = 1 + tuned, len(read_controls(settings.controls, settings.control_draws))
     alone = tuned * shape.deep_tokens
     found = float(models * shape.tokens) + sum(alone for kind in ("own", "reverse") if kind in kinds)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from midblock.analysis.analyze import engine_for
 from midblock.analysis.settings import AnalysisSettings
 from midblock.analysis.work import kinds_of
 from midblock.base import MidblockError, divide
@@ -30,7 +31,7 @@ from midblock.studies.doctor.machine import Device, devices, free_disk, surface
 from midblock.studies.doctor.packages import package_findings, versions
 from midblock.studies.doctor.pair_checks import examine, file_bytes
 from midblock.studies.doctor.speed import Speed, measure
-from midblock.trace.engine import BLOCKS, WHOLE, choose_engine, engine_of, least_by_blocks
+from midblock.trace.engine import BLOCKS, WHOLE, engine_of, least_by_blocks
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _forecast(pair: Pair, shape: Shape, settings: AnalysisSettings, there: list[
     by_block = _least_by_blocks(pair, settings)
     fits = fits_of(demand, by_block, there)
     with engine_of(pair):
-        engine = choose_engine(pair, tokens=settings.batch_tokens, rounded=_rounded(settings))
+        engine = engine_for(pair, settings, kinds_of(settings))
     path, why = engine.kind, engine.why or _why_whole(fits, device)
     speed = measure(checkpoints[0], dtype, device, (shape.rows, shape.length))
     return Forecast(

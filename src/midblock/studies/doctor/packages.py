@@ -49,16 +49,16 @@ BAD_PAIRS = (
         "https://github.com/MakazhanAlpamys/Soup/issues/503",
     ),
     BadPair(
-        ("peft", ">=0.21.2"),
+        ("peft", ">=0.19"),
         ("torchao", "<0.16"),
         "peft refuses to make or read a LoRA while that torchao is installed",
-        "peft.import_utils.is_torchao_available",
+        "https://github.com/daydreamlive/scope/pull/1007",
     ),
     BadPair(
         ("transformers", "==5.1.0"),
         ("deepspeed", ">=0"),
         "trl asks for another transformers beside DeepSpeed",
-        "https://pypi.org/project/trl, requirements of the extra deepspeed",
+        "https://github.com/huggingface/trl/pull/4985",
     ),
 )
 

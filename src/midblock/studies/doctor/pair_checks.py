@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from midblock.analysis.prompts import Prompts, prepare_prompts
+from midblock.analysis.prompts import Prompts, prepare_prompts, with_general
+from midblock.analysis.samples import draw_samples
 from midblock.analysis.settings import AnalysisSettings
 from midblock.analysis.work import kinds_of
-from midblock.base import MidblockError
+from midblock.base import LayerPlan, MidblockError
 from midblock.base.files import size_text
 from midblock.checkpoints import Checkpoint, Pair, Variant, check_readable, unread_note
 from midblock.checkpoints.footprint import own_dtype
@@ -43,15 +44,28 @@ def examine(pair: Pair, data: str | None, settings: AnalysisSettings) -> Examine
     found = [each for variant in pair for each in _of_variant(variant)]
     if pair.tuned:
         found += _caught(lambda: [Finding(TOLD, note.rstrip(".")) for note in pair.notes()])
+    found += _caught(lambda: _plan(pair, settings))
     if data is None:
         return Examined(found)
     try:
-        prompts = prepare_prompts(pair, data, settings, views="views" in kinds_of(settings))
+        prompts = _prompts(pair, data, settings)
     except MidblockError as error:
         return Examined([*found, Finding.of_error(error)])
     if settings.template == "raw":
         found += _template(pair)
     return Examined([*found, *(Finding(TOLD, note.rstrip(".")) for note in prompts.notes())], prompts)
+
+
+def _plan(pair: Pair, settings: AnalysisSettings) -> list[Finding]:
+    """Nothing, where the blocks asked for are there."""
+    LayerPlan.parse(settings.layers, pair.blocks)
+    return []
+
+
+def _prompts(pair: Pair, data: str, settings: AnalysisSettings) -> Prompts:
+    """The first sample of prompts and the general texts, read as an analysis reads them."""
+    drawn = draw_samples(data, settings)
+    return with_general(pair, prepare_prompts(pair, drawn[0], settings, views="views" in kinds_of(settings)), settings)
 
 
 def file_bytes(pair: Pair) -> int:
