@@ -8,7 +8,7 @@ from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy
 from midblock.data import TokenizedPrompt, make_batches
 from midblock.evaluation import Targets, exact_match
-from midblock.interventions.probe.exits import cut_off, score_exits
+from midblock.interventions.probe.exits import Exits, cut_off
 
 IDS = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0))
 
@@ -23,7 +23,7 @@ def batch():
 def exits(model, batch, layers=range(-1, 3), region="answer", vocabulary=300):
     found = {}
     targets = Targets.of(batch, region)
-    score_exits("sft", Anatomy.of(model), batch, targets, layers, vocabulary, found.__setitem__)
+    Exits("sft", Anatomy.of(model), batch, targets, layers, vocabulary, found.__setitem__).score()
     return targets, found
 
 

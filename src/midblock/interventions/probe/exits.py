@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -21,91 +22,92 @@ from midblock.trace import Reduction, run_backbone, same_states, watch
 from midblock.trace.walk import Asked, Pass, Work
 
 OnExit = Callable[[int, Scores], None]
-Exits = tuple[str, Anatomy, Batch, Targets, Sequence[int], int, OnExit]  # as `score_exits` takes them
 
 
-def score_exits(
-    name: str,
-    anatomy: Anatomy,
-    batch: Batch,
-    targets: Targets,
-    layers: Sequence[int],
-    vocabulary: int,
-    on_exit: OnExit,
-) -> None:
-    """One forward pass; at each layer the final norm and the head predict the target tokens.
+@dataclass(frozen=True, eq=False)
+class Exits:
+    """One batch read off one model at several depths: the final norm and the head predict the target tokens there.
 
-    Each layer is scored as it passes and forgotten: states of one layer and one chunk of logits are held at a time.
-
-    Args:
+    Attributes:
         name: what errors call the model.
         targets: of the batch.
         layers: -1 the embedding, 0…L-1 the blocks.
+        vocabulary: number of token ids that count.
         on_exit: given the layer and its scores.
-
-    Raises:
-        MidblockError: a likelihood that is not finite, or a model whose last block, final norm and head do not make its
-            own predictions.
     """
-    input_ids, where = fed(anatomy.embedding, batch.input_ids, targets.where)
-    targets = targets.among(where)
-    last = len(anatomy) - 1
-    kept: dict[int, Tensor] = {}
 
-    def on_layer(layer: int, states: Float[Tensor, "B T D"]) -> None:
-        picked = targets.pick(states)
-        if layer == last:
-            kept[layer] = picked
-        on_exit(layer, read_exit(name, anatomy, layer, picked, targets, vocabulary))
+    name: str
+    anatomy: Anatomy
+    batch: Batch
+    targets: Targets
+    layers: Sequence[int]
+    vocabulary: int
+    on_exit: OnExit
 
-    with watch(anatomy, layers, on_layer):
-        output = run_backbone(anatomy, input_ids)
-    if last in kept:
-        check_last(name, anatomy, targets.pick(output), kept[last])
+    @property
+    def last(self) -> int:
+        """L − 1, behind which what is read off must be the model's own prediction."""
+        return len(self.anatomy) - 1
 
+    def score(self) -> None:
+        """One forward pass; each layer is scored as it passes and forgotten.
 
-def exit_work(
-    name: str,
-    anatomy: Anatomy,
-    batch: Batch,
-    targets: Targets,
-    layers: Sequence[int],
-    vocabulary: int,
-    on_exit: OnExit,
-) -> Work:
-    """The same as work for a walk: the states are gathered at all layers, then read.
+        States of one layer and one chunk of logits are held at a time.
 
-    Args:
-        on_exit: as all others, as of `score_exits`.
-    """
-    last = len(anatomy) - 1
-    gather: dict[str, Reduction] = {"exit": lambda states, mask: targets.pick(states)}
-    nowhere = torch.zeros_like(batch.input_ids, dtype=torch.bool)  # what is not finite is told where it is read
-    (passed,) = yield Asked((Pass(name, batch, nowhere, layers=(*layers, last + 1), reductions=gather),))
-    yield Asked()
-    for layer in layers:
-        picked = passed.rows["exit", layer]
-        on_exit(layer, read_exit(name, anatomy, layer, picked, targets, vocabulary))
-        if layer == last:
-            check_last(name, anatomy, passed.rows["exit", last + 1].to(device_of(anatomy.head)), picked)
+        Raises:
+            MidblockError: a likelihood that is not finite, or a model whose last block, final norm and head do not
+                make its own predictions.
+        """
+        input_ids, where = fed(self.anatomy.embedding, self.batch.input_ids, self.targets.where)
+        here = replace(self, targets=self.targets.among(where))
+        kept: dict[int, Tensor] = {}
 
+        def on_layer(layer: int, states: Float[Tensor, "B T D"]) -> None:
+            picked = here.targets.pick(states)
+            if layer == here.last:
+                kept[layer] = picked
+            here._read(layer, picked)
 
-def read_exit(
-    name: str, anatomy: Anatomy, layer: int, picked: Float[Tensor, "n D"], targets: Targets, vocabulary: int
-) -> Scores:
-    """What the final norm and the head make of states behind a layer.
+        with watch(self.anatomy, self.layers, on_layer):
+            output = run_backbone(self.anatomy, input_ids)
+        if self.last in kept:
+            self._check_last(here.targets.pick(output), kept[self.last])
 
-    Args:
-        picked: the states at the positions that predict.
-        layer, targets, vocabulary: as of `score_exits`.
+    def work(self) -> Work:
+        """The same as work for a walk: the states are gathered at all layers, then read.
 
-    Raises:
-        MidblockError: a likelihood that is not finite.
-    """
-    with torch.inference_mode():
-        scores = score(anatomy, anatomy.normed(picked), targets.tokens, vocabulary)
-    check_finite(scores, targets, name, layer)
-    return scores
+        Raises:
+            MidblockError: as `score`.
+        """
+        gather: dict[str, Reduction] = {"exit": lambda states, mask: self.targets.pick(states)}
+        nowhere = torch.zeros_like(
+            self.batch.input_ids, dtype=torch.bool
+        )  # what is not finite is told where it is read
+        layers = (*self.layers, self.last + 1)
+        (passed,) = yield Asked((Pass(self.name, self.batch, nowhere, layers=layers, reductions=gather),))
+        yield Asked()
+        for layer in self.layers:
+            picked = passed.rows["exit", layer]
+            self._read(layer, picked)
+            if layer == self.last:
+                own = passed.rows["exit", self.last + 1].to(device_of(self.anatomy.head))
+                self._check_last(own, picked)
+
+    def _read(self, layer: int, picked: Float[Tensor, "n D"]) -> None:
+        """What the final norm and the head make of states behind a layer, at the positions that predict."""
+        with torch.inference_mode():
+            scores = score(self.anatomy, self.anatomy.normed(picked), self.targets.tokens, self.vocabulary)
+        check_finite(scores, self.targets, self.name, layer)
+        self.on_exit(layer, scores)
+
+    def _check_last(self, own: Float[Tensor, "n D"], picked: Float[Tensor, "n D"]) -> None:
+        """Raise MidblockError unless what the model hands its head is what is read off its last block."""
+        with torch.inference_mode():
+            read = self.anatomy.normed(picked)
+        if not same_states(read, own):
+            norm = self.anatomy.names["final_norm"]
+            what = f"{self.name}: the final norm {norm}, put on its last block, does not make what its head is given"
+            raise MidblockError(what, hint="depth cannot be read off this architecture")
 
 
 @contextmanager
@@ -128,13 +130,3 @@ def cut_off(anatomy: Anatomy, layer: int) -> Iterator[int]:
         yield total - 1 - layer
     finally:
         setattr(anatomy.backbone, place, whole)
-
-
-def check_last(name: str, anatomy: Anatomy, own: Float[Tensor, "n D"], picked: Float[Tensor, "n D"]) -> None:
-    """Raise MidblockError unless what the model hands its head is what is read off its last block."""
-    with torch.inference_mode():
-        read = anatomy.normed(picked)
-    if not same_states(read, own):
-        norm = anatomy.names["final_norm"]
-        what = f"{name}: the final norm {norm}, put on its last block, does not make what its head is given"
-        raise MidblockError(what, hint="depth cannot be read off this architecture")

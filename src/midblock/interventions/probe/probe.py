@@ -20,7 +20,7 @@ from midblock.evaluation import Scores, Targets, check_answerable, exact_match
 from midblock.interventions.answer_rows import keep_matches
 from midblock.interventions.answering import Answers, read_answers
 from midblock.interventions.probe.curves import key_of, read_curves, summarize_probe
-from midblock.interventions.probe.exits import Exits, cut_off, exit_work, score_exits
+from midblock.interventions.probe.exits import Exits, cut_off
 from midblock.interventions.probe.settings import ProbeSettings
 from midblock.interventions.readable import TRIES, load_readable, notes_for, ready_to_measure
 from midblock.runs.lending import lent
@@ -100,13 +100,13 @@ class _Probing:
     def run(self, steps: list[Step], bench: Bench) -> Outcome:
         """Do the steps, and read the curves off the rows."""
         advance = bench.progress.phase("probing", sum(step.cost for step in steps))
-        asked = (bench.partial, advance)
         if self.pair.in_parts:
             works = list(zip(steps, self._works(), strict=True))
-            keep, owner = (lambda found: None), bench.owner  # what is read goes into the store itself
-            bench.notes += run_walk(self.pair, works, self.store, keep, *asked, owner=owner, limit=self.limit)
+            bench.notes += run_walk(
+                self.pair, works, self.store, _nothing_else, bench.partial, advance, owner=bench.owner, limit=self.limit
+            )
         else:
-            bench.notes += run_steps(steps, self.store, *asked, owner=bench.owner)
+            bench.notes += run_steps(steps, self.store, bench.partial, advance, owner=bench.owner)
         blocks, seed = self.pair.blocks, self.settings.seed
         known = (self.store, seed, self.answers.clusters)
         curves = [read_curves(each.name, model, blocks, *known) for model, each in enumerate(self.pair)]
@@ -122,20 +122,20 @@ class _Probing:
                 yield Step(batch.input_ids.numel(), read, keys, tuple(batch.index.tolist()))
 
     def _read(self, model: int, anatomy: Anatomy, batch: Batch, targets: Targets) -> None:
-        score_exits(*self._exits(model, anatomy, batch, targets))
+        self._exits(model, anatomy, batch, targets).score()
 
     def _works(self) -> Iterator[Work]:
         """The readings as work for a walk, in the order of the steps."""
         for model, variant in enumerate(self.pair):
             for batch, targets in zip(self.answers.batches, self.answers.targets, strict=True):
-                yield exit_work(*self._exits(model, Anatomy.of(variant.model), batch, targets))
+                yield self._exits(model, Anatomy.of(variant.model), batch, targets).work()
 
     def _exits(self, model: int, anatomy: Anatomy, batch: Batch, targets: Targets) -> Exits:
         def on_exit(layer: int, scores: Scores) -> None:
             self.store.update(key_of("exit", model, layer), batch.index, targets.sums(scores))
 
         layers = range(-1, len(anatomy))
-        return self._variants[model].name, anatomy, batch, targets, layers, self.pair.vocabulary, on_exit
+        return Exits(self._variants[model].name, anatomy, batch, targets, layers, self.pair.vocabulary, on_exit)
 
     def _answers(self) -> Iterator[Step]:
         total = self.pair.blocks
@@ -154,3 +154,8 @@ class _Probing:
         with cut_off(Anatomy.of(variant.model), layer):
             found = exact_match(variant.model, self.answers.tokenizer, examples, **self.settings.answering)
         keep_matches(self.store, key_of("answer", model, layer), found)
+
+
+def _nothing_else(found: object) -> None:
+    """A reading puts its rows into the store itself, and gives nothing besides."""
+    raise AssertionError(found)
