@@ -8,7 +8,7 @@ above read, is a copy of what it held when the first of them was called.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -59,11 +59,14 @@ class BlockCall:
     @property
     def writes(self) -> bool:
         """Whether the block may write into what it is given."""
-        return any(map(_holds_container, (*self.args, *self.kwargs.values())))
+        return self._any(lambda value: isinstance(value, _Container))
 
     def holds(self, thing: object) -> bool:
         """Whether the block is given just this."""
-        return any(value is thing for value in (*self.args, *self.kwargs.values()))
+        return self._any(lambda value: value is thing)
+
+    def _any(self, wanted: Callable[[Any], bool]) -> bool:
+        return _any_of((*self.args, *self.kwargs.values()), wanted)
 
     def run(self, block: nn.Module, states: Float[Tensor, "B T D"], held: Held) -> Float[Tensor, "B T D"]:
         """Put states through a block."""
@@ -182,8 +185,9 @@ def _recorded(value: Any, position: int) -> Any:
     return value
 
 
-def _holds_container(value: Any) -> bool:
-    return isinstance(value, _Container) or (type(value) is tuple and any(map(_holds_container, value)))
+def _any_of(values: tuple[Any, ...], wanted: Callable[[Any], bool]) -> bool:
+    """Whether a value, or one inside a tuple, is wanted."""
+    return any(wanted(value) or (type(value) is tuple and _any_of(value, wanted)) for value in values)
 
 
 def _copied(value: Any) -> Any:

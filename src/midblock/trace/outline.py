@@ -175,6 +175,8 @@ def same_values(a: Any, b: Any) -> bool:
         return isinstance(b, Tensor) and a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
     if isinstance(a, tuple):
         return isinstance(b, tuple) and len(a) == len(b) and all(map(same_values, a, b))
+    if isinstance(a, bool | int | float | str):
+        return type(a) is type(b) and a == b
     return isinstance(a, nn.Module) or type(a) is type(b)
 
 
