@@ -9,6 +9,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from midblock.base import MidblockError
 from midblock.checkpoints import load_models
 from midblock.checkpoints.footprint import available_memory
 from midblock.trace.engine import BLOCKS, WHOLE, choose_engine
@@ -64,6 +65,9 @@ def test_what_fits_is_walked_whole(pico, tokenizer, tmp_path):
     pair = load_models(str(tmp_path), device="cpu")
     assert choose_engine(pair, tokens=64).kind == WHOLE
     assert not pair.in_parts
+    with pytest.raises(MidblockError, match="block by block these models need"):  # a million times it does not fit
+        choose_engine(pair, tokens=64, copies=10**6)
+    pair.close_parts()
 
 
 @pytest.fixture

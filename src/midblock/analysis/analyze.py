@@ -27,9 +27,10 @@ from midblock.runs.lending import lent
 from midblock.runs.reading import DEFAULT_DATA
 from midblock.runs.request import DATA, Draft, Request, draft_of
 from midblock.runs.run import Ready, carry_out
+from midblock.runs.walking import engine_for
 from midblock.runs.where import Where
 from midblock.trace import check_stream
-from midblock.trace.engine import Engine, choose_engine, engine_of
+from midblock.trace.engine import Engine, engine_of
 from midblock.trace.outline import tried
 from midblock.trace.routing import Mixtures
 
@@ -66,7 +67,7 @@ def analyze(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -
     def prepare(progress: Progress) -> Ready:
         start = time.perf_counter()
         kinds = kinds_of(settings)
-        engine = engine_for(pair, settings, kinds)
+        engine = analysis_engine(pair, settings, kinds)
         samples = _read(pair, data, settings, kinds, progress) if kinds else ()
         notes = [*pair.notes(), *engine.notes, *_notes_of_request(pair, read, plan)]
         if settings.controls and kinds:
@@ -103,9 +104,9 @@ def _mixtures(
     return mixtures_of(pair, samples[0])
 
 
-def engine_for(pair: Pair, settings: AnalysisSettings, kinds: frozenset[str]) -> Engine:
+def analysis_engine(pair: Pair, settings: AnalysisSettings, kinds: frozenset[str]) -> Engine:
     """How an analysis walks the models; where nothing is measured by passes, it walks none, and no cap applies."""
-    return Engine() if not kinds else choose_engine(pair, tokens=settings.batch_tokens, rounded="floor" in kinds)
+    return Engine() if not kinds else engine_for(pair, tokens=settings.batch_tokens, rounded="floor" in kinds)
 
 
 def analysis_draft(pair: Pair, data: str | ExampleSet | None, settings: AnalysisSettings) -> Draft:

@@ -7,19 +7,39 @@ holds as many samples as the steps promised. Where several processes share the r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from midblock.base import MidblockError
 from midblock.base.seal import fingerprint
 from midblock.checkpoints import Pair
+from midblock.runs.processes import local_size
 from midblock.runs.sharing import shared
 from midblock.runs.steps import Step, brought_together, of_other_counts, own_folder
 from midblock.runs.stopping import STOPPING
 from midblock.trace import RowStore
+from midblock.trace.engine import Engine, choose_engine
 from midblock.trace.kept import Kept
 from midblock.trace.pieces import SAVE_SECONDS
 from midblock.trace.walk import Pass, Work
 from midblock.trace.walk_blocks import Behind, WalkBlocks
+
+
+def engine_for(pair: Pair, *, tokens: int, rounded: bool = False, together: bool = False) -> Engine:
+    """As `choose_engine`, for all processes that share the run: none loads a model before all have chosen.
+
+    Raises:
+        MidblockError: as `choose_engine`; or they chose differently, as they may on machines that are not alike.
+    """
+    among = shared()
+    copies = local_size() if among.count > 1 else 1
+    choose = partial(choose_engine, pair, tokens=tokens, rounded=rounded, together=together, copies=copies)
+    engine = among.agreed(choose)
+    if len(set(among.all_texts(engine.kind))) > 1:
+        what = "the models fit whole into the memory of some processes and not of others"
+        raise MidblockError(what, hint="--max-memory walks them block by block in all")
+    return engine
 
 
 def run_walk(

@@ -63,18 +63,19 @@ def engine_of(pair: Pair) -> Iterator[None]:
         pair.close_parts()
 
 
-def choose_engine(pair: Pair, *, tokens: int, rounded: bool = False, together: bool = False) -> Engine:
+def choose_engine(pair: Pair, *, tokens: int, rounded: bool = False, together: bool = False, copies: int = 1) -> Engine:
     """Choose, and open models in parts where they are walked block by block.
 
     Args:
         tokens: of a batch, at most.
         rounded: the base is run in its other precision too.
         together: blocks of all models are in memory at once.
+        copies: processes on this machine that hold the pair, each for itself.
 
     Raises:
         MidblockError: a cap that cannot be kept, with the least that would do.
     """
-    cap, why = _cap(pair)
+    cap, why = _cap(pair, copies)
     if cap is None:
         return Engine()
     least = least_by_blocks(pair, tokens=tokens, rounded=rounded, together=together)
@@ -99,21 +100,22 @@ def least_by_blocks(pair: Pair, *, tokens: int, rounded: bool = False, together:
     return psutil.Process().memory_info().rss + needed + ROOM + 2 * LEAST_KEPT
 
 
-def _cap(pair: Pair) -> tuple[int | None, str]:
-    """Bytes that may be taken block by block, and why it is so; None for whole models."""
+def _cap(pair: Pair, copies: int) -> tuple[int | None, str]:
+    """Bytes that this process may take block by block, and why it is so; None for whole models."""
     asked = pair.base.loading.max_memory
     if asked is not None:
         return read_size(asked), f"--max-memory {asked}"
     if pair.base.loading.device_map is not None or any(each.checkpoint is None or each.loaded for each in pair):
         return None, ""
     device = pick_device(pair.base.loading.device)
-    there = available_memory(device)
+    there = available_memory(device) // (copies if device.type == "cpu" else 1)  # a device is a process's own
     needed = sum(_loading(each.checkpoint, each.loading) for each in pair)
     if needed <= there:
         return None, ""
     here = psutil.Process().memory_info().rss
-    why = f"whole they take {size_text(needed)}, and {size_text(there)} are free"
-    return available_memory("cpu") + here, why
+    each = f" for each of {copies} processes" if copies > 1 else ""
+    why = f"whole they take {size_text(needed)}, and {size_text(there)} are free{each}"
+    return available_memory("cpu") // copies + here, why
 
 
 def _loading(checkpoint: Any, loading: Any) -> int:

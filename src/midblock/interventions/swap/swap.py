@@ -20,8 +20,9 @@ from midblock.runs.lending import lent
 from midblock.runs.reading import DEFAULT_DATA
 from midblock.runs.request import draft_of
 from midblock.runs.run import Ready, carry_out
+from midblock.runs.walking import engine_for
 from midblock.runs.where import Where
-from midblock.trace.engine import choose_engine, engine_of
+from midblock.trace.engine import engine_of
 
 
 def swap(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -> LayerTable:
@@ -55,7 +56,7 @@ def swap(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -> L
 
     def prepare(progress: Progress) -> Ready:
         answers = read_answers(pair, data, settings)
-        engine = choose_engine(pair, tokens=settings.batch_tokens, together=True)
+        engine = engine_for(pair, tokens=settings.batch_tokens, together=True)
         load_readable(pair, answers, progress)
         swapping = Swapping(pair, answers, settings, engine.limit)
         work = partial(swapping.run, list(swapping.steps()))

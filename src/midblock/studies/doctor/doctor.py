@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from midblock.analysis.analyze import engine_for
+from midblock.analysis.analyze import analysis_engine
 from midblock.analysis.settings import AnalysisSettings
 from midblock.analysis.work import kinds_of
 from midblock.base import MidblockError, divide
@@ -175,7 +175,7 @@ def _forecast(pair: Pair, shape: Shape, settings: AnalysisSettings, there: list[
     by_block = _least_by_blocks(pair, settings)
     fits = fits_of(demand, by_block, there)
     with engine_of(pair):
-        engine = engine_for(pair, settings, kinds_of(settings))
+        engine = analysis_engine(pair, settings, kinds_of(settings))
     path, why = engine.kind, engine.why or _why_whole(fits, device)
     speed = measure(checkpoints[0], dtype, device, (shape.rows, shape.length))
     return Forecast(
