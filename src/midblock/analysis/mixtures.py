@@ -17,6 +17,7 @@ from midblock.trace.routing import Call, Mixtures, find_mixtures, watch_choices,
 
 CHOICES, LOADS = "routers", "loads"  # kinds of rows, and the sources of metrics that they are for
 EXPERTS = frozenset({CHOICES, LOADS})
+OF_EXPERT = "expert:"
 NOT_BY_BLOCKS = (
     "No expert load and no router change: they are read of whole models, and these are walked block by block."
 )
@@ -31,7 +32,13 @@ def has_experts(pair: Pair) -> bool:
 
 def expert_module(expert: int) -> str:
     """What a table's column `module` calls one expert."""
-    return f"expert:{expert}"
+    return f"{OF_EXPERT}{expert}"
+
+
+def expert_of(module: str) -> int | None:
+    """Which expert a table's column `module` names; None where it names none."""
+    number = module.removeprefix(OF_EXPERT)
+    return int(number) if number != module and number.isdecimal() else None
 
 
 def mixtures_of(pair: Pair, prompts: Prompts) -> tuple[Mapping[str, Mixtures], list[str]]:

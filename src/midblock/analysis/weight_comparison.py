@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from midblock.analysis.mixtures import expert_module
+from midblock.analysis.mixtures import expert_of
 from midblock.analysis.weight_totals import GROUPS, Compared, WeightTotals
 from midblock.base import LayerRow, MidblockError
 from midblock.checkpoints import BUFFERS, EffectiveTensors, Piece, Source, Variant, check_readable, unread_note
@@ -112,7 +112,7 @@ class WeightComparison:
 
 def _kind(row: LayerRow) -> int:
     """Of a projection, of one expert, or of several parts together: in this order a table has them."""
-    return 2 if row.module in ("block", *GROUPS) else int(row.module.startswith(expert_module(0)[:-1]))
+    return 2 if row.module in ("block", *GROUPS) else int(expert_of(row.module) is not None)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from midblock.analysis.mixtures import expert_module
+from midblock.analysis.mixtures import expert_module, expert_of
 from midblock.metrics.catalogue import METRICS
 from midblock.report.page.chart import Chart, Panel, Section
 from midblock.report.read.reading import Run, describe
@@ -36,8 +36,8 @@ def _curve(metric: str) -> Chart:
 
 def _map(run: Run, metrics: list[str]) -> Iterator[Chart]:
     """Layer by expert, the most telling rows of many."""
-    found = {module for metric in metrics for module in run.present[metric]}
-    experts = sorted(int(module.rpartition(":")[2]) for module in found if module.rpartition(":")[2].isdecimal())
+    found = {expert_of(module) for metric in metrics for module in run.present[metric]}
+    experts = sorted(expert for expert in found if expert is not None)
     caption = "A column for each layer, a row for each expert; point at a cell for its number."
     if len(experts) > MOST_EXPERTS:
         caption += f" Of {len(experts)} experts the {MOST_EXPERTS} are shown that differ most; the table has all."
@@ -51,4 +51,4 @@ def _most_telling(run: Run, metrics: list[str]) -> list[int]:
     frame = run.table.frame[run.table.frame.metric == metrics[-1]]
     far = (frame.value - frame.groupby(["model", "layer"]).value.transform("mean")).abs()
     largest = far.groupby(frame.module).max().sort_values(ascending=False, kind="stable")
-    return [int(number) for module in largest.index if (number := str(module).rpartition(":")[2]).isdecimal()]
+    return [expert for module in largest.index if (expert := expert_of(str(module))) is not None]
