@@ -226,7 +226,7 @@ def _fill(folder: Path, ready: Ready, where: Where, progress: Progress) -> tuple
     outcome = ready.work(bench)
     if not main_process():
         return outcome, LayerTable.from_rows([])
-    run.record |= {**outcome.record, "notes": bench.notes}
+    run.record |= {**outcome.record, "notes": list(dict.fromkeys(bench.notes))}
     table = LayerTable.from_rows(outcome.rows)
     with bench.phase(outcome.phase):
         for name, write in outcome.files.items():

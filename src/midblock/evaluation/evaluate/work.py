@@ -89,7 +89,7 @@ class Evaluating:
                 records += shared_rows(described if shared().main else list)
                 if variant not in given:
                     self._let_go(variant)
-        bench.notes += kept.notes
+        bench.notes += shared_rows(lambda: kept.notes)
         bench.notes += [record["note"] for record in records if record["note"]]
         return self._outcome(found, kls, records, bench)
 
