@@ -16,8 +16,6 @@ from midblock.base.estimate import LEVEL
 from midblock.base.seeds import generator
 
 RESAMPLES = 1000
-
-
 ROOM = 2**24  # counts that are drawn at once
 
 

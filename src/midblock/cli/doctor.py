@@ -19,9 +19,9 @@ from midblock.cli.life import Flat
 from midblock.runs.reading import DEFAULT_DATA
 from midblock.studies.doctor.doctor import Checkup, Forecast
 from midblock.studies.doctor.doctor import doctor as run_doctor
-from midblock.studies.doctor.finding import CARE, STOPS
+from midblock.studies.doctor.finding import CARE, STOPS, TOLD
 
-MARKS = {STOPS: "STOPS", CARE: "care ", "told": "     "}
+MARKS = {STOPS: "STOPS", CARE: "care ", TOLD: "     "}
 PHASES = {"start": "data", "load": "loading", "measure": "measuring", "evaluate": "intervals", "weights": "weights"}
 
 

@@ -7,6 +7,7 @@ depend on either, and none of the model's weights are read. Cost: memory of a fe
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, Checkpoint, quiet_transformers
 from midblock.checkpoints.config import STRANGE, reason_of
+from midblock.checkpoints.fitting import EXPERTS
 from midblock.checkpoints.footprint import available_memory
 from midblock.checkpoints.skeleton import auto_class
 from midblock.checkpoints.weight_files import find_weight_files
@@ -81,7 +83,7 @@ def work_of(anatomy: Anatomy, tokens: int) -> float:
     config = anatomy.config
     share = _share_of_experts(config)
     weights = sum(
-        _numbers(each.shape) * (share if each.stacked else 1.0)
+        math.prod(each.shape) * (share if each.stacked else 1.0)
         for each in anatomy.projections.values()
         if each.block is not None and len(each.shape) > 1
     )
@@ -97,16 +99,9 @@ def reading_speed(file: Path) -> float:
     return count / max(time.perf_counter() - start, 1e-6)
 
 
-def _numbers(shape: tuple[int, ...]) -> int:
-    found = 1
-    for side in shape:
-        found *= side
-    return found
-
-
 def _share_of_experts(config: Any) -> float:
     """The share of stacked experts that a token is sent to; 1 where the config does not say."""
-    many = _first(config, ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"))
+    many = _first(config, EXPERTS)
     few = _first(config, ("num_experts_per_tok", "num_experts_per_token", "moe_k", "experts_per_token", "top_k"))
     return min(1.0, few / many) if few and many else 1.0
 
