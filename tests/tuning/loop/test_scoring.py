@@ -143,14 +143,16 @@ def test_padding_makes_no_difference(pico):
         )
 
 
+@pytest.mark.parametrize("trained", [True, False], ids=["head trained", "head frozen"])
 @pytest.mark.parametrize("kind", ["nothing", "reference", "divergence", "entropy"])
 @pytest.mark.parametrize("tokens_at_once", [1, 2, 5])
-def test_chunks_change_neither_scores_nor_gradients(pico, tuned_from, kind, tokens_at_once):
+def test_chunks_change_neither_scores_nor_gradients(pico, tuned_from, kind, tokens_at_once, trained):
     results = []
     for logit_bytes in (tokens_at_once * 4 * 300, 2**28):
         model = pico("gemma2")
         other = tuned_from(model)
         anatomy = Anatomy.of(model)
+        anatomy.head.weight.requires_grad_(trained)
         generator = torch.Generator().manual_seed(0)
         hidden = torch.randn(11, 32, generator=generator).requires_grad_()
         known = torch.randn(11, 32, generator=generator)
@@ -178,6 +180,17 @@ def test_the_head_sees_the_targets_alone_and_few_at_a_time(pico):
     targets = torch.zeros(11, dtype=torch.long)
     score_targets(Anatomy.of(model), torch.randn(11, 32), targets, logit_bytes=4 * 300 * 4)
     assert sizes == [4, 4, 3]
+
+
+def test_a_frozen_head_makes_logits_once(pico):
+    model, sizes = pico("llama"), []
+    model.requires_grad_(False)
+    model.lm_head.register_forward_hook(lambda module, given, output: sizes.append(output.numel() // 300))
+    hidden = torch.randn(11, 32, requires_grad=True)
+    targets = torch.zeros(11, dtype=torch.long)
+    score_targets(Anatomy.of(model), hidden, targets, logit_bytes=4 * 300 * 4)["log_probs"].sum().backward()
+    assert sizes == [4, 4, 3]
+    assert hidden.grad is not None
 
 
 def test_divergence_is_that_of_the_two_models_distributions(family, pico, tuned_from):

@@ -120,7 +120,8 @@ def score_targets(
         targets: token ids.
         known: the reference's final-norm outputs at the same positions.
         top_k: as of `scoring`.
-        logit_bytes: most memory for float32 logits at a time; more tokens are recomputed in the backward pass.
+        logit_bytes: most memory for float32 logits at a time; of more tokens gradients are taken chunk by chunk on the
+            way, or, where the head is trained or a divergence wanted, logits are computed again in the backward pass.
 
     Returns:
         `log_probs`, and `reference` (ln p_ref of the targets) or `divergence` (KL(p‖p_ref)), in nats, float32; with
@@ -129,13 +130,58 @@ def score_targets(
     step = max(1, logit_bytes // (4 * anatomy.config.vocab_size))
     if len(hidden) <= step:
         return _score(anatomy, reference, top_k, hidden, targets, known)
+    # the divergence's gradient is another one than the targets', and a trained head needs its own
+    at_once = known is None or not (reference and reference.divergence)
+    at_once &= not any(each.requires_grad for each in _behind(anatomy))
     parts = []
     for start in range(0, len(hidden), step):
         chunk = slice(start, start + step)
         states = None if known is None else known[chunk]
         given = (anatomy, reference, top_k, hidden[chunk], targets[chunk], states)
-        parts.append(checkpoint(_score, *given, use_reentrant=False))
+        parts.append(_with_slopes(*given) if at_once else checkpoint(_score, *given, use_reentrant=False))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _behind(anatomy: Anatomy) -> Iterator[nn.Parameter]:
+    """Parameters that states pass behind the final norm; a tied head's is the embedding's."""
+    below = {id(each) for each in anatomy.backbone.parameters()}
+    yield from anatomy.head.parameters()
+    yield from (each for each in anatomy.model.parameters() if id(each) not in below)
+
+
+def _with_slopes(
+    anatomy: Anatomy,
+    reference: Reference | None,
+    top_k: int,
+    hidden: Float[Tensor, "n D"],
+    targets: Int[Tensor, "n"],
+    known: Float[Tensor, "n D"] | None,
+) -> dict[str, Float[Tensor, "n"]]:
+    """The same as `_score` with the log-probabilities' gradient taken while the logits are there.
+
+    A target's log-probability hangs on its own row of states alone, so the gradient of their sum holds each one's own.
+    """
+    if not (torch.is_grad_enabled() and hidden.requires_grad):
+        return _score(anatomy, reference, top_k, hidden, targets, known)
+    states = hidden.detach().requires_grad_()
+    scores = _score(anatomy, reference, top_k, states, targets, known)
+    (slopes,) = torch.autograd.grad(scores["log_probs"].sum(), states)
+    values = {name: value.detach() for name, value in scores.items()}
+    return values | {"log_probs": _Sloped.apply(hidden, values["log_probs"], slopes)}
+
+
+class _Sloped(torch.autograd.Function):
+    """Values of rows whose gradients are known."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, values: Tensor, slopes: Tensor) -> Tensor:
+        ctx.save_for_backward(slopes)
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return (above[0].unsqueeze(-1) * slopes).to(slopes.dtype), None, None
 
 
 def _score(
