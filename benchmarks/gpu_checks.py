@@ -32,6 +32,7 @@ from midblock.checkpoints import LoadSettings, load_model, open_checkpoint
 SAME = 2e-3  # relative to the largest value of a metric, float32 on both sides: kernels add in another order
 LOSSES = 2e-3  # of a loss in float32, after a few steps
 COARSE = 5e-2  # of a loss in bfloat16
+LONGEST = 256  # tokens of the 48 words of a row, by any of the tokenizers
 ANALYSIS, STEP_2K, STEP_8K = 1.20, 1.02, 1.02  # limits of ratios
 HEADS = {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32_000}
 # width, blocks, and what else differs from growth's own shape
@@ -127,7 +128,10 @@ def largest_difference(one: LayerTable, other: LayerTable) -> tuple[float, str]:
 
 def same_analysis(stage: Stage) -> Verdict:
     base, tuned = stage.embedded()
-    data, asked = stage.rows(24, 48), {"num_samples": 24, "num_token_samples": 8, "precision_floor": False}
+    data, asked = (
+        stage.rows(24, 48),
+        {"num_samples": 24, "num_token_samples": 8, "precision_floor": False, "weights": False},
+    )
     tables = [
         analyze(load_pair(base, tuned, device=each, dtype="float32"), data, **asked) for each in (stage.device, "cpu")
     ]
@@ -138,7 +142,8 @@ def same_analysis(stage: Stage) -> Verdict:
 def same_by_blocks(stage: Stage) -> Verdict:
     """Block by block with the weights on the disk, against whole models on the device."""
     base, tuned = stage.pair("1B")
-    data, asked = stage.rows(24, 48), {"num_samples": 24, "num_token_samples": 8}
+    # weights are compared on the CPU either way
+    data, asked = stage.rows(24, 48), {"num_samples": 24, "num_token_samples": 8, "weights": False}
     loading = {"device": stage.device, "dtype": "float32" if stage.small else "bfloat16"}
     tables, walls = [], []
     for cap in (None, "16GB"):
@@ -194,7 +199,7 @@ def same_evaluation(stage: Stage) -> Verdict:
 def tuned_losses(stage: Stage, device: str, **options: Any) -> list[float]:
     """Losses of six steps on the embedded pair's base."""
     folder = stage.scratch / f"tune-{abs(hash((device, repr(sorted(options.items())))))}"
-    asked = {"max_steps": 6, "per_device_train_batch_size": 2, "max_length": 48, "save_steps": 0, **options}
+    asked = {"max_steps": 6, "per_device_train_batch_size": 2, "max_length": LONGEST, "save_steps": 0, **options}
     tune(stage.embedded()[0], stage.rows(24, 48), output_dir=folder, overwrite=True, device=device, **asked)
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [float(line["loss"]) for line in lines if "loss" in line]
@@ -228,8 +233,10 @@ def four_bit(stage: Stage) -> Verdict:
 def carve_steps(stage: Stage) -> Verdict:
     found = []
     for device in (stage.device, "cpu"):
-        settings = LoadSettings(device=device, dtype="float32")
+        settings = LoadSettings(device="cpu", dtype="float32")
         model, carver = carved(load_model(open_checkpoint(stage.embedded()[0]), settings))
+        model.to(device)
+        carver.begin(10**6 + 1, torch.device(device), stage.scratch)
         ids = batch(model).to(device)
         adam = torch.optim.AdamW([each.parameter for each in carver.weights.values()], lr=1e-4, weight_decay=0.0)
         losses = []
@@ -326,7 +333,16 @@ def two_devices(stage: Stage) -> Verdict:
     if there < 2 and stage.device != "cpu":
         return Verdict(name, "skipped", f"{there} device is there")
     base, data = stage.embedded()[0], stage.rows(24, 48)
-    asked = ["--max-steps", "4", "--per-device-train-batch-size", "2", "--max-length", "48", "--save-steps", "0"]
+    asked = [
+        "--max-steps",
+        "4",
+        "--per-device-train-batch-size",
+        "2",
+        "--max-length",
+        str(LONGEST),
+        "--save-steps",
+        "0",
+    ]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "midblock"]
     command += ["tune", base, "--data", data, *asked, "--dtype", "float32", "--output-dir", str(stage.scratch / "two")]
     command += ["--overwrite", "--device", "cpu" if stage.device == "cpu" else "auto"]
