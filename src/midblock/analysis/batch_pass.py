@@ -20,23 +20,21 @@ import torch
 from torch import Tensor
 
 from midblock.analysis.heads import divergences, predicting
-from midblock.analysis.lens import gather_positions, lens_positions, log_probabilities, read_logits
+from midblock.analysis.lens import compare_lenses, gather_positions, lens_positions
 from midblock.analysis.rounding import rounded, types_of
 from midblock.analysis.routing_rows import RoutingRows
 from midblock.analysis.settings import AnalysisSettings
+from midblock.analysis.token_sets import TokenSets
 from midblock.base.names import BASE, ROUNDED
 from midblock.checkpoints import Anatomy
 from midblock.data import Batch
 from midblock.metrics.catalogue import choose, columns, computed_from
 from midblock.metrics.metric import NO_SINKS
-from midblock.metrics.predictions import Predictions
-from midblock.metrics.sinks import read_rule, sink_tokens, token_norms, without_sinks
+from midblock.metrics.sinks import read_rule
 from midblock.metrics.tokens import Tokens, pooled_mean, pooled_means
 from midblock.trace import HeldStates, Reduction
 from midblock.trace.routing import Mixtures
 from midblock.trace.walk import Alone, Asked, Pass, Passed, Rows, Work, reduce_held
-
-Masks = Mapping[str, Tensor]  # tokens that count, by suffix of the metrics over them; all of them first
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,39 +108,43 @@ class BatchPass:
     def _prompts(self, batch: Batch, *, deep: bool) -> Work:
         mask = batch.region(self.settings.region)
         routing = RoutingRows(self.mixtures, self._names("routers"))
+        looked: list[TokenSets] = []
+
+        def sets_of(held: HeldStates) -> TokenSets:
+            if not looked:  # every layer's states, which may lie on the disk, are read for it
+                looked.append(self._sets(batch, mask, held))
+            return looked[0]
+
         reading = partial(routing.reading, BASE)
         base = Pass(BASE, batch, mask, hold=True, calls=deep and "own" in self.kinds, watching=reading)
-        passed = yield Asked((base, *self._rounded(batch, mask, routing, deep=deep)))
+        passed = yield Asked((base, *self._rounded(batch, mask, sets_of, routing, deep=deep)))
         held = passed[0].states
-        sinks = self._sinks(batch, held)
-        if sinks is not None:
-            yield Found(BASE, "sinks", -1, batch.index, self._places(sinks))
-        masks = self._masks(mask, sinks)
-        suffixes = tuple(masks)
-        having = (mask & sinks).any(1) if sinks is not None else torch.zeros(len(mask), dtype=torch.bool)
-        reductions = self._reductions(batch, masks, deep=deep)
+        sets = sets_of(held)
+        if sets.sinks is not None:
+            yield Found(BASE, "sinks", -1, batch.index, self._places(sets.sinks))
+        reductions = self._reductions(batch, sets, deep=deep)
         layers = tuple(sorted({*self.layers, *([self.top] if "heads" in reductions else [])}))
         first = {BASE: reduce_held(replace(base, layers=layers), held.states, reductions)}
         first |= self._of_rounded(passed[1:], routing)
         found: dict[str, Rows] = {}
         for name, rows in first.items():
-            found[name] = yield from self._found(name, batch, rows, suffixes, having)
+            found[name] = yield from self._found(name, batch, rows, sets)
         for name in self.anatomies:
             if name == BASE:
                 continue
             reading = partial(routing.reading, name)
             tuned = Pass(name, batch, mask, layers=layers, reductions=reductions, watching=reading)
             if deep and "own" in self.kinds:
-                tuned = replace(tuned, alone=self._alone("own", name, held, masks))
+                tuned = replace(tuned, alone=self._alone("own", name, held, sets))
             if deep and "reverse" in self.kinds:
                 tuned = replace(tuned, hold=True, calls=True)
             (through,) = yield Asked((tuned,))
             rows = through.rows
             if deep and "reverse" in self.kinds:
-                alone = self._alone("reverse", name, through.states, masks)
+                alone = self._alone("reverse", name, through.states, sets)
                 (back,) = yield Asked((Pass(BASE, batch, mask, alone=alone),))
                 rows = {**rows, **back.rows}
-            found[name] = yield from self._found(name, batch, rows, suffixes, having)
+            found[name] = yield from self._found(name, batch, rows, sets)
         for name, kind, block, chosen in routing.rows(mask):
             if block in self.layers:
                 yield Found(name, kind, block, batch.index, chosen)
@@ -160,16 +162,7 @@ class BatchPass:
             kept = predicting(batch, self.settings.answer_positions, region="answer")[1]
             yield from self._heads("heads", batch, kept, at)
 
-    def _masks(self, mask: Tensor, sinks: Tensor | None) -> dict[str, Tensor]:
-        """The sets of tokens that metrics are over; without sinks only where there are any."""
-        masks = {"": mask}
-        if sinks is not None and bool((mask & sinks).any()):
-            masks[NO_SINKS] = without_sinks(mask, sinks)
-        return masks
-
-    def _found(
-        self, name: str, batch: Batch, rows: Rows, suffixes: Sequence[str], having: Tensor
-    ) -> Generator[Found, Any, Rows]:
+    def _found(self, name: str, batch: Batch, rows: Rows, sets: TokenSets) -> Generator[Found, Any, Rows]:
         """Rows of each set of tokens; without sinks, of the prompts that have one: the others' are those over all.
 
         Returns:
@@ -177,35 +170,34 @@ class BatchPass:
         """
         gathered = [place for place in rows if place[0] in ("lens", "heads")]
         for label, layer in [place for place in rows if place not in gathered]:
-            for suffix, of_set in zip(suffixes, rows[label, layer].unbind(1), strict=True):
-                kept = having if suffix else torch.ones_like(having)
+            for suffix, of_set in zip(sets.masks, rows[label, layer].unbind(1), strict=True):
+                kept = sets.having if suffix else torch.ones_like(sets.having)
                 if layer in self.layers:
                     yield Found(name, label + suffix, layer, batch.index[kept], of_set[kept])
         return {place: rows[place] for place in gathered} if isinstance(rows, dict) else rows
 
-    def _alone(self, label: str, name: str, held: HeldStates, masks: Masks) -> Alone:
+    def _alone(self, label: str, name: str, held: HeldStates, sets: TokenSets) -> Alone:
         """Pooled states behind each block of one model, given what the other's own block was given."""
         blocks = tuple(block for block in self.layers if 0 <= block < self.top)
-        return Alone(held, blocks, {label: _over_sets(pooled_means, masks)}, f"{name} ({label})")
+        return Alone(held, blocks, {label: sets.over(pooled_means)}, f"{name} ({label})")
 
-    def _sinks(self, batch: Batch, held: HeldStates) -> Tensor | None:
-        """The base's sink tokens; None where metrics are over all tokens alone."""
+    def _sets(self, batch: Batch, mask: Tensor, held: HeldStates) -> TokenSets:
         if NO_SINKS not in self.settings.token_sets():
-            return None
-        norms = (token_norms(held.states[layer]) for layer in range(-1, self.top))
-        return sink_tokens(norms, batch.region("all"), read_rule(self.settings.sinks))
+            return TokenSets(mask)
+        states = (held.states[layer] for layer in range(-1, self.top))
+        return TokenSets.found(mask, states, batch.region("all"), read_rule(self.settings.sinks))
 
     def _places(self, sinks: Tensor) -> Tensor:
         places = torch.zeros(len(sinks), self.settings.max_length, dtype=torch.bool)
         places[:, : sinks.shape[1]] = sinks[:, : places.shape[1]]
         return places
 
-    def _reductions(self, batch: Batch, masks: Masks, *, deep: bool) -> dict[str, Reduction]:
-        reductions: dict[str, Reduction] = {"pooled": _over_sets(pooled_means, masks)}
+    def _reductions(self, batch: Batch, sets: TokenSets, *, deep: bool) -> dict[str, Reduction]:
+        reductions: dict[str, Reduction] = {"pooled": sets.over(pooled_means)}
         if deep and "tokens" in self.kinds:
-            reductions["tokens"] = _over_sets(self._token_columns, masks)
+            reductions["tokens"] = sets.over(self._token_columns)
         if deep and "lens" in self.kinds:
-            positions = lens_positions(masks[""], self.settings.lens_positions)
+            positions = lens_positions(sets.mask, self.settings.lens_positions)
             reductions["lens"] = lambda states, mask: gather_positions(states, positions)
         if deep and "heads" in self.kinds:
             where = predicting(batch, self.settings.answer_positions, region="answer")[0]
@@ -225,14 +217,21 @@ class BatchPass:
     def _wanted(self) -> tuple[str, ...]:
         return choose(self.settings.metrics)
 
-    def _rounded(self, batch: Batch, mask: Tensor, routing: RoutingRows, *, deep: bool) -> Iterator[Pass]:
+    def _rounded(
+        self,
+        batch: Batch,
+        mask: Tensor,
+        sets_of: Callable[[HeldStates], TokenSets],
+        routing: RoutingRows,
+        *,
+        deep: bool,
+    ) -> Iterator[Pass]:
         """The base in the other precision, where that is wanted: a side measurement, which ends no run."""
         if not deep or "floor" not in self.kinds or self.lost or not self.rounded.issuperset(batch.index.tolist()):
             return
 
         def reductions(before: Sequence[Passed]) -> Mapping[str, Reduction]:
-            masks = self._masks(mask, self._sinks(batch, before[0].states))
-            found = self._reductions(batch, masks, deep=True)
+            found = self._reductions(batch, sets_of(before[0].states), deep=True)
             return {label: each for label, each in found.items() if label.startswith(("pooled", "lens"))}
 
         yield Pass(
@@ -287,26 +286,8 @@ class BatchPass:
             # The final norm's output is what the last block's state becomes: the same prediction, computed once.
             if layer < self.top or self.top - 1 not in self.layers:
                 at = {name: found["lens", layer] for name, found in states.items()}
-                compared = self._compare_layer(at, normed=layer == self.top)
+                compared = compare_lenses(
+                    self.anatomies, at, self._names("lens"), normed=layer == self.top, vocabulary=self.vocabulary
+                )
             for name, values in compared.items():
                 yield Found(name, "lens", layer, batch.index, values)
-
-    def _compare_layer(self, states: Mapping[str, Tensor], *, normed: bool) -> dict[str, Tensor]:
-        base = self.anatomies[BASE]
-        logits = {
-            # The rounded base is read with the base's own head: only its states are rounded.
-            name: read_logits(self.anatomies.get(name, base), at, normed=normed, vocabulary=self.vocabulary)
-            for name, at in states.items()
-        }
-        names, found = self._names("lens"), {name: list[Tensor]() for name in logits if name != BASE}
-        for place, of_base in enumerate(logits[BASE].unsqueeze(1)):  # a prompt at a time
-            ours = log_probabilities(of_base)
-            for name, rows in found.items():
-                theirs = log_probabilities(logits[name][place : place + 1]).to(ours.device)
-                rows.append(columns(names, Predictions(ours, theirs)))
-        return {name: torch.cat(rows) for name, rows in found.items()}
-
-
-def _over_sets(reduce: Callable[[Tensor, Sequence[Tensor]], Tensor], masks: Masks) -> Reduction:
-    """A reduction over each of these sets of tokens, whichever are given: B×S×… rows."""
-    return lambda states, given: reduce(states, [mask.to(states.device) for mask in masks.values()])

@@ -6,11 +6,16 @@ position at L layers costs L·D·V. Source: nostalgebraist 2020; P1 reports agre
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from midblock.base.names import BASE
 from midblock.checkpoints import Anatomy, device_of
+from midblock.metrics.catalogue import columns
+from midblock.metrics.predictions import Predictions
 
 
 def lens_positions(mask: Bool[Tensor, "B T"], count: int) -> Int[Tensor, "B P"]:
@@ -44,6 +49,36 @@ def read_logits(
     with torch.inference_mode():
         states = states.to(device_of(anatomy.head), weight.dtype)
         return anatomy.logits(states if normed else anatomy.final_norm(states))[..., :vocabulary]
+
+
+def compare_lenses(
+    anatomies: Mapping[str, Anatomy],
+    states: Mapping[str, Float[Tensor, "B P D"]],
+    names: Sequence[str],
+    *,
+    normed: bool,
+    vocabulary: int,
+) -> dict[str, Float[Tensor, "B C"]]:
+    """Hold what each model reads off one depth against what the base does: for each a row a prompt, a column a metric.
+
+    Args:
+        anatomies: by name; a model without one is read with the base's own norm and head, as the rounded base is.
+        states: of each model, the base among them.
+        names: of metrics of `Predictions`.
+        normed, vocabulary: as of `read_logits`.
+    """
+    base = anatomies[BASE]
+    logits = {
+        name: read_logits(anatomies.get(name, base), at, normed=normed, vocabulary=vocabulary)
+        for name, at in states.items()
+    }
+    found: dict[str, list[Tensor]] = {name: [] for name in logits if name != BASE}
+    for place, of_base in enumerate(logits[BASE].unsqueeze(1)):  # a prompt at a time
+        ours = log_probabilities(of_base)
+        for name, rows in found.items():
+            theirs = log_probabilities(logits[name][place : place + 1]).to(ours.device)
+            rows.append(columns(names, Predictions(ours, theirs)))
+    return {name: torch.cat(rows) for name, rows in found.items()}
 
 
 def log_probabilities(logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
