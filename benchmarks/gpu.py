@@ -80,7 +80,7 @@ def page(verdicts: Sequence[Verdict], options: argparse.Namespace, seconds: floa
     known = ", ".join(f"{name} {version}" for name, version in versions().items() if version)
     dry = options.device == "cpu"
     title = "GPU checks: a dry run on the CPU" if dry else "GPU checks"
-    told = "No GPU was to be had: pico shapes on the CPU try the script, and say nothing of speed. " if dry else ""
+    told = "Pico shapes on the CPU try the script, and say nothing of speed or of a GPU. " if dry else ""
     rows = "\n".join(
         f"| {each.name} | {each.state} | {each.told.replace('|', '/')} | {each.seconds:.0f} s | {each.peak} |"
         for each in verdicts
@@ -90,7 +90,7 @@ def page(verdicts: Sequence[Verdict], options: argparse.Namespace, seconds: floa
     )
     small = " --small" if options.small else ""
     return (
-        f"# {title}\n\n{told}{there}; {platform.platform()}; {known}; {time.strftime('%Y-%m-%d')}.\n\n"
+        f"# {title}\n\n{told}{there}; {platform.system()}, Python {platform.python_version()}; {known}; {time.strftime('%Y-%m-%d')}.\n\n"
         f"`python -m benchmarks.gpu --device {options.device}{small}`: {counts}, {seconds / 60:.1f} minutes. Each "
         "check runs in a process of its own; *peak* is memory of the device as torch counts it.\n\n"
         f"| check | | what was found | time | peak |\n| --- | --- | --- | --- | --- |\n{rows}\n"
