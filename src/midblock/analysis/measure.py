@@ -146,6 +146,7 @@ class Measurement:
 
     def _by_blocks(self, through: BatchPass, advance: Advance) -> None:
         """All batches together, block by block; what they find comes at the end of each model."""
+        self.store.room.limit = self.limit // 2  # the rest is the walk's, for states
         works = [(step, through.work(kind, batch)) for kind, batch, step in self._steps(through)]
         self.dropped += run_walk(
             self.pair,
@@ -155,7 +156,7 @@ class Measurement:
             self.partial,
             advance,
             owner=self.owner,
-            limit=self.limit,
+            limit=self.limit - self.limit // 2,
             share=1 / len(self.pair.in_parts),
             save_seconds=self.save_seconds,
         )

@@ -1,7 +1,7 @@
 """Accumulator of rows: one value or vector per sample, collected in any order, merged from anywhere.
 
 Prompts are what intervals resample, so the finished statistic keeps one row a prompt (never one a token): with N
-prompts, L layers and width D at most N×L×D numbers, whatever the prompts' length.
+prompts, L layers and width D at most N×L×D numbers, whatever the prompts' length; on disk where they are many (`Room`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from midblock.base import MidblockError
+from midblock.trace.room import Room
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,13 @@ class Rows:
 
     Rows go into one growing buffer: thousands of small tensors that live on would keep the allocator from handing back
     the large ones that every batch frees.
+
+    Args:
+        room: where it is made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: Room | None = None) -> None:
+        self._room = Room() if room is None else room
         self._index = torch.empty(0, dtype=torch.long)
         self._values = torch.empty(0)
         self._count = 0
@@ -50,9 +55,11 @@ class Rows:
 
     def _grow(self, capacity: int, like: Tensor) -> None:
         with torch.inference_mode(False):  # rows that another process found are added outside
-            index, values = torch.empty(capacity, dtype=torch.long), like.new_empty(capacity, *like.shape[1:])
+            index = torch.empty(capacity, dtype=torch.long)
+        values = self._room.take((capacity, *like.shape[1:]), like.dtype)
         if self._count:
             index[: self._count], values[: self._count] = self.since(0)
+            self._room.give(self._values)
         self._index, self._values = index, values
 
     def since(self, start: int) -> tuple[Int[Tensor, " n"], Shaped[Tensor, "n *row"]]:
@@ -61,7 +68,7 @@ class Rows:
 
     def merge(self, other: Rows) -> Rows:
         """Return these rows and those another process or run collected."""
-        merged = Rows()
+        merged = Rows(self._room)
         for rows in (self, other):
             if len(rows):
                 merged.update(*rows.since(0))
@@ -81,7 +88,10 @@ class Rows:
         repeated = index[1:][index[1:] == index[:-1]]
         if len(repeated):
             raise MidblockError(f"sample {int(repeated[0])} was counted twice")
-        return RowStatistic(index, values[order])
+        sorted_values = self._room.take(tuple(values.shape), values.dtype)
+        torch.index_select(values, 0, order, out=sorted_values)
+        self._room.give(self._values)
+        return RowStatistic(index, sorted_values)
 
 
 @dataclass
@@ -90,10 +100,11 @@ class RowStore:
 
     rows: dict[str, Rows] = field(default_factory=dict)
     saved: dict[str, int] = field(default_factory=dict)
+    room: Room = field(default_factory=Room)
 
     def update(self, key: str, index: Int[Tensor, " B"], values: Shaped[Tensor, "B *row"]) -> None:
         """Add the rows of one batch to the accumulator `key`."""
-        self.rows.setdefault(key, Rows()).update(index, values)
+        self.rows.setdefault(key, Rows(self.room)).update(index, values)
 
     def take_unsaved(self) -> dict[str, Tensor]:
         """Return what came since the last call, as a flat dict of tensors, and count it as saved."""
@@ -123,7 +134,9 @@ class RowStore:
     def merge(self, other: RowStore) -> RowStore:
         """Return these rows and those another process or run collected, none of them counted as saved."""
         keys = [*self.rows, *(key for key in other.rows if key not in self.rows)]
-        return RowStore({key: self.rows.get(key, Rows()).merge(other.rows.get(key, Rows())) for key in keys})
+        empty = Rows(self.room)
+        merged = {key: self.rows.get(key, empty).merge(other.rows.get(key, empty)) for key in keys}
+        return RowStore(merged, room=self.room)
 
     def finish(self) -> dict[str, RowStatistic]:
         """Finish every accumulator and let go of it, so that no rows are held twice; the store is empty afterwards."""
