@@ -27,6 +27,7 @@ from midblock.analysis.repeats import Alike
 from midblock.analysis.undefined import Undefined
 from midblock.base import Estimate, LayerRow
 from midblock.base.clusters import Clusters
+from midblock.base.memory import hand_back
 from midblock.base.names import ROUNDED
 from midblock.checkpoints import BASE
 from midblock.evaluation import TokenMean
@@ -162,6 +163,7 @@ class Estimates:
                 made.found.extend(self._split_floor(sample) if sample.model == BASE else self._null(sample))
         made.found.extend(self._of_experts(layer))
         made.found.extend(self._precision_floor(layer))
+        hand_back()
         return made
 
     def _of_experts(self, layer: int) -> Iterator[Found]:

@@ -17,9 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.cluster.hierarchy import fcluster, leaves_list, linkage, optimal_leaf_ordering
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 from midblock.base import LEVEL, LayerTable, replace_atomically
 from midblock.base.quoting import cell
@@ -102,6 +100,8 @@ def pearson(x: Values, y: Values) -> Correlation:
 
 def spearman(x: Values, y: Values) -> Correlation:
     """Spearman's r, with the ranks' effective sample size and the standard error of Bonett and Wright (2000)."""
+    from scipy.stats import rankdata  # a second to import, and most runs correlate nothing
+
     x, y = rankdata(x).astype(float), rankdata(y).astype(float)
     r, n = _r(x, y), effective_size(x, y)
     return Correlation(r, *_interval(r, 1 + r**2 / 2, n), n)
@@ -187,6 +187,8 @@ def _group(r: Float[np.ndarray, " pairs"], count: int) -> tuple[tuple[int, ...],
     """Order and clusters of the curves from the condensed matrix of their correlations; an unknown r counts as 0."""
     if count < 2:
         return tuple(range(count)), (0,) * count
+    from scipy.cluster.hierarchy import fcluster, leaves_list, linkage, optimal_leaf_ordering  # as above
+
     distance = np.clip(1 - np.abs(np.nan_to_num(r)), 0, 1)
     tree = optimal_leaf_ordering(linkage(distance, "average"), distance)
     order = tuple(int(leaf) for leaf in leaves_list(tree))

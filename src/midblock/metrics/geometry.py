@@ -106,8 +106,8 @@ def effective_rank_centered(pooled: Pooled) -> PerSet:
     if keep.shape[1] <= X.shape[1]:
         X = centred(X)  # the set's own mean goes below; a large shared one would swallow the digits first
         return entropy(subset_spectra(X, keep, centre=True)).exp()
-    parts = [centred(X[rows]) for rows in keep]
-    return torch.stack([entropy(eigenvalues(part.T @ part)).exp() for part in parts])
+    spectra = (eigenvalues(part.T @ part) for part in (centred(X[rows]) for rows in keep))
+    return torch.stack([entropy(spectrum).exp() for spectrum in spectra])
 
 
 def spectral_norm(pooled: Pooled) -> PerSet:

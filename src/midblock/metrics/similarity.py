@@ -141,8 +141,11 @@ def cosine_similarity_null(shuffled: Shuffled) -> PerOrder:
 def cosine_centered(pairs: Pairs) -> PerSet:
     """Mean cosine of paired rows after each side's mean over the set is taken out; a row that is the mean has none."""
     base, tuned = pairs.pairing.base, pairs.pairing.tuned
-    sets = [(centred(base[rows]), centred(tuned[rows])) for rows in pairs.keep]
-    return torch.stack([torch.cosine_similarity(ours, theirs, dim=1, eps=0).nanmean() for ours, theirs in sets])
+
+    def of(rows: Tensor) -> Tensor:
+        return torch.cosine_similarity(centred(base[rows]), centred(tuned[rows]), dim=1, eps=0).nanmean()
+
+    return torch.stack([of(rows) for rows in pairs.keep])
 
 
 def cosine_centered_null(shuffled: Shuffled) -> PerOrder:
@@ -155,7 +158,10 @@ def _cosine_of_orders(base: Tensor, tuned: Tensor, orders: Tensor) -> Tensor:
     """Mean cosine of the rows that each order pairs; pairs with a zero row have none and are counted out."""
     ours, theirs = base / base.norm(dim=1, keepdim=True), tuned / tuned.norm(dim=1, keepdim=True)
     if len(base) > COSINES:
-        return torch.stack([(ours * theirs[order]).sum(1).nanmean() for order in orders])
+        room = torch.empty_like(theirs)
+        return torch.stack(
+            [torch.index_select(theirs, 0, order, out=room).mul_(ours).sum(1).nanmean() for order in orders]
+        )
     return (ours @ theirs.T)[torch.arange(len(base)), orders].nanmean(1)
 
 
