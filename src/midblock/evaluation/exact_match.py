@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool
-from scipy.stats import binomtest
 from torch import Tensor, nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -146,7 +146,7 @@ def compare(a: MatchResult, b: MatchResult) -> PairedDifference:
     n = a.n
     only_a, only_b = int((a.correct & ~b.correct).sum()), int((b.correct & ~a.correct).sum())
     split = only_a + only_b
-    p = float(binomtest(only_b, split, 0.5).pvalue) if split else 1.0
+    p = sign_test(only_b, split)
     low, high = paired_interval(a.correct, b.correct)
     return PairedDifference((only_b - only_a) / n, low, high, p, only_a, only_b, n)
 
@@ -163,6 +163,17 @@ def exact_interval(right: int, n: int) -> tuple[float, float]:
     return float(low[0]), float(high[0])
 
 
+def sign_test(wins: int, count: int) -> float:
+    """Exact two-sided p of so many wins where either side is as likely; 1 where nothing was decided."""
+    return float(_binomial(wins, count).pvalue) if count else 1.0
+
+
+def _binomial(right: int, count: int) -> Any:
+    from scipy.stats import binomtest  # a second to import, and most runs want no test
+
+    return binomtest(right, count)
+
+
 def wilson(right: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share: never empty, even where all or none are right.
 
@@ -171,7 +182,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     """
     if n < 1:
         raise MidblockError("no prompts were answered")
-    interval = binomtest(right, n).proportion_ci(LEVEL, method="wilson")
+    interval = _binomial(right, n).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
 
 

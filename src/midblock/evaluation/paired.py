@@ -19,11 +19,10 @@ from statistics import NormalDist
 import numpy as np
 import torch
 from jaxtyping import Float64
-from scipy.stats import binomtest
 
 from midblock.base import Estimate, generator
 from midblock.base.clusters import Clusters
-from midblock.evaluation.exact_match import paired_interval
+from midblock.evaluation.exact_match import paired_interval, sign_test
 from midblock.evaluation.token_mean import TokenMean, differences
 
 ALPHA, POWER = 0.05, 0.8
@@ -109,7 +108,7 @@ def share_test(pulls: np.ndarray) -> float:
     if not len(sizes):
         return 1.0
     if len(set(sizes.tolist())) == 1:
-        return float(binomtest(int((pulls > 0).sum()), len(sizes), 0.5).pvalue)
+        return sign_test(int((pulls > 0).sum()), len(sizes))
     most = int(sizes.sum())
     ways = np.zeros(2 * most + 1)  # likelihood of each sum, −most … most
     ways[most] = 1.0
