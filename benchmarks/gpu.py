@@ -77,6 +77,7 @@ def alone(name: str, options: argparse.Namespace, scratch: Path, left: float) ->
 def page(verdicts: Sequence[Verdict], options: argparse.Namespace, seconds: float) -> str:
     """The results file."""
     there = "; ".join(f"{each.name}: {each.title}, {each.total / 2**30:.0f} GiB" for each in devices())
+    where = f"{platform.system()}, Python {platform.python_version()}"
     known = ", ".join(f"{name} {version}" for name, version in versions().items() if version)
     dry = options.device == "cpu"
     title = "GPU checks: a dry run on the CPU" if dry else "GPU checks"
@@ -90,7 +91,7 @@ def page(verdicts: Sequence[Verdict], options: argparse.Namespace, seconds: floa
     )
     small = " --small" if options.small else ""
     return (
-        f"# {title}\n\n{told}{there}; {platform.system()}, Python {platform.python_version()}; {known}; {time.strftime('%Y-%m-%d')}.\n\n"
+        f"# {title}\n\n{told}{there}; {where}; {known}; {time.strftime('%Y-%m-%d')}.\n\n"
         f"`python -m benchmarks.gpu --device {options.device}{small}`: {counts}, {seconds / 60:.1f} minutes. Each "
         "check runs in a process of its own; *peak* is memory of the device as torch counts it.\n\n"
         f"| check | | what was found | time | peak |\n| --- | --- | --- | --- | --- |\n{rows}\n"
