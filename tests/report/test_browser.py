@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from midblock.base import LayerTable
+from midblock.base import LayerRow, LayerTable
 from midblock.report.gather import read_joint, read_one
 from midblock.report.write import page_of
 
@@ -465,3 +465,19 @@ def test_hiding_the_only_model_with_numbers_leaves_no_broken_figure(view, runs, 
     tab.run("document.querySelector('.chips button').click()")
     assert tab.run("document.querySelectorAll('#figure-steering .marks path').length") == 0
     assert tab.run("document.querySelectorAll('#figure-change_by_depth .m2').length") > 0
+
+
+def test_no_change_is_the_middle_of_a_map_with_a_sign(view, make_run):
+    rows = [
+        LayerRow("sft", layer, 3, "expert_load_change", value, 10, module=f"expert:{expert}")
+        for expert, value in enumerate((-0.1, 0.0, 0.2))
+        for layer in range(3)
+    ]
+    tab = view(make_run(rows, name="experts"))
+    tab.run("document.querySelector('#figure-experts_heatmap').scrollIntoView()")
+    tab.until("document.querySelectorAll('#figure-experts_heatmap .cell').length === 9")
+    fills = tab.run("[...document.querySelectorAll('#figure-experts_heatmap .cell')].map((cell) => cell.style.fill)")
+    less, none, more = fills[0], fills[3], fills[6]
+    assert " 0%" in none or "0.0%" in none
+    assert "--m2" in less
+    assert "--m1" in more

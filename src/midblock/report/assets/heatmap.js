@@ -17,11 +17,15 @@ function heatCells(spec, metric) {
 
 function heatScale(values) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
+  if (low < 0) {
+    const most = Math.max(-low, high); // no change is the middle, whichever way the most goes
+    return Object.assign((v) => 0.5 + v / most / 2, { from: -most, high: most, log: false, fill: (share) => diverging(2 * share - 1) });
+  }
   const log = low > 0 && high / low > 100;
-  const from = log ? low : Math.min(0, low);
+  const from = log ? low : 0;
   const at = log ? Math.log : (v) => v;
   const span = at(high) - at(from) || 1;
-  return Object.assign((v) => Math.max(0, Math.min(1, (at(v) - at(from)) / span)), { from, high, log });
+  return Object.assign((v) => Math.max(0, Math.min(1, (at(v) - at(from)) / span)), { from, high, log, fill: ramp });
 }
 
 function heatControls(box, spec, models) {
@@ -68,7 +72,7 @@ function drawHeat(box, spec) {
   for (const cell of shown) {
     const at = rows.find((row) => row.row === cell.row).y;
     const rect = draw(svg, "rect", { class: "cell", x: x(cell.layer) - x.step / 2 + gap / 2, y: at + 0.75, width: x.step - gap, height: tall - 1.5, rx: 1.5 });
-    rect.style.fill = ramp(scale(cell.value));
+    rect.style.fill = scale.fill(scale(cell.value));
   }
   const ends = { first: shown.some((c) => c.layer < 0), last: shown.some((c) => c.layer >= L) ? "head" : null };
   depthAxis(svg, x, y + 4, ends, true);
@@ -88,7 +92,7 @@ function heatKey(svg, scale, name, unit, width) {
   draw(title, "tspan", { class: "strong" }, shortened(name, width - 10));
   const [bar, left] = [Math.min(220, width * 0.42), textWidth(number(scale.from, 2)) + 6];
   for (let i = 0; i < 40; i++)
-    draw(group, "rect", { x: left + (i * bar) / 40, y: 22, width: bar / 40 + 0.4, height: 9 }).style.fill = ramp((i + 0.5) / 40);
+    draw(group, "rect", { x: left + (i * bar) / 40, y: 22, width: bar / 40 + 0.4, height: 9 }).style.fill = scale.fill((i + 0.5) / 40);
   draw(group, "text", { x: 0, y: 30.5 }, number(scale.from, 2));
   draw(group, "text", { x: left + bar + 6, y: 30.5 }, `${number(scale.high, 2)}  ${unit}${scale.log ? ", log" : ""}`);
   return 44;
