@@ -13,7 +13,7 @@ from midblock.analysis.settings import AnalysisSettings
 from midblock.base import MidblockError
 from midblock.checkpoints import load_pair
 from midblock.data import TokenizedPrompt, load_dataset, make_batches
-from midblock.trace.kept import Kept
+from midblock.trace.tensor_store import TensorStore
 
 LAYERS = (-1, 0, 1, 2, 3)
 ALL = frozenset({"pooled", "tokens", "lens", "heads", "own", "reverse", "views", "floor"})
@@ -186,14 +186,14 @@ def test_what_loads_whole_models_does_not_ignore_the_cap(folders):
 
 
 def test_kept_holds_no_more_than_its_limit(tmp_path):
-    with Kept(tmp_path, 1000, "me") as kept:
+    with TensorStore(tmp_path, 1000, "me") as kept:
         kept.resume()
         for step in range(1, 9):
             kept.put(f"{step}", torch.full((100,), float(step)))
             kept.step(step)
             assert kept._bytes <= 1000
         assert [float(kept.get(f"{step}")[0]) for step in range(1, 9)] == list(range(1, 9))
-    with Kept(tmp_path, 1000, "me") as again:
+    with TensorStore(tmp_path, 1000, "me") as again:
         done, notes = again.resume()
         assert (done, notes) == (8, []) or done < 8
         assert float(again.get("1")[5]) == 1

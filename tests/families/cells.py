@@ -22,7 +22,7 @@ from midblock.checkpoints import Anatomy, LoadSettings, open_checkpoint
 from midblock.checkpoints.blockwise import BlockwiseModel
 from midblock.data import TokenizedPrompt, make_batches
 from midblock.trace import hold_states
-from midblock.trace.kept import Kept
+from midblock.trace.tensor_store import TensorStore
 from midblock.trace.walk import Asked, Pass, Work
 from midblock.trace.walk_blocks import WalkBlocks
 from midblock.tuning.carve.carver import Carver
@@ -113,7 +113,7 @@ def by_blocks(pair: Pair) -> None:
         yield Asked()
         found.append(model.anatomy.logits(found[-1]))
 
-    with Kept(None, None) as kept, torch.inference_mode():
+    with TensorStore(None, None) as kept, torch.inference_mode():
         WalkBlocks({"base": model}, kept, found.append).run([work()])
         states = hold_states(Anatomy.of(whole), batch.input_ids).states
         own = [states[layer] for layer in range(-1, pair.depth + 1)]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from midblock.checkpoints import Anatomy
 from midblock.checkpoints.skeleton import planned_types
 
-Kept = list[tuple[dict[str, Any], str, Tensor]]  # where a tensor stood, its name there, itself
+Exchanged = list[tuple[dict[str, Any], str, Tensor]]  # where a tensor stood, its name there, itself
 
 
 @contextmanager
@@ -32,10 +32,10 @@ def rounded(anatomy: Anatomy, types: Mapping[str, torch.dtype] | None = None) ->
     """
     backbone, wanted = anatomy.backbone, types_of(anatomy) if types is None else types
     names = {id(module): name for name, module in backbone.named_modules()}
-    own: list[tuple[nn.Module, Kept]] = [(backbone, _cast(backbone, "", wanted))]  # what no part of it holds
+    own: list[tuple[nn.Module, Exchanged]] = [(backbone, _cast(backbone, "", wanted))]  # what no part of it holds
 
     def begin(part: nn.Module, args: Any) -> None:
-        kept: Kept = []
+        kept: Exchanged = []
         own.append((part, kept))
         for module in part.modules():
             kept += _cast(module, names[id(module)], wanted)
@@ -57,9 +57,9 @@ def rounded(anatomy: Anatomy, types: Mapping[str, torch.dtype] | None = None) ->
             _restore(own.pop()[1])
 
 
-def _cast(module: nn.Module, name: str, wanted: Mapping[str, torch.dtype]) -> Kept:
+def _cast(module: nn.Module, name: str, wanted: Mapping[str, torch.dtype]) -> Exchanged:
     """Exchange a module's own tensors for cast ones; those that stood there."""
-    kept: Kept = []
+    kept: Exchanged = []
     places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
     for place in places:
         for key, tensor in place.items():
@@ -72,7 +72,7 @@ def _cast(module: nn.Module, name: str, wanted: Mapping[str, torch.dtype]) -> Ke
     return kept
 
 
-def _restore(kept: Kept) -> None:
+def _restore(kept: Exchanged) -> None:
     while kept:
         place, key, tensor = kept.pop()
         place[key] = tensor

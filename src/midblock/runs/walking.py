@@ -20,8 +20,8 @@ from midblock.runs.steps import Step, brought_together, of_other_counts, own_fol
 from midblock.runs.stopping import STOPPING
 from midblock.trace import RowStore
 from midblock.trace.engine import Engine, choose_engine
-from midblock.trace.kept import Kept
 from midblock.trace.pieces import SAVE_SECONDS
+from midblock.trace.tensor_store import TensorStore
 from midblock.trace.walk import Pass, Work
 from midblock.trace.walk_blocks import Behind, WalkBlocks
 
@@ -76,7 +76,7 @@ def run_walk(
     part = share * sum(step.cost for step in steps) / (sum(step.cost for step, _ in mine) or 1.0)
     whose = fingerprint(owner, [[step.cost, fingerprint(step.keys), step.index] for step, _ in mine])
     own = own_folder(partial)
-    with Kept(own / "blocks" if own else None, limit, whose, save_seconds) as kept:
+    with TensorStore(own / "blocks" if own else None, limit, whose, save_seconds) as kept:
         walking = WalkBlocks(pair.in_parts, kept, keep, _telling(advance, part / pair.blocks), STOPPING.due)
         among.agreed(_walk, walking, [work for _, work in mine])
     return [*notes, *brought_together(steps, store, walking.notes)]

@@ -24,7 +24,7 @@ SAVE_SECONDS = 30.0
 
 @runtime_checkable
 class Store(Protocol):
-    """What is saved piece by piece (`RowStore`, `Kept`)."""
+    """What is saved piece by piece (`RowStore`, `TensorStore`)."""
 
     def take_unsaved(self) -> dict[str, Tensor]:
         """What came since the last call."""

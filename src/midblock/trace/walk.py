@@ -4,7 +4,7 @@ What is done with a batch is a generator (`Work`): it asks for passes (`Asked`),
 whatever it finds. Whole models run each pass when it is asked for. Block by block, all batches' passes through a model
 are one walk: each block is read once, every batch goes through it, and it is let go of. Numbers are the same, to the
 bit where the same kernels run on the same values. Cost block by block: each model's files are read once, and states
-wait on disk where memory is short (`Kept`).
+wait on disk where memory is short (`TensorStore`).
 """
 
 from __future__ import annotations

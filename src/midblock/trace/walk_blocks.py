@@ -1,8 +1,8 @@
 """The walk block by block: see `walk`. One block at a time is in memory, the next is read meanwhile.
 
 Numbered by the passes through each block, so that a walk that was stopped goes on at the block, and the batch, that it
-had reached: what it had found lies in `Kept`. What blocks write into for blocks above does not, and where there is such
-a thing the walk through that model begins again.
+had reached: what it had found lies in a `TensorStore`. What blocks write into for blocks above does not, and where there
+is such a thing the walk through that model begins again.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from midblock.checkpoints import Anatomy
 from midblock.checkpoints.blockwise import BlockwiseModel
 from midblock.trace.calls import BlockCalls, Held
 from midblock.trace.held_states import HeldStates
-from midblock.trace.kept import Kept, KeptRows, KeptStates
 from midblock.trace.outline import TRIED, Outline, Shared
 from midblock.trace.stream import reduce_states
+from midblock.trace.tensor_store import KeptRows, KeptStates, TensorStore
 from midblock.trace.walk import Asked, Pass, Passed, Rows, Work, failing, next_asked, reduce_held, run_alone
 
 Behind = Callable[[Pass, int], None]
@@ -44,7 +44,7 @@ class WalkBlocks:
     """
 
     models: Mapping[str, BlockwiseModel]
-    kept: Kept
+    kept: TensorStore
     keep: Callable[[Any], None]
     behind: Behind = lambda wanted, block: None
     due: Callable[[], bool] = lambda: False
@@ -148,7 +148,7 @@ class _Walk:
         return len(self.anatomy)
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> TensorStore:
         return self.whole.kept
 
     def run(self) -> bool:

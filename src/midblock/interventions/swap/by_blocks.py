@@ -20,8 +20,8 @@ from midblock.data import Batch
 from midblock.interventions.swap.cells import EMBEDDING, Cell
 from midblock.trace import BlockCalls
 from midblock.trace.engine import HEADS
-from midblock.trace.kept import Kept
 from midblock.trace.outline import TRIED, Outline, Shared
+from midblock.trace.tensor_store import TensorStore
 
 Stream = tuple[int, Cell | None]  # whose body, and what of the other model is in it
 History = tuple[int, tuple[int, ...]]  # whose embedding and calls, and whose blocks it went through
@@ -54,7 +54,7 @@ class StreamsByBlocks:
             MidblockError: a model that cannot be run block by block, or whose blocks hand on more than states.
         """
         total = len(self.models[0].anatomy)
-        with Kept(None, self.limit) as kept:
+        with TensorStore(None, self.limit) as kept:
             for which in (0, 1):
                 self._record(which, kept)
             for block in range(total):
@@ -66,7 +66,7 @@ class StreamsByBlocks:
                     for stream in self.streams:
                         yield number, stream, kept.get(_name(number, _history(stream, total)))
 
-    def _record(self, which: int, kept: Kept) -> None:
+    def _record(self, which: int, kept: TensorStore) -> None:
         """How a model calls its blocks, and what enters the first."""
         model = self.models[which]
         with Outline.tried(model, self.batches[0].start(TRIED).input_ids) as outline:
@@ -80,7 +80,7 @@ class StreamsByBlocks:
                 kept.step(kept.done + 1)
                 self._calls[number, which] = calls
 
-    def _through(self, block: int, kept: Kept) -> None:
+    def _through(self, block: int, kept: TensorStore) -> None:
         """Every stream of every batch through one block, its own model's or the other's."""
         after = dict.fromkeys(_history(stream, block + 1) for stream in self.streams)
         for number, batch in enumerate(self.batches):

@@ -1,4 +1,4 @@
-"""Kept: tensors by name in memory, and on disk once they are more than a bound: what a walk block by block holds.
+"""A store of tensors by name, in memory and on disk once they are more than a bound: what a walk block by block holds.
 
 What goes to disk goes there as sealed pieces (`Pieces`), so that the same files bound the memory and let a killed walk
 go on. Cost: each tensor is written once, and read again, checked by nothing but its piece's seal, when it is asked for.
@@ -22,7 +22,7 @@ STEP = "step"  # the name under which a piece says of which step it is
 
 
 @dataclass(eq=False)
-class Kept:
+class TensorStore:
     """Tensors of numbered steps.
 
     Attributes:
@@ -118,7 +118,7 @@ class Kept:
         self._unsaved.clear()
         return {**piece, STEP: torch.tensor(self.done)}
 
-    def __enter__(self) -> Kept:
+    def __enter__(self) -> TensorStore:
         return self
 
     def __exit__(
@@ -145,7 +145,7 @@ class Kept:
 class KeptStates(Mapping[int, Tensor]):
     """The states of a pass by layer, wherever they are kept."""
 
-    kept: Kept
+    kept: TensorStore
     prefix: str
     layers: tuple[int, ...]
 
@@ -163,7 +163,7 @@ class KeptStates(Mapping[int, Tensor]):
 class KeptRows(Mapping[tuple[str, int], Tensor]):
     """The rows of a pass by reduction and layer, wherever they are kept."""
 
-    kept: Kept
+    kept: TensorStore
     prefix: str
     places: tuple[tuple[str, int], ...]
 
