@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from midblock.base import MidblockError
-from midblock.checkpoints import Pair, load_models, load_pair, pair
+from midblock.checkpoints import Pair, load_models, load_pair, opening
 from midblock.checkpoints.models import pick_device
 
 
@@ -127,20 +127,20 @@ def test_every_variant_runs_in_the_bases_precision(pico, saved, monkeypatch):
     base, sft = str(saved(pico("llama").bfloat16(), "start")), str(saved(pico("llama"), "sft"))
     for device, dtype in (("cpu", "float32"), ("meta", "bfloat16")):  # meta stands for an accelerator
         if device == "meta":
-            monkeypatch.setattr(pair, "pick_device", torch.device)
+            monkeypatch.setattr(opening, "pick_device", torch.device)
         settings = {(variant.loading.device, variant.loading.dtype) for variant in load_pair(base, sft, device=device)}
         assert settings == {(device, dtype)}
-    monkeypatch.setattr(pair, "pick_device", pick_device)
+    monkeypatch.setattr(opening, "pick_device", pick_device)
     auto = load_pair(base, sft).base.loading
     assert auto.device == str(pick_device("auto"))
-    monkeypatch.setattr(pair, "pick_device", lambda device: torch.device("meta"))
+    monkeypatch.setattr(opening, "pick_device", lambda device: torch.device("meta"))
     mapped = load_pair(base, sft, device_map="auto").tuned[0].loading
     assert (mapped.device, mapped.dtype) == ("auto", "bfloat16")
     assert load_pair(base, sft, dtype="float16").tuned[0].loading.dtype == "float16"
 
 
 def test_a_config_without_a_dtype_takes_the_weights(pico, saved, monkeypatch):
-    monkeypatch.setattr(pair, "pick_device", torch.device)
+    monkeypatch.setattr(opening, "pick_device", torch.device)
     base = saved(pico("llama").bfloat16(), "start")
     config = json.loads((base / "config.json").read_text())
     del config["dtype"]

@@ -23,11 +23,11 @@ from midblock.checkpoints.on_disk import projection_on_disk as projection_on_dis
 from midblock.checkpoints.on_disk import release_on_disk as release_on_disk
 from midblock.checkpoints.on_disk import value_on_disk as value_on_disk
 from midblock.checkpoints.on_disk import value_on_disk_like as value_on_disk_like
+from midblock.checkpoints.opening import load_models as load_models
+from midblock.checkpoints.opening import load_pair as load_pair
 from midblock.checkpoints.pair import BASE as BASE
 from midblock.checkpoints.pair import Pair as Pair
 from midblock.checkpoints.pair import Variant as Variant
-from midblock.checkpoints.pair import load_models as load_models
-from midblock.checkpoints.pair import load_pair as load_pair
 from midblock.checkpoints.pieces import Piece as Piece
 from midblock.checkpoints.projections import Projection as Projection
 from midblock.checkpoints.prompted import PromptedEmbedding as PromptedEmbedding

@@ -1,8 +1,8 @@
 """The walk block by block: see `walk`. One block at a time is in memory, the next is read meanwhile.
 
 Numbered by the passes through each block, so that a walk that was stopped goes on at the block, and the batch, that it
-had reached: what it had found lies in a `TensorStore`. What blocks write into for blocks above does not, and where there
-is such a thing the walk through that model begins again.
+had reached: what it had found lies in a `TensorStore`. What blocks write into for blocks above does not, and where
+there is such a thing the walk through that model begins again.
 """
 
 from __future__ import annotations
