@@ -130,9 +130,9 @@ def score_targets(
     step = max(1, logit_bytes // (4 * anatomy.config.vocab_size))
     if len(hidden) <= step:
         return _score(anatomy, reference, top_k, hidden, targets, known)
-    # the divergence's gradient is another one than the targets', and a trained head needs its own
-    at_once = known is None or not (reference and reference.divergence)
-    at_once &= not any(each.requires_grad for each in _behind(anatomy))
+    # a divergence has a gradient beside the targets', and so has a head that is trained
+    diverging = known is not None and reference is not None and reference.divergence
+    at_once = not diverging and not any(each.requires_grad for each in _behind(anatomy))
     parts = []
     for start in range(0, len(hidden), step):
         chunk = slice(start, start + step)
