@@ -52,6 +52,7 @@ HELP = "`midblock --help` answers at once"
 WITHOUT_MODELS = "weights are compared and tables read without it"
 EXTRA = "an optional extra; where it is missing the error says what to install"
 TRAINER = "the Trainer alone takes seconds to import"
+STATISTICS = "scipy.stats takes a second to import, and most runs make no test"
 HIDDEN = {
     ("base/hub.py", "huggingface_hub"): "only for hub names",
     ("base/layer_table.py", "pandas"): HELP,
@@ -79,8 +80,10 @@ HIDDEN = {
     ("data/sandbox_process.py", "resource"): "not on Windows",
     ("carriers/carve/table.py", "pandas"): HELP,
     ("evaluation/evaluate/result.py", "pandas"): HELP,
+    ("evaluation/exact_match.py", "scipy"): STATISTICS,
     ("evaluation/lm_eval_tasks.py", "datasets"): EXTRA,
     ("evaluation/lm_eval_tasks.py", "lm_eval"): EXTRA,
+    ("metrics/correlation.py", "scipy"): STATISTICS,
     ("runs/surroundings.py", "resource"): "not on Windows",
     ("cli/study.py", "midblock"): "a finished study is told again at once",
     ("studies/doctor/pair_checks.py", "peft"): "tried, to see whether it can be imported",

