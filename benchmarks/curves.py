@@ -72,13 +72,19 @@ def draw(found: Mapping[str, Mapping[int, Mapping[str, float]]], path: Path) -> 
     """A panel for each axis, both scales logarithmic."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 2.8), layout="constrained")
-    for place, (axis, points) in enumerate(found.items()):
-        panel = figure.add_subplot(1, len(found), place + 1)
-        panel.plot(list(points), [each["seconds"] for each in points.values()], marker="o")
-        panel.set(xscale="log", yscale="log", xlabel=axis, ylabel="" if place else "processor seconds")
-        panel.set_title("a LoRA step" if axis == "rank" else "an analysis", fontsize=9)
-        panel.grid(visible=True, which="both", alpha=0.2)
+    figure = Figure(figsize=(11, 2.6), layout="constrained")
+    panels = figure.subplots(1, len(found), squeeze=False)[0]
+    for panel, (axis, points) in zip(panels, found.items(), strict=True):
+        panel.plot(list(points), [each["seconds"] for each in points.values()], marker="o", color="#0072b2")
+        panel.set(xscale="log", yscale="log", xlabel=axis)
+        panel.set_ylim(*((0.1, 1) if axis == "rank" else (1, 100)))
+        panel.set_xticks(list(points), [str(size) for size in points], fontsize=8)
+        panel.set_xticks([], minor=True)
+        panel.set_title("a LoRA step, seconds" if axis == "rank" else "an analysis, seconds", fontsize=9)
+        panel.grid(visible=True, alpha=0.25)
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("")
+        panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
 
 
