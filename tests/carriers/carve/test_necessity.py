@@ -86,7 +86,8 @@ def test_a_planted_carrier_is_necessary_sufficient_and_special(planted, measures
     assert rates["base"] == rates["tuned without carrier"] == rates["random 2 alone"] == 0
     assert rates["tuned"] == rates["carrier alone"] == rates["tuned without random 1"] == 1
     assert rates["pruned alone"] == 1  # the planted entry is the largest of the change
-    assert "necessary and sufficient" in headline_of(verdicts, "fixed_response")
+    assert "necessary and sufficient" in (said := headline_of(verdicts, "fixed_response"))
+    assert "random" not in said
     by = {(row["contender"], row["measure"]): row for row in rows}
     assert by["carrier alone", LOSS]["tuned_low"] < 1e-3
     assert by["tuned without carrier", LOSS]["tuned_low"] > 1
@@ -97,6 +98,17 @@ def test_a_planted_carrier_is_necessary_sufficient_and_special(planted, measures
     assert by["carrier alone", BEHAVIOUR]["entries"] == true_carrier.count
     frame = necessity_frame(rows)
     assert len(frame) == len(rows) == 3 * (2 + 2 * 4)
+
+
+def test_a_carrier_that_a_random_one_equals_is_told_as_such(planted, measures, true_carrier):
+    same = [
+        Candidate(name, kind, true_carrier, 1, 1) for name, kind in (("carrier", "carrier"), ("random 1", "random"))
+    ]
+    _, verdicts = judged(planted, measures[:1], same)
+    assert [(each.question, each.answer) for each in verdicts][2] == ("special", UNTOLD)
+    said = headline_of(verdicts, "fixed_response")
+    assert "necessary and sufficient" in said
+    assert said.endswith("Whether a random carrier of its size would take away less, the evidence does not say.")
 
 
 def test_channels_that_do_nothing_are_neither(planted, measures):

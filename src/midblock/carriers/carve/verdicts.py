@@ -21,6 +21,10 @@ from midblock.evaluation.paired import ALPHA, holm, paired
 
 HALF = 0.5
 YES, NO, UNTOLD, NOTHING = "yes", "no", "the evidence does not say", "nothing was taught"
+NOT_MORE = {
+    UNTOLD: " Whether a random carrier of its size would take away less, the evidence does not say.",
+    NO: " A random carrier of its size takes away more.",
+}
 Row = Mapping[str, Any]
 
 
@@ -165,4 +169,6 @@ def headline_of(verdicts: Sequence[Verdict], behaviour: str) -> str:
     if said is None:
         start = f"Whether {behaviour} rests on the carrier, the evidence does not say"
     took, brought = (f"{100 * each.share:.0f} %" for each in (necessary, sufficient))
-    return f"{start}: taken out, it takes away {took} of what tuning added; alone, it brings {brought}."
+    special = answers.get("special")
+    more = "" if special is None or necessary.answer != YES else NOT_MORE.get(special.answer, "")
+    return f"{start}: taken out, it takes away {took} of what tuning added; alone, it brings {brought}.{more}"
