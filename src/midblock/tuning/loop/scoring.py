@@ -8,10 +8,10 @@ logits its largest tensor: prompt and padding never reach it, and no more than `
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from types import MethodType
 from typing import Any
 
@@ -129,16 +129,18 @@ def score_targets(
     """
     step = max(1, logit_bytes // (4 * anatomy.config.vocab_size))
     if len(hidden) <= step:
-        return _score(anatomy, reference, top_k, hidden, targets, known)
+        return _score(anatomy, reference, top_k, (targets, known), hidden)
     # a divergence has a gradient beside the targets', and so has a head that is trained
     diverging = known is not None and reference is not None and reference.divergence
     at_once = not diverging and not any(each.requires_grad for each in _behind(anatomy))
     parts = []
     for start in range(0, len(hidden), step):
         chunk = slice(start, start + step)
-        states = None if known is None else known[chunk]
-        given = (anatomy, reference, top_k, hidden[chunk], targets[chunk], states)
-        parts.append(_with_slopes(*given) if at_once else checkpoint(_score, *given, use_reentrant=False))
+        beside = (targets[chunk], None if known is None else known[chunk])
+        score = partial(_score, anatomy, reference, top_k, beside)
+        parts.append(
+            _with_slopes(score, hidden[chunk]) if at_once else checkpoint(score, hidden[chunk], use_reentrant=False)
+        )
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -150,21 +152,16 @@ def _behind(anatomy: Anatomy) -> Iterator[nn.Parameter]:
 
 
 def _with_slopes(
-    anatomy: Anatomy,
-    reference: Reference | None,
-    top_k: int,
-    hidden: Float[Tensor, "n D"],
-    targets: Int[Tensor, "n"],
-    known: Float[Tensor, "n D"] | None,
+    score: Callable[[Tensor], dict[str, Tensor]], hidden: Float[Tensor, "n D"]
 ) -> dict[str, Float[Tensor, "n"]]:
-    """The same as `_score` with the log-probabilities' gradient taken while the logits are there.
+    """What `score` makes of states, with the log-probabilities' gradient taken while the logits are there.
 
     A target's log-probability hangs on its own row of states alone, so the gradient of their sum holds each one's own.
     """
     if not (torch.is_grad_enabled() and hidden.requires_grad):
-        return _score(anatomy, reference, top_k, hidden, targets, known)
+        return score(hidden)
     states = hidden.detach().requires_grad_()
-    scores = _score(anatomy, reference, top_k, states, targets, known)
+    scores = score(states)
     (slopes,) = torch.autograd.grad(scores["log_probs"].sum(), states)
     values = {name: value.detach() for name, value in scores.items()}
     return values | {"log_probs": _Sloped.apply(hidden, values["log_probs"], slopes)}
@@ -188,10 +185,10 @@ def _score(
     anatomy: Anatomy,
     reference: Reference | None,
     top_k: int,
+    beside: tuple[Int[Tensor, "n"], Float[Tensor, "n D"] | None],
     hidden: Float[Tensor, "n D"],
-    targets: Int[Tensor, "n"],
-    known: Float[Tensor, "n D"] | None,
 ) -> dict[str, Float[Tensor, "n"]]:
+    targets, known = beside
     logits = anatomy.logits(hidden).float()
     if top_k:
         log_probs = -functional.cross_entropy(logits, targets, reduction="none")
