@@ -134,9 +134,12 @@ class RowStore:
     def merge(self, other: RowStore) -> RowStore:
         """Return these rows and those another process or run collected, none of them counted as saved."""
         keys = [*self.rows, *(key for key in other.rows if key not in self.rows)]
-        empty = Rows(self.room)
-        merged = {key: self.rows.get(key, empty).merge(other.rows.get(key, empty)) for key in keys}
-        return RowStore(merged, room=self.room)
+        merged = RowStore(room=Room(self.room.limit))
+        for key in keys:
+            for store in (self, other):
+                if key in store.rows:
+                    merged.update(key, *store.rows[key].since(0))
+        return merged
 
     def finish(self) -> dict[str, RowStatistic]:
         """Finish every accumulator and let go of it, so that no rows are held twice; the store is empty afterwards."""
