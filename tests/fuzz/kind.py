@@ -85,6 +85,7 @@ def _write(file: Path, content: bytes) -> None:
 def cases_of(kinds: Sequence[Kind]) -> Callable[[World, Kind], None]:
     """A test of all cases of each kind; it names every one that fails, not the first alone."""
 
+    @pytest.mark.timeout(0 if MANY else None)
     @pytest.mark.parametrize("kind", kinds, ids=lambda kind: kind.name)
     def test(world: World, kind: Kind) -> None:
         bench = Bench(kind, world)
