@@ -23,6 +23,7 @@ from midblock.cli.main import main
 
 SECONDS = 15.0  # of processor time of one command; the slowest whole one takes two
 WAITING = 60.0  # seconds in all, for one that waits for what never comes
+AGAIN = 5.0  # and told again so often: a command can be stuck in what it does when it is told the first time
 MEMORY = 2**30  # bytes of address space beyond what the process has
 LONGEST = 2000  # letters of the one line
 
@@ -124,7 +125,7 @@ def _within() -> Iterator[None]:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
     for _, clock, seconds in clocks:
-        signal.setitimer(clock, seconds)
+        signal.setitimer(clock, seconds, AGAIN)
     try:
         yield
     finally:
