@@ -63,7 +63,7 @@ def run_steps(
     """
     among = shared()
     mine = among.share(steps)
-    pieces = Pieces(store, own_folder(partial), save_seconds, _plan(owner, mine))
+    pieces = Pieces(store, own_folder(partial), save_seconds, plan_of(owner, mine))
     notes = of_other_counts(partial, among.count)
     among.agreed(_do, mine, pieces, advance, sum(step.cost for step in steps))
     return [*notes, *brought_together(steps, store, pieces.notes)]
@@ -120,7 +120,7 @@ def _do(steps: Sequence[Step], pieces: Pieces, advance: Callable[[float], None],
                 STOPPING.stop()
 
 
-def _plan(owner: str, steps: Sequence[Step]) -> str:
+def plan_of(owner: str, steps: Sequence[Step]) -> str:
     """Fingerprint of a run's numbered steps: costs, keys and samples."""
     return fingerprint(owner, [[step.cost, fingerprint(step.keys), step.index] for step in steps])
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import MidblockError
-from midblock.base.seal import fingerprint
 from midblock.checkpoints import Pair
 from midblock.runs.processes import local_size
 from midblock.runs.sharing import shared
-from midblock.runs.steps import Step, brought_together, of_other_counts, own_folder
+from midblock.runs.steps import Step, brought_together, of_other_counts, own_folder, plan_of
 from midblock.runs.stopping import STOPPING
 from midblock.trace import RowStore
 from midblock.trace.engine import Engine, choose_engine
@@ -74,7 +73,7 @@ def run_walk(
     notes = of_other_counts(partial, among.count)
     mine = among.share(works)
     part = share * sum(step.cost for step in steps) / (sum(step.cost for step, _ in mine) or 1.0)
-    whose = fingerprint(owner, [[step.cost, fingerprint(step.keys), step.index] for step, _ in mine])
+    whose = plan_of(owner, [step for step, _ in mine])
     own = own_folder(partial)
     with TensorStore(own / "blocks" if own else None, limit, whose, save_seconds) as kept:
         walking = WalkBlocks(pair.in_parts, kept, keep, _telling(advance, part / pair.blocks), STOPPING.due)

@@ -5,7 +5,7 @@ Cost: a block that is put in or stands above one is computed once for each mix; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -25,11 +25,14 @@ from midblock.interventions.swap.cells import EMBEDDING, Cell, run_cells
 from midblock.interventions.swap.exchange import check_blocks_alike, exchanged
 from midblock.interventions.swap.mix import Mix, MixScores
 from midblock.interventions.swap.settings import SwapSettings
+from midblock.interventions.swap.stages import Stages
 from midblock.interventions.swap.table import SwapTable
 from midblock.runs.run import Bench, Outcome
 from midblock.runs.sharing import shared
-from midblock.runs.steps import Step, brought_together, run_steps
+from midblock.runs.steps import Step, brought_together, of_other_counts, own_folder, plan_of, run_steps
+from midblock.runs.stopping import STOPPING
 from midblock.trace import BlockCalls, RowStore, check_rerun, record_calls, run_backbone, same_states
+from midblock.trace.pieces import SAVE_SECONDS
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Swapping:
     answers: Answers
     settings: SwapSettings
     limit: int = 0
+    save_seconds: float = SAVE_SECONDS
     store: RowStore = field(default_factory=RowStore)
     checked: bool = False
 
@@ -98,8 +102,9 @@ class Swapping:
         """Do the steps, and make the table of the rows."""
         advance = bench.progress.phase("swapping", sum(step.cost for step in steps))
         if self.pair.in_parts:
-            shared().agreed(self._by_blocks, advance)
-            bench.notes += brought_together(steps, self.store, [])
+            bench.notes += of_other_counts(bench.partial, shared().count)
+            notes = shared().agreed(self._by_blocks, steps, bench, advance)
+            bench.notes += brought_together(steps, self.store, notes)
         else:
             bench.notes += run_steps(steps, self.store, bench.partial, advance, owner=bench.owner)
         base, tuned = self.variants
@@ -107,21 +112,30 @@ class Swapping:
         table = SwapTable((base.name, tuned.name), self.pair.blocks, scores, self.settings)
         return Outcome(table.rows(self.answers.reference), table.summary(), files={"cells.csv": table.write_cells})
 
-    def _by_blocks(self, advance: Callable[[float], None]) -> None:
-        """This process's share of the batches, and all cells, together."""
+    def _by_blocks(self, steps: Sequence[Step], bench: Bench, advance: Callable[[float], None]) -> list[str]:
+        """This process's share of the batches, and all cells, together; returns notes."""
         batches, targets = shared().share(self.answers.batches), shared().share(self.answers.targets)
         if not batches:
-            return
+            return []
         base, tuned = (self.pair.in_parts[variant.name] for variant in self.variants)
         bodies: list[tuple[int, Cell | None]] = [(0, None), (1, None)]
         bodies += [(host, cell) for host in self.hosts for cell in self.cells]
-        share = len(self.cells) * len(self.hosts)
+        share = len(self.cells) * len(self.hosts) * shared().count
 
         def told(tokens: float) -> None:
-            advance(tokens * share * shared().count)
+            shared().check_others()
+            advance(tokens * share)
 
-        for number, (body, cell), states in StreamsByBlocks((base, tuned), batches, bodies, self.limit, told).run():
-            self._score(body, cell, states, targets[number])
+        whose = plan_of(bench.owner, shared().share(steps))
+        with Stages(len(batches), self.limit, own_folder(bench.partial), whose, self.save_seconds) as stages:
+            streams = StreamsByBlocks((base, tuned), batches, bodies, stages, told, STOPPING.due)
+            with STOPPING.stoppable():
+                through = streams.walk()
+            if not through:
+                STOPPING.stop()
+            for number, (body, cell), states in streams.ends():
+                self._score(body, cell, states, targets[number])
+            return stages.notes
 
     def _read(self, batch: Batch, targets: Targets) -> None:
         """One batch: both models as they are, then every cell from the states that enter it."""
