@@ -6,8 +6,11 @@ Opening a pipe waits for a writer that may never come, and a device never ends: 
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from midblock.base.errors import MidblockError
+
+PIECE = 2**20  # bytes
 
 
 def check_plain_file(path: Path) -> None:
@@ -36,12 +39,21 @@ def read_bytes(path: Path, largest: int) -> bytes:
     check_plain_file(path)
     try:
         with path.open("rb") as stream:
-            content = stream.read(largest + 1)  # a file may grow while it is looked at
+            content = read_at_most(stream, largest + 1)  # a file may grow while it is looked at
     except OSError as error:
         raise unreadable(path, error) from error
     if len(content) > largest:
         raise MidblockError(f"{path} is larger than {largest / 10**6:g} MB", hint="is it the file that was meant?")
     return content
+
+
+def read_at_most(stream: BinaryIO, count: int) -> bytes:
+    """Up to so many bytes; a stream that is asked for them at once sets memory aside for all, however few there are."""
+    parts = []
+    while count > 0 and (part := stream.read(min(count, PIECE))):
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
 
 
 def unreadable(path: Path, error: Exception) -> MidblockError:

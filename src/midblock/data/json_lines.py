@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from midblock.base import MidblockError
 from midblock.base.files import size_text
+from midblock.base.plain_file import read_at_most
 from midblock.data.records import Record, Records
 
 LONGEST = 2**28  # bytes of a line
@@ -86,7 +87,7 @@ def _whole(file: BinaryIO, path: Path) -> bytes:
         hint = "write it as .jsonl in UTF-8, one object a line"
         raise MidblockError(f"{path} has {size_text(size)} and would have to be read whole", hint=hint)
     file.seek(0)
-    return file.read(WHOLE)
+    return read_at_most(file, WHOLE)
 
 
 def _parsed(content: bytes, path: Path) -> list[Any]:

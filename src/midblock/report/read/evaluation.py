@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import LayerTable, MidblockError
-from midblock.base.plain_file import check_plain_file
+from midblock.base.plain_file import check_plain_file, read_at_most
 from midblock.report.read.reading import Run, beside_the_table
 from midblock.runs.finished import BASE
 from midblock.runs.lenient import parsed
@@ -45,6 +45,6 @@ def _beginning(file: Path) -> str:
     try:
         check_plain_file(file)
         with file.open("rb") as stream:
-            return stream.read(SHOWN).decode("utf-8", errors="replace")
+            return read_at_most(stream, SHOWN).decode("utf-8", errors="replace")
     except (MidblockError, OSError):
         return ""
