@@ -64,6 +64,7 @@ def test_what_is_found(carved):
         "tuned",
         "carrier alone",
         "tuned without carrier",
+        "untrained carrier alone",
         "random 1 alone",
         "tuned without random 1",
     ]

@@ -1,5 +1,7 @@
 """The necessity table on planted answers: the true carrier is found necessary and sufficient, others are not."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -109,6 +111,32 @@ def test_a_carrier_that_a_random_one_equals_is_told_as_such(planted, measures, t
     said = headline_of(verdicts, "fixed_response")
     assert "necessary and sufficient" in said
     assert said.endswith("Whether a random carrier of its size would take away less, the evidence does not say.")
+
+
+def test_a_trained_carrier_stands_beside_its_places_with_the_tuned_values(planted, measures, true_carrier):
+    parameters = dict(planted.base.named_parameters())
+    undone = {name: replace(each, values=each.taken(parameters[name])) for name, each in true_carrier.held.items()}
+    trained = replace(true_carrier, held=undone)  # as if training under the masks had undone it
+    candidates, _ = candidates_of(trained, planted.base, planted.tuned, replace(SETTINGS, rivals=False))
+    assert [each.name for each in candidates] == ["carrier", "untrained carrier", "random 1", "random 2"]
+    rows, verdicts = judged(planted, measures[:1], candidates)
+    rates = {row["contender"]: row["value"] for row in rows}
+    assert (rates["carrier alone"], rates["untrained carrier alone"]) == (0, 1)
+    assert "tuned without untrained carrier" not in rates
+    said = next(each for each in verdicts if each.candidate == "untrained carrier")
+    assert (said.question, said.answer) == ("sufficient", YES)
+    assert said.words.startswith("The carrier with the tuned model's own values is sufficient: alone")
+
+
+def test_a_carrier_that_training_made_sufficient_is_told_as_such(planted, measures, true_carrier):
+    nothing = carrier_of(planted, {(BLOCK, "ffn_hidden"): [4, 7], (BLOCK, "ffn_write"): [3, 9], (0, "q"): [1]})
+    both = [
+        Candidate(*2 * [name], each, 1, 1)
+        for name, each in zip(("carrier", "untrained carrier"), (true_carrier, nothing), strict=True)
+    ]
+    said = headline_of(judged(planted, measures[:1], both)[1], "fixed_response")
+    assert "necessary and sufficient" in said
+    assert said.endswith("alone, it brings 100 % (0 % with the tuned model's own values).")
 
 
 def test_channels_that_do_nothing_are_neither(planted, measures):

@@ -1,20 +1,23 @@
-"""Candidates: the carrier, random carriers of its size in every group, and rivals of as many bytes."""
+"""Candidates: the carrier, also untrained, random carriers of its size in every group, and rivals of as many bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 from torch import nn
 
 from midblock.base import MidblockError
-from midblock.carriers.carve.contenders import CARRIER, RANDOM, Candidate
+from midblock.carriers.carve.contenders import CARRIER, RANDOM, UNTRAINED, Candidate
 from midblock.carriers.carve.settings import NecessitySettings
 from midblock.carriers.moved import moved
 from midblock.carriers.pruned import pruned
 from midblock.carriers.random_carriers import random_carriers
 from midblock.carriers.rivals import Rival, Scattered
 from midblock.carriers.truncated import truncated
-from midblock.checkpoints import Anatomy, Carrier
+from midblock.checkpoints import Anatomy, Carrier, Entries
+from midblock.checkpoints.parameters import Weights, parameter_in
 from midblock.tuning.carve.channels import ChannelGroups
 
 
@@ -23,6 +26,8 @@ def candidates_of(
 ) -> tuple[list[Candidate], list[str]]:
     """The carrier first, then what it is held against, and what a reader must know of them."""
     found = [Candidate(CARRIER, CARRIER, carrier, carrier.count, carrier.nbytes)]
+    if (before := untrained(carrier, tuned)) is not None:
+        found.append(Candidate(UNTRAINED, UNTRAINED, before, before.count, before.nbytes))
     groups = groups_of(base, tuned)
     draws = random_carriers(carrier, tuned, groups, settings.random_draws, settings.seed)
     for number, drawn in enumerate(draws, start=1):
@@ -36,6 +41,19 @@ def candidates_of(
         else:
             found.append(Candidate(rival.name, rival.name, rival, _entries(rival), rival.nbytes))
     return found, notes
+
+
+def untrained(carrier: Carrier, tuned: Weights) -> Carrier | None:
+    """The carrier's places with the tuned model's values, which random carriers and rivals have too.
+
+    None where the carrier holds these itself, as one of masks alone does.
+    """
+    held = {name: carrier.entries(name) for name in carrier.names}
+    values = {name: each.taken(parameter_in(tuned, name)) for name, each in held.items()}
+    if all(torch.equal(values[name], each.values) for name, each in held.items()):
+        return None
+    own = replace(carrier.config, made={"method": UNTRAINED})
+    return Carrier(own, {name: Entries(each.indices, values[name]) for name, each in held.items()}, carrier.masks)
 
 
 def groups_of(base: nn.Module, tuned: nn.Module) -> ChannelGroups:

@@ -14,7 +14,7 @@ from midblock.runs.lending import evaluating
 
 BASE, TUNED = "base", "tuned"
 ALONE, WITHOUT = "alone", "without"
-CARRIER, RANDOM = "carrier", "random"
+CARRIER, UNTRAINED, RANDOM = "carrier", "untrained carrier", "random"
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Candidate:
     """A part of the change that is held against the others.
 
     Attributes:
-        name: what tables call it ("carrier", "random 1", "pruned", "svd").
+        name: what tables call it ("carrier", "untrained carrier", "random 1", "pruned", "svd").
         kind: its name without the draw's number.
         carrier: its values, or a rival's.
         entries, bytes: its size as it would lie on disk.
@@ -55,10 +55,15 @@ class Contender:
 
 
 def contenders_of(candidates: Sequence[Candidate]) -> list[Contender]:
-    """Base and tuned model, then every candidate alone and taken out."""
+    """Base and tuned model, then every candidate alone and taken out.
+
+    An untrained carrier is alone only: what is taken out of the tuned model is the carrier's places, whatever it holds.
+    """
     found = [Contender(BASE), Contender(TUNED)]
     for each in candidates:
-        found += [Contender(f"{each.name} alone", ALONE, each), Contender(f"tuned without {each.name}", WITHOUT, each)]
+        found.append(Contender(f"{each.name} alone", ALONE, each))
+        if each.kind != UNTRAINED:
+            found.append(Contender(f"tuned without {each.name}", WITHOUT, each))
     return found
 
 

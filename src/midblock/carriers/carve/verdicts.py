@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from midblock.base.few import enough
-from midblock.carriers.carve.contenders import BASE, CARRIER, RANDOM, TUNED, Contender
+from midblock.carriers.carve.contenders import BASE, CARRIER, RANDOM, TUNED, UNTRAINED, Contender
 from midblock.carriers.carve.measures import BEHAVIOUR
 from midblock.carriers.carve.measuring import Found
 from midblock.evaluation.paired import ALPHA, holm, paired
@@ -25,6 +25,7 @@ NOT_MORE = {
     UNTOLD: " Whether a random carrier of its size would take away less, the evidence does not say.",
     NO: " A random carrier of its size takes away more.",
 }
+CALLED = {CARRIER: "The carrier", UNTRAINED: "The carrier with the tuned model's own values"}
 Row = Mapping[str, Any]
 
 
@@ -67,8 +68,10 @@ def verdicts_of(rows: Sequence[Row], contenders: Sequence[Contender], found: Fou
     kinds = {each.candidate.name: each.kind for each in contenders if each.candidate}
     said = []
     for name in candidates:
+        if kinds[name] not in (RANDOM, UNTRAINED):
+            said.append(_necessary(name, by_name))
         if kinds[name] != RANDOM:
-            said += [_necessary(name, by_name), _sufficient(name, by_name)]
+            said.append(_sufficient(name, by_name))
     draws = [name for name in candidates if kinds[name] == RANDOM]
     return [*said, *([_special(draws, by_name, found, seed)] if draws and CARRIER in candidates else [])]
 
@@ -134,7 +137,7 @@ def _answer(row: Row, low: float, high: float, taught: bool) -> str:
 
 def _told(what: str, name: str, answer: str, amount: tuple[float, float, float], told: str, does: str) -> Verdict:
     share, low, high = amount
-    called = "The carrier" if name == CARRIER else f"The rival {name!r}"
+    called = CALLED.get(name, f"The rival {name!r}")
     opening = {
         YES: f"{called} is {what}",
         NO: f"{called} is not {what}",
@@ -169,6 +172,9 @@ def headline_of(verdicts: Sequence[Verdict], behaviour: str) -> str:
     if said is None:
         start = f"Whether {behaviour} rests on the carrier, the evidence does not say"
     took, brought = (f"{100 * each.share:.0f} %" for each in (necessary, sufficient))
+    before = next((each for each in verdicts if each.candidate == UNTRAINED), None)
+    if before is not None and sufficient.answer == YES != before.answer:
+        brought += f" ({100 * before.share:.0f} % with the tuned model's own values)"
     special = answers.get("special")
     more = "" if special is None or necessary.answer != YES else NOT_MORE.get(special.answer, "")
     return f"{start}: taken out, it takes away {took} of what tuning added; alone, it brings {brought}.{more}"

@@ -21,12 +21,15 @@ from midblock.runs.lenient import as_number, entries_of, mapping
 DENSITY = "mask_density"
 MOST_ROWS = 60  # of a figure
 # Places of the colours, by what a contender is; the others follow.
-HUES: Mapping[str, int] = {"base": 0, "tuned": 1, "carrier": 2, "random": 3, "pruned": 4, "svd": 5}
+HUES: Mapping[str, int] = {
+    "base": 0, "tuned": 1, "carrier": 2, "untrained carrier": 2, "random": 3, "pruned": 4, "svd": 5,
+}  # fmt: skip
 BEHAVIOUR, KL = "behaviour", "kl_base"
 TITLE = "Is the carrier what it rests on?"
 INTRO = (
     "Necessary: without it the tuned model loses the behaviour. Sufficient: the base with it alone has the behaviour. "
-    "Random carriers keep as many channels of every group, with the tuned model's values. Each verdict wants the whole "
+    "Its values were trained on under the masks; untrained, it has the tuned model's. Random carriers keep as many "
+    "channels of every group, with the tuned model's values. Each verdict wants the whole "
     "95 % interval on one side of one half of what tuning added."
 )
 CAPTION = "How often each model shows the behaviour on the same held-out prompts, with 95 % intervals."
