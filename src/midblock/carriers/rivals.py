@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints import LowRankDelta
+from midblock.checkpoints.offloaded import check_writable
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def put_rival(model: nn.Module, rival: Rival, *, remove: bool = False) -> Iterat
         ...     touched > 0
         True
     """
+    check_writable(model, "a rival cannot be put in")
     known = dict(model.named_parameters())
     for name, change in rival.changes.items():
         if name not in known or tuple(known[name].shape) != change.shape:

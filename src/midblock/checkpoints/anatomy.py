@@ -96,8 +96,11 @@ class Anatomy:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where a module computes: also right for one that accelerate offloads, whose parameters are elsewhere."""
-    offloaded = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-    return torch.device(offloaded) if offloaded is not None else next(module.parameters()).device
+    for part in module.modules():  # hooks may stand at what holds weights itself
+        device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return next(module.parameters()).device
 
 
 def _text_config(model: nn.Module) -> Any:

@@ -10,16 +10,19 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from midblock.checkpoints.offloaded import held_value
+
 
 @dataclass(frozen=True)
 class ModelTensors:
     """The parameters of a model in memory, tied ones once."""
 
+    model: nn.Module
     parameters: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, model: nn.Module) -> ModelTensors:
-        return cls({name: value.detach() for name, value in model.named_parameters()})
+        return cls(model, {name: value.detach() for name, value in model.named_parameters()})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -36,7 +39,7 @@ class ModelTensors:
         return None
 
     def read(self, name: str) -> Tensor:
-        return self.parameters[name].cpu()
+        return held_value(self.model, name).cpu()
 
     def release(self, name: str) -> None:
         """Nothing to give back: the model holds it."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints.effective import EffectiveTensors
+from midblock.checkpoints.offloaded import held_value
 
 Weights = nn.Module | EffectiveTensors | Mapping[str, Tensor]
 
@@ -22,7 +23,7 @@ def parameter_in(weights: Weights, name: str) -> Shaped[Tensor, "*shape"]:
     try:
         if isinstance(weights, EffectiveTensors):
             return weights.read(name)
-        return weights.get_parameter(name).detach() if isinstance(weights, nn.Module) else weights[name]
+        return held_value(weights, name) if isinstance(weights, nn.Module) else weights[name]
     except (KeyError, AttributeError, ValueError) as error:
         raise MidblockError(f"the base has no parameter {name}", hint="give the carrier's own base") from error
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from midblock.base import Estimate
+from midblock.checkpoints.offloaded import held_value
 from midblock.data import Batch, TokenizedPrompt, make_batches
 from midblock.evaluation.divergence import mean_divergence
 from midblock.evaluation.evaluate.tables import Compared
@@ -103,6 +104,9 @@ def weight_drift(reference: nn.Module, model: nn.Module) -> float | None:
     if ours.keys() != theirs.keys() or any(ours[name].shape != theirs[name].shape for name in ours):
         return None
     squares: Callable[[torch.Tensor], float] = lambda value: float(value.double().square().sum())  # noqa: E731
-    moved = sum(squares(ours[name].detach() - theirs[name].detach().to(ours[name].device)) for name in ours)
-    whole = sum(squares(theirs[name].detach()) for name in theirs)
+    moved = whole = 0.0
+    for name in ours:
+        before, after = held_value(reference, name), held_value(model, name)
+        moved += squares(after - before.to(after.device))
+        whole += squares(before)
     return math.sqrt(moved / whole) if whole else None

@@ -14,6 +14,7 @@ from torch import nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, Projection
+from midblock.checkpoints.offloaded import check_writable
 from midblock.interventions.merge.alphas import Alphas
 
 
@@ -34,8 +35,10 @@ class Blended:
         """Make the copy.
 
         Raises:
-            MidblockError: a weight that one of them lacks or has in another shape; it is named.
+            MidblockError: a weight that one of them lacks, has in another shape or does not hold; it is named.
         """
+        for each in (base, tuned):
+            check_writable(each, "weights cannot be blended in memory")
         model, anatomy = copy.deepcopy(base), Anatomy.of(base)
         theirs, moving = dict(tuned.named_parameters()), dict(model.named_parameters())
         parts = []

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy, Pair, Variant
+from midblock.checkpoints.offloaded import held_value
 from midblock.data import Batch, ExampleSet
 from midblock.evaluation import CHECKED, Targets, check_answerable, check_finite, exact_match, score
 from midblock.interventions.answer_rows import keep_matches
@@ -223,7 +224,7 @@ def _embedding_differs(base: Anatomy, tuned: Anatomy) -> bool:
     inside = {id(value) for part in (base.blocks, base.final_norm) for value in part.parameters()}
     for name, value in base.backbone.named_parameters():
         if id(value) not in inside:
-            other, rows = theirs[name], min(len(value), len(theirs[name]))
-            if not torch.equal(value[:rows].cpu(), other[:rows].cpu()):
+            ours, rows = held_value(base.backbone, name), min(len(value), len(theirs[name]))
+            if not torch.equal(ours[:rows].cpu(), held_value(tuned.backbone, name)[:rows].cpu()):
                 return True
     return False

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints import Anatomy
+from midblock.checkpoints.offloaded import held_value
 
 Spectrum = Float64[np.ndarray, " n"]
 Shape = tuple[int, int]
@@ -44,7 +45,7 @@ def _by_block(model: nn.Module, measure: Callable[[Spectrum, Shape], float], *, 
     for name, where in anatomy.projections.items():
         if where.block is None or name not in weights or weights[name].ndim < 2:
             continue
-        stored = weights[name].detach().cpu().double()
+        stored = held_value(model, name).cpu().double()
         matrices = stored.reshape(-1, *stored.shape[-2:])  # experts are stacked
         ratios = [measure(torch.linalg.svdvals(each).numpy(), _shape(each)) for each in matrices]
         kinds.setdefault(where.role, {}).setdefault(where.block, []).append(float(np.mean(ratios)))
