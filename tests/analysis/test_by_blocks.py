@@ -1,5 +1,6 @@
 """Block by block: the numbers of whole models to the bit, whatever the batches, also where a walk was stopped."""
 
+import contextlib
 import json
 import random
 
@@ -98,6 +99,27 @@ def test_states_that_memory_does_not_hold_wait_on_disk(folders, whole, tmp_path,
     check_equal(measure(folders, prompts(), advance=advance, limit=1)[0], whole)
     assert max(written) > 10
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_batches_any_memory_stopped_anywhere(folders, tmp_path, seed):
+    drawn = random.Random(seed)
+    made = prompts(drawn.randrange(1, 120))
+    expected = measure(folders, made, parts=False)[0]
+    options = {"limit": int(10 ** drawn.uniform(0, 6)), "owner": "a"}
+    total = 4 * 3 * (len(made.deep) + len(made.pooled))  # of blocks, models and batches: somewhat fewer than there are
+    for _ in range(2):
+        left = drawn.randrange(1, total)
+
+        def advance(tokens):
+            nonlocal left
+            left -= 1
+            if not left:
+                raise KeyboardInterrupt
+
+        with contextlib.suppress(KeyboardInterrupt):
+            measure(folders, made, tmp_path, advance, save_seconds=drawn.choice((0.0, 60.0)), **options)
+    check_equal(measure(folders, made, tmp_path, **options)[0], expected)
 
 
 @pytest.mark.parametrize("after", [0, 5, 22, 50])

@@ -116,8 +116,10 @@ def test_it_reads_what_python_needs_and_nothing_else(place):
 def test_it_ends_with_the_process_that_started_it():
     child = os.fork()
     if not child:
-        run_program("import time\ntime.sleep(60)", "", Limits(seconds=60.0))
-        os._exit(0)
+        try:
+            run_program("import time\ntime.sleep(60)", "", Limits(seconds=60.0))
+        finally:
+            os._exit(0)  # or it would go on as a second run of these tests
     own = Path(f"/proc/{child}/task/{child}/children")
     until(lambda: own.read_text().split())
     (grandchild,) = own.read_text().split()
