@@ -7,11 +7,12 @@ import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 import midblock
 from midblock.base import MidblockError
 from midblock.carriers.rivals import Rival, Scattered, put_rival
-from midblock.checkpoints import Anatomy, Carrier, CarrierConfig, Entries, Pair, apply_carrier, load_pair
+from midblock.checkpoints import Anatomy, Carrier, CarrierConfig, Entries, Pair, apply_carrier
 from midblock.checkpoints.anatomy import device_of
 from midblock.checkpoints.offloaded import held_value
 from midblock.data import load_dataset
@@ -24,9 +25,9 @@ DATA = load_dataset("builtin:chain_sum", num_samples=8)
 WEIGHT = "model.layers.1.self_attn.q_proj.weight"
 
 
-@pytest.fixture(scope="module")
-def both(pico, tuned_from):
-    base = pico("llama")
+@pytest.fixture(scope="module", params=["llama", "llama_tied"])
+def both(request, pico, tuned_from):
+    base = pico(request.param)
     return base, tuned_from(base)
 
 
@@ -66,15 +67,32 @@ def test_a_verb_finds_what_it_finds_of_whole_models(both, tokenizer, offload, ve
     pd.testing.assert_frame_equal(found.frame, whole.frame, check_exact=True)
 
 
-@pytest.mark.parametrize("verb", verbs())
-def test_a_device_map_of_one_device_changes_nothing(both, tokenizer, tmp_path, verb):
+@pytest.mark.parametrize("part", ["lm_head", "model.norm", "model.embed_tokens", "model.layers.1.mlp.down_proj"])
+def test_one_part_may_be_offloaded_alone(both, tokenizer, part):
+    whole = verbs()["analyze"](Pair.of_models(both[0], {"sft": both[1]}, tokenizer), DATA)
+    kept = [copy.deepcopy(model) for model in both]
+    for model in kept:
+        cpu_offload(model.get_submodule(part), execution_device=torch.device("cpu"))
+    found = verbs()["analyze"](Pair.of_models(kept[0], {"sft": kept[1]}, tokenizer), DATA)
+    pd.testing.assert_frame_equal(found.frame, whole.frame, check_exact=True)
+
+
+def test_a_map_with_blocks_on_the_disk(both, tokenizer, tmp_path):
+    places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu"}
+    places["lm_head"] = (
+        "cpu" if both[0].config.tie_word_embeddings else "disk"
+    )  # accelerate runs no tied one from there
+    places |= {f"model.layers.{block}": "disk" if block else "cpu" for block in range(3)}
+    kept = []
     for name, model in zip(("base", "sft"), both, strict=True):
         model.save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
-    places = [str(tmp_path / name) for name in ("base", "sft")]
-    whole = verbs()[verb](load_pair(*places, device="cpu", dtype="float32"), DATA)
-    found = verbs()[verb](load_pair(*places, device_map="auto", dtype="float32"), DATA)
-    pd.testing.assert_frame_equal(found.frame, whole.frame, check_exact=True)
+        options = {"device_map": places, "offload_folder": str(tmp_path / f"{name}-off"), "dtype": torch.float32}
+        kept.append(AutoModelForCausalLM.from_pretrained(tmp_path / name, **options).eval())
+    assert kept[0].get_parameter(WEIGHT).is_meta
+    for verb in ("analyze", "swap"):
+        whole = verbs()[verb](Pair.of_models(both[0], {"sft": both[1]}, tokenizer), DATA)
+        found = verbs()[verb](Pair.of_models(kept[0], {"sft": kept[1]}, tokenizer), DATA)
+        pd.testing.assert_frame_equal(found.frame, whole.frame, check_exact=True)
 
 
 def test_values_are_those_of_the_model_that_was_offloaded(both, offload):

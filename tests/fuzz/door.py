@@ -124,8 +124,7 @@ def _within() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
-    for _, clock, seconds in clocks:
-        signal.setitimer(clock, seconds, AGAIN)
+    others = [signal.setitimer(clock, seconds, AGAIN) for _, clock, seconds in clocks]  # a test has one, too
     try:
         yield
     finally:
@@ -133,6 +132,8 @@ def _within() -> Iterator[None]:
             signal.setitimer(clock, 0)
             signal.signal(number, handler)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        for (_, clock, _), other in zip(clocks, others, strict=True):
+            signal.setitimer(clock, *other)
 
 
 class _Stream(io.TextIOWrapper):

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from midblock.base import MidblockError
+from midblock.checkpoints.offloaded import hooks_of
 from midblock.checkpoints.own_logits import modules_around, own_logits
 from midblock.checkpoints.places import located, of_parameters
 from midblock.checkpoints.projections import Projection
@@ -96,10 +97,10 @@ class Anatomy:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where a module computes: also right for one that accelerate offloads, whose parameters are elsewhere."""
-    for part in module.modules():  # hooks may stand at what holds weights itself
-        device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
-        if device is not None:
-            return torch.device(device)
+    for part in module.modules():  # hooks may stand at what holds weights itself; of several the last brings them
+        devices = [getattr(hook, "execution_device", None) for hook in hooks_of(part)]
+        if known := [device for device in devices if device is not None]:
+            return torch.device(known[-1])
     return next(module.parameters()).device
 
 

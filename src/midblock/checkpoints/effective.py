@@ -68,7 +68,9 @@ class EffectiveTensors:
         """Read a model in memory; tied parameters come once."""
         store = ModelTensors.of(model)
         anatomy = Anatomy.of(model)
-        tied = getattr(anatomy.head, "weight", None) is getattr(anatomy.embedding, "weight", None)
+        weight = getattr(anatomy.head, "weight", None)
+        parted = weight is not None and weight.is_meta and f"{anatomy.names['head']}.weight" not in store
+        tied = parted or weight is getattr(anatomy.embedding, "weight", None)
         return cls(name, store, anatomy, tuple(Piece(each, each) for each in store.names), tied=tied)
 
     @classmethod

@@ -10,7 +10,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
-from midblock.checkpoints.offloaded import held_value
+from midblock.checkpoints.offloaded import held_value, parameters_once
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ModelTensors:
 
     @classmethod
     def of(cls, model: nn.Module) -> ModelTensors:
-        return cls(model, {name: value.detach() for name, value in model.named_parameters()})
+        return cls(model, {name: value.detach() for name, value in parameters_once(model).items()})
 
     @property
     def names(self) -> tuple[str, ...]:

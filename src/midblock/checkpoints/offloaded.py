@@ -6,6 +6,9 @@ read by way of that hook; written they cannot be, for what is written into an em
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
@@ -25,15 +28,9 @@ def held_value(model: nn.Module, name: str) -> Shaped[Tensor, "*shape"]:
         >>> held_value(nn.Linear(3, 2), "weight").shape
         torch.Size([2, 3])
     """
-    value = model.get_parameter(name)
-    if not value.is_meta:
-        return value.detach()
-    place, _, leaf = name.rpartition(".")
-    owner = model.get_submodule(place)
-    for above in _upwards(place):  # a hook may stand at a module for all that is in it
-        found = _brought(model.get_submodule(above), owner, leaf)
-        if found is not None:
-            return found
+    value = _value(model, name)
+    if value is not None:
+        return value
     raise MidblockError(f"{name} has no values: it is on the meta device", hint=HINT)
 
 
@@ -51,19 +48,57 @@ def check_writable(model: nn.Module, what: str) -> None:
             raise MidblockError(f"{what}: {name} is not in memory, and cannot be written", hint=HINT)
 
 
-def _upwards(place: str) -> list[str]:
-    parts = place.split(".") if place else []
-    return [".".join(parts[:count]) for count in range(len(parts), -1, -1)]
+def parameters_once(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter by name, tied ones once: also those that offloading parted into two empty places."""
+    found = dict(model.named_parameters())
+    tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    for name, source in tied.items():
+        both = [found.get(each) for each in (name, source)]
+        if None in both or not any(each.is_meta for each in both if each is not None):
+            continue
+        values = [_value(model, each) for each in (name, source)]
+        if values[0] is not None and values[1] is not None and torch.equal(values[0].cpu(), values[1].cpu()):
+            del found[name]
+    return found
 
 
-def _brought(hooked: nn.Module, owner: nn.Module, leaf: str) -> Tensor | None:
-    """The value that a module's hook brings; None where it has no such hook."""
-    if getattr(hooked, "_hf_hook", None) is None:
+def hooks_of(module: nn.Module) -> list[Any]:
+    """accelerate's hooks of a module, those in sequence one by one."""
+    waiting, found = [getattr(module, "_hf_hook", None)], []
+    while waiting:
+        hook = waiting.pop(0)
+        if hook is not None:
+            within = getattr(hook, "hooks", None)
+            waiting[:0] = within or ()
+            found += [] if within is not None else [hook]
+    return found
+
+
+def _value(model: nn.Module, name: str) -> Tensor | None:
+    """A parameter's value; None where nobody keeps it."""
+    value = model.get_parameter(name)
+    if not value.is_meta:
+        return value.detach()
+    place, _, leaf = name.rpartition(".")
+    owner, parts = model.get_submodule(place), place.split(".") if place else []
+    for count in range(len(parts), -1, -1):  # a hook may stand at a module for all that is in it
+        above = model.get_submodule(".".join(parts[:count]))
+        for hook in hooks_of(above):
+            found = _brought(hook, above, owner, leaf)
+            if found is not None:
+                return found
+    return None
+
+
+def _brought(hook: Any, hooked: nn.Module, owner: nn.Module, leaf: str) -> Tensor | None:
+    """The value that a hook brings to the CPU; None where it brings none."""
+    if not getattr(hook, "offload", False):
         return None
-    from accelerate.utils.modeling import align_module_device, has_offloaded_params
-
-    if not has_offloaded_params(hooked):
-        return None
-    with align_module_device(hooked, torch.device("cpu")):
+    before, hook.execution_device = hook.execution_device, torch.device("cpu")
+    try:
+        hook.pre_forward(hooked)
         value = owner.get_parameter(leaf)
         return None if value.is_meta else value.detach().clone()
+    finally:
+        hook.post_forward(hooked, None)
+        hook.execution_device = before

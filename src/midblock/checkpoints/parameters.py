@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from midblock.base import MidblockError
 from midblock.checkpoints.effective import EffectiveTensors
-from midblock.checkpoints.offloaded import held_value
+from midblock.checkpoints.offloaded import held_value, parameters_once
 
 Weights = nn.Module | EffectiveTensors | Mapping[str, Tensor]
 
@@ -32,4 +32,4 @@ def parameter_names(weights: Weights) -> tuple[str, ...]:
     """Every parameter, tied ones once."""
     if isinstance(weights, EffectiveTensors):
         return weights.names
-    return tuple(name for name, _ in weights.named_parameters()) if isinstance(weights, nn.Module) else tuple(weights)
+    return tuple(parameters_once(weights) if isinstance(weights, nn.Module) else weights)

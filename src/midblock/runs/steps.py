@@ -19,6 +19,9 @@ from midblock.runs.stopping import STOPPING
 from midblock.trace import Pieces, RowStore
 from midblock.trace.pieces import SAVE_SECONDS
 
+# where a process that is alone keeps pieces: of steps, of a walk by blocks, of a swap by blocks
+OF_ONE = ("*.safetensors", "blocks/*.safetensors", "entering*/*.safetensors")
+
 
 @dataclass(frozen=True)
 class Step:
@@ -99,7 +102,8 @@ def of_other_counts(partial: Path | None, count: int) -> list[str]:
     if partial is None:
         return []
     kept = {int(place.name.rpartition("of")[2]) for place in partial.glob("process*of*")}
-    kept |= {1 for file in partial.glob("*.safetensors") if file.stem.isdigit()}
+    own = (file for pattern in OF_ONE for file in partial.glob(pattern))
+    kept |= {1 for file in own if file.stem.isdigit()}
     return [f"What {other} process(es) had kept was found anew by {count}." for other in sorted(kept - {count})]
 
 

@@ -62,6 +62,11 @@ class TensorStore:
             return self.done, self._pieces.notes
         return 0, []
 
+    @property
+    def saved(self) -> int:
+        """Steps whose tensors are on disk."""
+        return self._pieces.kept if self._pieces is not None else 0
+
     def put(self, name: str, values: Tensor) -> None:
         """Keep a tensor; one of that name before it is forgotten. It goes to disk where memory is short."""
         self._forget(name)

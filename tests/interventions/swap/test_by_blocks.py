@@ -97,12 +97,25 @@ def test_a_swap_that_was_stopped_goes_on_at_the_batch_it_had_reached(folders, tm
     assert found is None
     heard = []
     found, begun, stages = walked(folders, tmp_path, limit, advance=heard.append)
-    whole, done = divmod(stop_at, per_block)
-    assert begun == ((whole, done) if whole else (0, 0))
+    assert begun == divmod(stop_at, per_block)
     check_same(found, expected)
     assert stages.notes == []
     assert sum(heard) == pytest.approx(sum(batch.input_ids.numel() for batch in batches()))
     assert [each.name for each in tmp_path.iterdir()] == [f"entering{BLOCKS}"]  # one stage at a time
+
+
+def test_where_memory_is_short_stages_are_whole_before_their_time(folders, tmp_path):
+    expected, _, _ = walked(folders)
+    found, _, _ = walked(folders, tmp_path, 1, seconds=60.0, stop_at=2 * len(batches()) + 1)
+    assert found is None
+    (tmp_path / "entering02").mkdir()
+    (tmp_path / "entering9").write_text("no stage")
+    (tmp_path / "gone1").mkdir()
+    found, begun, stages = walked(folders, tmp_path, 1, seconds=60.0)
+    assert begun == (2, 1)
+    assert stages.notes == []
+    check_same(found, expected)
+    assert not (tmp_path / "gone1").exists()
 
 
 def test_a_killed_swap_goes_on_from_the_last_whole_stage(folders, tmp_path):

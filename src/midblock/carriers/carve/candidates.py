@@ -49,8 +49,8 @@ def untrained(carrier: Carrier, tuned: Weights) -> Carrier | None:
     None where the carrier holds these itself, as one of masks alone does.
     """
     held = {name: carrier.entries(name) for name in carrier.names}
-    values = {name: each.taken(parameter_in(tuned, name)) for name, each in held.items()}
-    if all(torch.equal(values[name], each.values) for name, each in held.items()):
+    values = {name: each.taken(parameter_in(tuned, name).cpu()) for name, each in held.items()}
+    if all(torch.equal(values[name].double(), each.values.double()) for name, each in held.items()):
         return None
     own = replace(carrier.config, made={"method": UNTRAINED})
     return Carrier(own, {name: Entries(each.indices, values[name]) for name, each in held.items()}, carrier.masks)

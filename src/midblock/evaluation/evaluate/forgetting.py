@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from midblock.base import Estimate
-from midblock.checkpoints.offloaded import held_value
+from midblock.checkpoints.offloaded import held_value, parameters_once
 from midblock.data import Batch, TokenizedPrompt, make_batches
 from midblock.evaluation.divergence import mean_divergence
 from midblock.evaluation.evaluate.tables import Compared
@@ -100,7 +100,7 @@ def estimate_of(kept: Mapping[str, Any], seed: int) -> Estimate:
 
 def weight_drift(reference: nn.Module, model: nn.Module) -> float | None:
     """‖W − W_ref‖/‖W_ref‖ over all weights; None of models whose weights differ in shape."""
-    ours, theirs = dict(model.named_parameters()), dict(reference.named_parameters())
+    ours, theirs = parameters_once(model), parameters_once(reference)
     if ours.keys() != theirs.keys() or any(ours[name].shape != theirs[name].shape for name in ours):
         return None
     squares: Callable[[torch.Tensor], float] = lambda value: float(value.double().square().sum())  # noqa: E731

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from midblock.base.files import write_failure
 from midblock.base.seal import fingerprint
 from midblock.trace.pieces import SAVE_SECONDS
 from midblock.trace.tensor_store import TensorStore
 
-NAME = "entering"  # and the number of a block: what a stage's folder is called
+NAME, GONE = "entering", "gone"  # and the number of a block: what a stage's folder is called, and one to be removed
 
 
 @dataclass(eq=False)
@@ -43,7 +44,7 @@ class Stages:
     block: int = 0
     done: int = 0
     notes: list[str] = field(default_factory=list)
-    _whole: int | None = None  # the stage on disk that is whole
+    _whole: int = 0  # the stage that a stopped swap goes on from
     _saved: float = field(default_factory=time.monotonic)
 
     def __enter__(self) -> Stages:
@@ -53,11 +54,10 @@ class Stages:
             MidblockError: another run's states are there.
         """
         kept = {stage: self._store(stage) for stage in self._on_disk()}
-        self._whole = max((stage for stage, store in kept.items() if store.done == self.batches), default=None)
-        self.block = self._whole or 0
-        self._keep_only({self.block, self.block + 1} if self._whole else ())
-        self.entering = kept[self.block] if self._whole else self._store(0)
-        self.leaving = self._store(self.block + 1)
+        self.block = self._whole = max((each for each, store in kept.items() if store.done == self.batches), default=0)
+        self._keep_only({self.block, self.block + 1})
+        self.entering = kept[self.block] if self.block else self._store(0)
+        self.leaving = kept[self.block + 1] if self.block + 1 in kept else self._store(self.block + 1)
         self.done = self.leaving.done
         return self
 
@@ -82,7 +82,9 @@ class Stages:
         self.block, self.done = self.block + 1, 0
         if self.folder is not None and time.monotonic() - self._saved >= self.seconds:
             self.leaving.step(self.batches, last=True)
-            self._whole, self._saved = self.block, time.monotonic()
+            self._saved = time.monotonic()
+        if self.leaving.saved == self.batches:
+            self._whole = self.block
         self._keep_only({self.block, self._whole})
         self.entering, self.leaving = self.leaving, self._store(self.block + 1)
 
@@ -93,10 +95,19 @@ class Stages:
         return store
 
     def _on_disk(self) -> list[int]:
-        names = [each.name.removeprefix(NAME) for each in self.folder.glob(f"{NAME}*")] if self.folder else []
-        return [int(name) for name in names if name.isascii() and name.isdigit()]
+        found = [place for place in self.folder.glob(f"{NAME}*") if place.is_dir()] if self.folder else []
+        names = [place.name.removeprefix(NAME) for place in found]
+        return [int(name) for name in names if name.isdecimal() and name == str(int(name))]
 
-    def _keep_only(self, stages: Collection[int | None]) -> None:
-        for stage in self._on_disk():
-            if stage not in stages and self.folder is not None:
-                shutil.rmtree(self.folder / f"{NAME}{stage}")
+    def _keep_only(self, stages: Collection[int]) -> None:
+        if self.folder is None:
+            return
+        try:
+            for stage in set(self._on_disk()).difference(stages):
+                # under another name first: what is removed by half would be taken for a damaged stage
+                place = self.folder / f"{NAME}{stage}"
+                place.rename(place.with_name(f"{GONE}{stage}"))
+            for place in self.folder.glob(f"{GONE}*"):
+                shutil.rmtree(place)
+        except OSError as error:
+            raise write_failure(self.folder, error) from error

@@ -28,10 +28,10 @@ BEHAVIOUR, KL = "behaviour", "kl_base"
 TITLE = "Is the carrier what it rests on?"
 INTRO = (
     "Necessary: without it the tuned model loses the behaviour. Sufficient: the base with it alone has the behaviour. "
-    "Its values were trained on under the masks; untrained, it has the tuned model's. Random carriers keep as many "
-    "channels of every group, with the tuned model's values. Each verdict wants the whole "
+    "Random carriers keep as many channels of every group, with the tuned model's values. Each verdict wants the whole "
     "95 % interval on one side of one half of what tuning added."
 )
+TRAINED = " The carrier's values were trained on under the masks; untrained, it has the tuned model's."
 CAPTION = "How often each model shows the behaviour on the same held-out prompts, with 95 % intervals."
 WHERE = (
     "The share of channels that the carrier keeps, by block and group: what a block reads of the residual stream, its "
@@ -74,7 +74,8 @@ def _necessity(run: Run) -> Section | None:
     ]
     chart = Chart("necessity", title, CAPTION, "estimates", wide=True, data={"rows": rows, "zero": False})
     body = _verdicts(run) + _table(run) + _sizes(run)
-    return Section("necessity", TITLE, INTRO, (chart,), body=body)
+    trained = any(row.get("kind") == "untrained carrier" for row in entries_of(run.summary, "necessity"))
+    return Section("necessity", TITLE, INTRO + TRAINED * trained, (chart,), body=body)
 
 
 def _verdicts(run: Run) -> str:
