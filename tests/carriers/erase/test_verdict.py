@@ -58,7 +58,24 @@ def test_the_change_is_that_of_the_same_prompts():
     ],
 )
 def test_what_is_said_of_the_claim(on_carrier, on_sft, said):
-    assert said in claim(on_carrier, on_sft)
+    sft = {} if on_sft is None else {"carrier": on_sft}
+    assert said in claim({"carrier": on_carrier}, sft)
+
+
+def test_the_claim_is_no_wider_than_the_grid():
+    carrier, sft = (
+        {"carrier": WORKS, "random": FAILS, "none": WORKS},
+        {"carrier": FAILS, "random": FAILS, "none": FAILS},
+    )
+    whole = "P3's claim holds here: the soft prompt works on the carrier and fails on plain SFT."
+    assert claim(carrier, sft) == whole
+    assert claim(carrier, {**sft, "random": UNSAID}) == whole
+    narrow = claim(carrier, {**sft, "none": WORKS})
+    assert narrow.startswith("P3's claim holds for the carrier's channels alone")
+    assert narrow.endswith("trained on predictions alone, it works on plain SFT, too.")
+    assert "random channels or predictions alone" in claim(carrier, {**sft, "none": WORKS, "random": WORKS})
+    assert claim({**carrier, "random": WORKS}, sft) == f"{whole} On the carrier it works by random channels, too."
+    assert "by random channels" not in claim({**carrier, "carrier": FAILS, "random": WORKS}, sft)
 
 
 def test_what_works_on_prompts_alike_may_only_hide():

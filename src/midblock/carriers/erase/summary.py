@@ -8,7 +8,7 @@ from typing import Any
 from midblock.base import Estimate
 from midblock.carriers.erase.cells import Cell
 from midblock.carriers.erase.samples import TEST
-from midblock.carriers.erase.settings import CARRIER, EraseSettings
+from midblock.carriers.erase.settings import EraseSettings
 from midblock.carriers.erase.verdict import UNSAID, Judged, claim, reach
 
 
@@ -35,7 +35,7 @@ def summarize(
     return {
         "headline": _headline(settings.named, first, like),
         "said": [each for each in said if each],
-        "claim": claim(*_of_carrier_channels(cells, verdicts, tuple(models)[1:])) if settings.grid else None,
+        "claim": claim(*_by_model(cells, verdicts, tuple(models)[1:])) if settings.grid else None,
         "behaviour": settings.named,
         "models": [],
         "plain": list(models.values()),
@@ -44,13 +44,14 @@ def summarize(
     }
 
 
-def _of_carrier_channels(
+def _by_model(
     cells: Sequence[Cell], verdicts: Mapping[str, str], tuned: Sequence[str]
-) -> tuple[str | None, str | None]:
-    """Verdicts of the carrier's channels in the carrier's model, and in plain SFT where that was given."""
-    found = {cell.model: verdicts[cell.name] for cell in cells if cell.channels == CARRIER}
-    on = [found.get(name) for name in tuned[:2]]
-    return on[0], on[1] if len(on) > 1 else None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Verdicts by channels in the carrier's model, and in plain SFT; of that none where it was not given."""
+    found: list[dict[str, str]] = [{}, {}]
+    for place, name in enumerate(tuned[:2]):
+        found[place] = {cell.channels: verdicts[cell.name] for cell in cells if cell.model == name}
+    return found[0], found[1]
 
 
 def _headline(behaviour: str, record: Mapping[str, Any], like: Judged) -> str:

@@ -7,9 +7,12 @@ P3's claim: it works on carriers and fails on plain SFT.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from midblock.base import Estimate
+from midblock.carriers.erase.cells import TITLES
+from midblock.carriers.erase.settings import CARRIER, NONE, RANDOM
 from midblock.evaluation.paired import Marks, paired
 
 HALF = 0.5
@@ -53,13 +56,15 @@ class Judged:
         return WORKS if self.after.high < half and self.change.high < 0 and due else UNSAID
 
 
-def claim(on_carrier: str | None, on_sft: str | None) -> str:
-    """What is found of P3's claim, in a sentence.
+def claim(on_carrier: Mapping[str, str], on_sft: Mapping[str, str]) -> str:
+    """What is found of P3's claim, in a sentence or two.
 
     Args:
-        on_carrier, on_sft: verdicts of the carrier's channels in the two models; None where one was not trained.
+        on_carrier, on_sft: verdicts by choice of channels in the carrier's model and in plain SFT; the claim is about
+            the carrier's, and the others say how far it goes.
     """
-    if on_carrier is None or on_sft is None:
+    both = on_carrier.get(CARRIER), on_sft.get(CARRIER)
+    if None in both:
         return "P3's claim, that it works on carriers and fails on plain SFT, needs both models: --grid."
     known = {
         (WORKS, FAILS): "P3's claim holds here: the soft prompt works on the carrier and fails on plain SFT.",
@@ -67,9 +72,19 @@ def claim(on_carrier: str | None, on_sft: str | None) -> str:
         (FAILS, FAILS): "P3's claim does not hold here: the soft prompt fails on the carrier, and on plain SFT too.",
         (FAILS, WORKS): "P3's claim does not hold here: the soft prompt fails on the carrier and works on plain SFT.",
     }
-    open_ones = [name for name, each in (("the carrier", on_carrier), ("plain SFT", on_sft)) if each == UNSAID]
+    open_ones = [name for name, each in zip(("the carrier", "plain SFT"), both, strict=True) if each == UNSAID]
     told = f"Of P3's claim the evidence does not say: it is open whether it works on {' and on '.join(open_ones)}."
-    return known.get((on_carrier, on_sft), told)
+    others = [TITLES[channels] for channels in (RANDOM, NONE) if on_sft.get(channels) == WORKS]
+    if both == (WORKS, FAILS) and others:
+        told = (
+            "P3's claim holds for the carrier's channels alone: matched there, the soft prompt works on the carrier "
+            f"and fails on plain SFT; trained on {' or '.join(others)}, it works on plain SFT, too."
+        )
+    else:
+        told = known.get(both, told)  # type: ignore[arg-type]
+    if both[0] == WORKS == on_carrier.get(RANDOM):
+        told += " On the carrier it works by random channels, too."
+    return told
 
 
 def reach(like: Judged, unlike: dict[str, Judged]) -> str:
