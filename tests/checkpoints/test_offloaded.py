@@ -79,9 +79,8 @@ def test_one_part_may_be_offloaded_alone(both, tokenizer, part):
 
 def test_a_map_with_blocks_on_the_disk(both, tokenizer, tmp_path):
     places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu"}
-    places["lm_head"] = (
-        "cpu" if both[0].config.tie_word_embeddings else "disk"
-    )  # accelerate runs no tied one from there
+    tied = both[0].config.tie_word_embeddings  # accelerate runs no tied head from the disk
+    places["lm_head"] = "cpu" if tied else "disk"
     places |= {f"model.layers.{block}": "disk" if block else "cpu" for block in range(3)}
     kept = []
     for name, model in zip(("base", "sft"), both, strict=True):

@@ -53,8 +53,7 @@ def parameters_once(model: nn.Module) -> dict[str, nn.Parameter]:
     found = dict(model.named_parameters())
     tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
     for name, source in tied.items():
-        both = [found.get(each) for each in (name, source)]
-        if None in both or not any(each.is_meta for each in both if each is not None):
+        if not {name, source} <= found.keys() or not (found[name].is_meta or found[source].is_meta):
             continue
         values = [_value(model, each) for each in (name, source)]
         if values[0] is not None and values[1] is not None and torch.equal(values[0].cpu(), values[1].cpu()):

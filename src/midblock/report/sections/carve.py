@@ -20,9 +20,10 @@ from midblock.runs.lenient import as_number, entries_of, mapping
 
 DENSITY = "mask_density"
 MOST_ROWS = 60  # of a figure
+UNTRAINED = "untrained carrier"
 # Places of the colours, by what a contender is; the others follow.
 HUES: Mapping[str, int] = {
-    "base": 0, "tuned": 1, "carrier": 2, "untrained carrier": 2, "random": 3, "pruned": 4, "svd": 5,
+    "base": 0, "tuned": 1, "carrier": 2, UNTRAINED: 2, "random": 3, "pruned": 4, "svd": 5,
 }  # fmt: skip
 BEHAVIOUR, KL = "behaviour", "kl_base"
 TITLE = "Is the carrier what it rests on?"
@@ -74,7 +75,7 @@ def _necessity(run: Run) -> Section | None:
     ]
     chart = Chart("necessity", title, CAPTION, "estimates", wide=True, data={"rows": rows, "zero": False})
     body = _verdicts(run) + _table(run) + _sizes(run)
-    trained = any(row.get("kind") == "untrained carrier" for row in entries_of(run.summary, "necessity"))
+    trained = any(row.get("kind") == UNTRAINED for row in entries_of(run.summary, "necessity"))
     return Section("necessity", TITLE, INTRO + TRAINED * trained, (chart,), body=body)
 
 
