@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
+# Told to keep no bytecode, as in many containers, Python would compile PyTorch anew in each process: 14 s instead of 6.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test check bench format clean
 .DEFAULT_GOAL := demo
 
