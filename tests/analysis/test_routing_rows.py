@@ -10,15 +10,17 @@ from peft import LoraConfig, get_peft_model
 
 from midblock.analysis import analyze
 from midblock.analysis.measure import Measurement
+from midblock.analysis.mixtures import mixtures_of, two_prompts
 from midblock.analysis.prompts import Prompts
 from midblock.analysis.routing_rows import counts
 from midblock.analysis.settings import AnalysisSettings
 from midblock.base.states import BELOW_FLOOR
 from midblock.checkpoints import Anatomy, Pair, load_pair
 from midblock.data import TokenizedPrompt, load_dataset, make_batches
-from midblock.trace.routing import Choice, find_mixtures
+from midblock.trace.routing import Choice
 
 from ..families.zoo import make
+from ..trace.test_routing import OverPrompts
 
 SMALL = {"num_samples": 10, "num_token_samples": 6, "weights": False}
 ROUTING = "router_change,router_change_own,router_change_reaction,router_js,router_js_own,expert_load_shift"
@@ -221,26 +223,29 @@ def test_what_cannot_be_read_is_said_once(family, tokenizer, tmp_path):
     assert notes[0].startswith(said[family])
 
 
-def rows_in_batches_of(tokens, pair, mixtures, partial=None, **options):
+def prompts_in_batches_of(tokens):
     stream = random.Random(1)
     prompts = [
         TokenizedPrompt(i, tuple(stream.randrange(3, 300) for _ in range(length)), 2)
         for i, length in enumerate((3, 17, 5, 5, 11, 4, 23, 8, 9, 14))
     ]
     deep, pooled = (make_batches(each, batch_tokens=tokens, pad_id=0) for each in (prompts[:4], prompts[4:]))
-    whole = Prompts("some:data", deep, pooled, (), {}, [])
+    return Prompts("some:data", deep, pooled, (), {}, [])
+
+
+def rows_in_batches_of(tokens, pair, mixtures, partial=None, advance=lambda tokens: None, **options):
+    whole = prompts_in_batches_of(tokens)
     kinds = frozenset({"pooled", "routers", "loads"})
     measuring = Measurement(
         pair, whole, AnalysisSettings(), kinds, (0, 1, 2), partial, mixtures=mixtures, save_seconds=0, **options
     )
-    return {key: rows for key, rows in measuring.run().rows.items() if key.startswith(("routers", "loads"))}
+    return {key: rows for key, rows in measuring.run(advance).rows.items() if key.startswith(("routers", "loads"))}
 
 
 def test_how_prompts_are_batched_changes_no_row_nor_does_a_run_that_goes_on(pico, tuned_from, tmp_path):
     base = pico("mixtral")
     pair = Pair.of_models(base, {"sft": tuned_from(base)}, None)
-    ids = torch.randint(3, 300, (2, 12), generator=torch.Generator().manual_seed(0))
-    mixtures = {variant.name: find_mixtures(Anatomy.of(variant.model), ids) for variant in pair}
+    mixtures, _ = mixtures_of(pair, prompts_in_batches_of(400), lambda done: None)
     one, other = (rows_in_batches_of(tokens, pair, mixtures) for tokens in (16, 400))
     assert {key.split("|")[0] for key in one} == {"routers", "loads"}
     assert len(one) == len(other) == 3 + 2 * 3
@@ -252,3 +257,85 @@ def test_how_prompts_are_batched_changes_no_row_nor_does_a_run_that_goes_on(pico
     pieces[-1].unlink()  # killed before the last batch was kept
     again = rows_in_batches_of(16, pair, mixtures, tmp_path, owner="one")
     assert all(torch.equal(rows.values, one[key].values) for key, rows in again.items())
+
+
+@pytest.fixture(scope="module")
+def on_disk(tokenizer, tmp_path_factory):
+    """A base and two models tuned from it, of a family, in folders."""
+
+    def write(family):
+        folder, base = tmp_path_factory.mktemp(family), make(family).eval()
+        for name, model in {"base": base, "one": changed(base, "mlp"), "two": changed(base, "mlp", scale=0.1)}.items():
+            model.save_pretrained(folder / name)
+            tokenizer.save_pretrained(folder / name)
+        return [str(folder / name) for name in ("base", "one", "two")]
+
+    return write
+
+
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "gpt_oss", "qwen3_moe", "dbrx"])
+def test_block_by_block_the_choices_are_those_of_whole_models(family, on_disk, data, tmp_path):
+    found = {}
+    for name, cap in {"whole": None, "blocks": "8GB"}.items():
+        pair = load_pair(*on_disk(family), device="cpu", max_memory=cap)
+        options = {**SMALL, "metrics": f"expert_load,expert_load_change,{ROUTING}"}
+        found[name] = analyze(pair, data, output_dir=tmp_path / name, **options).frame
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        assert record.get("engine", {"kind": "whole models"})["kind"].startswith("block" if cap else "whole")
+    columns = ["metric", "layer", "module", "model", "value", "low", "high"]
+    whole, blocks = (each[columns].reset_index(drop=True) for each in found.values())
+    own = {"router_change_own", "router_js_own"} - (
+        {"router_change_own", "router_js_own"} if family == "dbrx" else set()
+    )
+    assert {"expert_load", "expert_load_shift", "router_change", *own} <= set(whole.metric)
+    assert whole.equals(blocks)
+
+
+def test_block_by_block_a_run_that_was_stopped_goes_on(on_disk, tmp_path):
+    folders = on_disk("mixtral")
+    whole = load_pair(*folders, device="cpu")
+    expected = rows_in_batches_of(16, whole, mixtures_of(whole, prompts_in_batches_of(16), lambda done: None)[0])
+    for after in (3, 19, 40, None):
+        pair, heard = load_pair(*folders, device="cpu"), []
+
+        def stopped(tokens, heard=heard, after=after):
+            heard.append(tokens)
+            if len(heard) == after:
+                raise KeyboardInterrupt
+
+        pair.open_parts()
+        try:
+            mixtures, notes = mixtures_of(pair, prompts_in_batches_of(16), lambda done: None)
+            assert not notes
+            found = rows_in_batches_of(16, pair, mixtures, tmp_path, owner="one", limit=1, advance=stopped)
+        except KeyboardInterrupt:
+            continue
+        finally:
+            pair.close_parts()
+    assert len(heard) > 40
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(rows.values, expected[key].values) for key, rows in found.items())
+
+
+def test_routers_that_look_across_prompts_are_not_measured(pico, tuned_from):
+    base = pico("mixtral")
+    base.model.layers[1].mlp.gate = OverPrompts(base.model.layers[1].mlp.gate)
+    pair = Pair.of_models(base, {"sft": tuned_from(base)}, None)
+    found, (note,) = mixtures_of(pair, prompts_in_batches_of(400), lambda done: None)
+    assert not found
+    assert "in base, the experts of block 1 depend on the other prompts of a batch" in note
+
+
+def test_the_two_prompts_that_mixtures_are_found_on():
+    def batches(*lengths, tokens=400):
+        made = [TokenizedPrompt(n, tuple(range(3, 3 + length)), 1) for n, length in enumerate(lengths)]
+        return make_batches(made, batch_tokens=tokens)
+
+    for given in (batches(9, 5), batches(9, 5, tokens=9)):  # in one batch, and in one each
+        both, last = two_prompts(given)
+        assert both.input_ids.tolist() == [[3, 4, 5, 6, 7]] * 2
+        assert bool(both.attention_mask.all())
+        assert last.input_ids.tolist() == both.input_ids[1:].tolist()
+    both, last = two_prompts(batches(3))
+    assert both.input_ids.tolist() == [[3, 4, 5], [5, 4, 3]]
+    assert last.input_ids.tolist() == [[5, 4, 3]]

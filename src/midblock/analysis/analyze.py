@@ -13,7 +13,7 @@ from typing import Any
 
 from midblock.analysis.controls import check_controllable
 from midblock.analysis.measure import is_dispatched
-from midblock.analysis.mixtures import EXPERTS, NOT_BY_BLOCKS, has_experts, mixtures_of
+from midblock.analysis.mixtures import EXPERTS, has_experts, mixtures_of
 from midblock.analysis.own_blocks import own_change_notes
 from midblock.analysis.prompts import Prompts, prepare_prompts, with_general
 from midblock.analysis.samples import draw_samples
@@ -76,7 +76,7 @@ def analyze(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -
             refused, told = own_change_notes(pair, samples[0])
             kinds -= {"own", "reverse"} if refused else set()
             notes += told
-        mixtures, told = _mixtures(pair, samples, kinds)
+        mixtures, told = _mixtures(pair, samples, kinds, progress)
         notes += told
         if "floor" in kinds and not pair.in_parts and is_dispatched(pair.base.model):
             kinds -= {"floor"}
@@ -94,14 +94,12 @@ def analyze(pair: Pair, data: str | ExampleSet = DEFAULT_DATA, **options: Any) -
 
 
 def _mixtures(
-    pair: Pair, samples: Sequence[Prompts], kinds: frozenset[str]
+    pair: Pair, samples: Sequence[Prompts], kinds: frozenset[str], progress: Progress
 ) -> tuple[Mapping[str, Mixtures], list[str]]:
     """Experts and routers of all models, where they are wanted."""
-    if not kinds & EXPERTS:
+    if not kinds & EXPERTS or not has_experts(pair):
         return {}, []
-    if pair.in_parts:
-        return {}, [NOT_BY_BLOCKS] if has_experts(pair) else []
-    return mixtures_of(pair, samples[0])
+    return mixtures_of(pair, samples[0], progress.phase("finding experts", 1 + len(pair.tuned)))
 
 
 def analysis_engine(pair: Pair, settings: AnalysisSettings, kinds: frozenset[str]) -> Engine:

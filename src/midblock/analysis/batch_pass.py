@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -115,10 +115,9 @@ class BatchPass:
                 looked.append(self._sets(batch, mask, held))
             return looked[0]
 
-        reading = partial(routing.reading, BASE)
-        base = Pass(BASE, batch, mask, hold=True, calls=deep and "own" in self.kinds, watching=reading)
+        base = routing.watched(Pass(BASE, batch, mask, hold=True, calls=deep and "own" in self.kinds))
         passed = yield Asked((base, *self._rounded(batch, mask, sets_of, routing, deep=deep)))
-        held = passed[0].states
+        held, routing.noted[BASE] = passed[0].states, passed[0].noted
         sets = sets_of(held)
         if sets.sinks is not None:
             yield Found(BASE, "sinks", -1, batch.index, self._places(sets.sinks))
@@ -132,14 +131,13 @@ class BatchPass:
         for name in self.anatomies:
             if name == BASE:
                 continue
-            reading = partial(routing.reading, name)
-            tuned = Pass(name, batch, mask, layers=layers, reductions=reductions, watching=reading)
+            tuned = routing.watched(Pass(name, batch, mask, layers=layers, reductions=reductions))
             if deep and "own" in self.kinds:
                 tuned = replace(tuned, alone=self._alone("own", name, held, sets))
             if deep and "reverse" in self.kinds:
                 tuned = replace(tuned, hold=True, calls=True)
             (through,) = yield Asked((tuned,))
-            rows = through.rows
+            rows, routing.noted[name] = through.rows, through.noted
             if deep and "reverse" in self.kinds:
                 alone = self._alone("reverse", name, through.states, sets)
                 (back,) = yield Asked((Pass(BASE, batch, mask, alone=alone),))
@@ -234,17 +232,10 @@ class BatchPass:
             found = self._reductions(batch, sets_of(before[0].states), deep=True)
             return {label: each for label, each in found.items() if label.startswith(("pooled", "lens"))}
 
-        yield Pass(
-            BASE,
-            batch,
-            mask,
-            name=ROUNDED,
-            layers=self.layers,
-            reductions=reductions,
-            around=self._in_other_precision,
-            watching=partial(routing.reading, ROUNDED),
-            lenient=True,
+        wanted = Pass(
+            BASE, batch, mask, ROUNDED, self.layers, reductions, around=self._in_other_precision, lenient=True
         )
+        yield routing.watched(wanted)
 
     def _in_other_precision(self) -> AbstractContextManager[None]:
         anatomy = self.anatomies[BASE]
@@ -256,9 +247,8 @@ class BatchPass:
         found: dict[str, Rows] = {}
         for each in passed:
             self.lost = self.lost or each.failed
-            if each.failed:
-                routing.forget(ROUNDED)
-            found |= {} if each.failed else {ROUNDED: each.rows}
+            if not each.failed:
+                found[ROUNDED], routing.noted[ROUNDED] = each.rows, each.noted
         return found
 
     def _general(self, batch: Batch) -> Work:

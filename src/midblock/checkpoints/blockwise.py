@@ -130,6 +130,17 @@ class BlockwiseModel:
             for name in lacking:
                 self._put(name, self._empty[name])
 
+    def copy_of(self, module: nn.Module) -> nn.Module:
+        """A small module once more, with weights that stay when the part that it is in is let go of."""
+        copied = copy.deepcopy(module)
+        names = {(id(each), key): name for name, places in self._places.items() for each, key in places}
+        for own, other in zip(module.modules(), copied.modules(), strict=True):
+            for key in [key for key, value in own._parameters.items() if value is not None]:
+                name = names[id(own), key]
+                value = self._reader.submit(self._read, (name,)).result()[name]
+                other._parameters[key] = nn.Parameter(value.to(self.device), requires_grad=False)
+        return copied
+
     def close(self) -> None:
         """Let go of the files."""
         self._reader.shutdown(cancel_futures=True)

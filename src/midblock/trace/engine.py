@@ -132,7 +132,14 @@ def _needed(pair: Pair, tokens: int, *, rounded: bool, together: bool) -> int:
     item = max(model.kinds[next(iter(model.kinds))].itemsize for model in models.values())
     computing = tokens * ((8 * width + 3 * inner) * max(item, 4 if rounded else 0) + 24 * width)
     reading = pair.vocabulary * (len(models) + 1) * 24 * 8
-    return max((sum(parts) if together else max(parts)) + computing, heads + reading)
+    routers = sum(_routers(model) for name, model in models.items() if name != pair.base.name)
+    return max((sum(parts) if together else max(parts)) + routers + computing, heads + reading)
+
+
+def _routers(model: BlockwiseModel) -> int:
+    """Bytes of what chooses experts, which is asked while another model's blocks are read."""
+    found = [each.name for each in model.anatomy.projections.values() if each.role == "router"]
+    return sum(model.numbers_of(name) * model.kinds[name].itemsize for name in found)
 
 
 def _largest(model: BlockwiseModel, *, rounded: bool) -> int:

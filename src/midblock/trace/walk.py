@@ -26,6 +26,8 @@ from midblock.trace.stream import Reduction, reduce_batch, reduce_states
 
 Rows = Mapping[tuple[str, int], Tensor]  # by reduction and layer
 Around = Callable[[], AbstractContextManager[None]]
+Note = Callable[[str, int, Tensor], None]  # takes a label, a layer and what was seen there
+Watching = Callable[[Note], AbstractContextManager[None]]
 
 FATAL = (torch.OutOfMemoryError, torch.AcceleratorError)  # of the device, whatever runs on it
 
@@ -38,11 +40,13 @@ class Passed:
         rows: of its reductions, by reduction and layer.
         held: the states of all layers, where they were asked for.
         failed: why a lenient pass came to nothing; "" where it came through.
+        noted: what was noted while it was watched, by label and layer.
     """
 
     rows: Rows
     held: HeldStates | None = None
     failed: str = ""
+    noted: Rows = field(default_factory=dict)
 
     @property
     def states(self) -> HeldStates:
@@ -82,7 +86,9 @@ class Pass:
         calls: with `hold`, how its blocks were called too.
         alone: run its blocks on another's states too.
         around: entered around all that is run.
-        watching: entered around the model's own pass alone; block by block around each of its blocks.
+        watching: given what takes notes, entered around the model's own pass alone; block by block around each of its
+            blocks.
+        noting: labels and layers of which it takes notes.
         lenient: what fails is told, and ends nothing.
     """
 
@@ -98,7 +104,8 @@ class Pass:
     calls: bool = False
     alone: Alone | None = None
     around: Around = nullcontext
-    watching: Around = nullcontext
+    watching: Watching = lambda note: nullcontext()
+    noting: tuple[tuple[str, int], ...] = ()
     lenient: bool = False
 
     @property
@@ -170,19 +177,23 @@ def run_whole(anatomy: Anatomy, wanted: Pass, before: Sequence[Passed] = ()) -> 
         before: what came of the passes that were asked for before it.
     """
     with failing(wanted) as told, wanted.around():
-        held, rows = None, dict[tuple[str, int], Tensor]()
+        held, rows, noted = None, dict[tuple[str, int], Tensor](), dict[tuple[str, int], Tensor]()
+
+        def note(label: str, layer: int, seen: Tensor) -> None:
+            noted[label, layer] = seen
+
         if wanted.hold:
-            with wanted.watching():
+            with wanted.watching(note):
                 held = hold_states(anatomy, wanted.batch.input_ids, calls=wanted.calls)
             rows |= reduce_held(wanted, held.states, wanted.reducing(before))
         elif wanted.runs:
             given = (wanted.called, anatomy, wanted.batch, wanted.mask, wanted.layers, wanted.reducing(before))
-            with wanted.watching():
+            with wanted.watching(note):
                 rows |= reduce_batch(*given).rows
         if wanted.alone is not None:
             for block in wanted.alone.blocks:
                 rows |= run_alone(anatomy, wanted, wanted.alone, block)
-        return Passed(rows, held)
+        return Passed(rows, held, noted=noted)
     return Passed({}, failed=told[0])
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
@@ -205,7 +205,7 @@ class _Walk:
             # a block may write over what it is given
             states = self._now(key, wanted, block - 1).to(self.model.device, copy=True)
             blocks = list(self.anatomy.blocks)
-            with wanted.watching():
+            with wanted.watching(partial(self._note, key)):
                 states = self._calls[key].run(blocks, states, block, block + 1, self._held[key])
             self._seen(key, wanted, block, states)
             if block == self.top - 1:
@@ -236,6 +236,9 @@ class _Walk:
         for (label, layer), values in rows.items():
             self.kept.put(self._name(key, "rows", label, layer), values)
 
+    def _note(self, key: Key, label: str, layer: int, seen: Tensor) -> None:
+        self.kept.put(self._name(key, "noted", label, layer), seen)
+
     def _told(self, key: Key, told: Sequence[str]) -> None:
         for line in told:
             self.kept.put(self._name(key, "failed"), torch.tensor(list(line.encode()), dtype=torch.uint8))
@@ -254,7 +257,7 @@ class _Walk:
         rows = reduce_held(wanted, held.states, wanted.reducing(before)) if held is not None else self._rows(key)
         if wanted.alone is not None and held is not None:
             rows = {**rows, **self._rows(key)}
-        return Passed(rows, held)
+        return Passed(rows, held, noted=KeptRows(self.kept, self._name(key, "noted"), wanted.noting))
 
     def _rows(self, key: Key) -> Rows:
         """The rows that were kept, in the order in which a whole model would give them."""
