@@ -56,8 +56,10 @@ def beside_random(table: LayerTable, model: str) -> dict[str, dict[str, list[int
     """
     found = {}
     for metric in TOLD:
-        real, random = (headline_curve(table, metric, model, reference=each) for each in ("", RANDOM))
-        both = real.merge(random, on="layer", suffixes=("", "_random"))
+        random = headline_curve(table, metric, model, reference=RANDOM)
+        if random.empty:
+            continue
+        both = headline_curve(table, metric, model).merge(random, on="layer", suffixes=("", "_random"))
         if not both.empty:
             sides = side_of(both.value, both.low_random, both.high_random)
             parts = {"above": 1, "below": -1, "not_different": 0}

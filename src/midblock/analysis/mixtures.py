@@ -52,21 +52,18 @@ def mixtures_of(
         By model and block; none where no block has experts or a choice cannot be read; and what a reader must know.
     """
     both, last = two_prompts((*prompts.deep, *prompts.pooled))
-    found: dict[str, Mixtures] = {}
-    calls: Mapping[int, Call] = {}
+    finders = {variant.name: MixtureFinder(Anatomy.of(variant.model)) for variant in pair}
     for variant in pair:
-        finder = MixtureFinder(Anatomy.of(variant.model))
         try:
-            _walk(variant, finder.work(variant.name, both, last))
+            _walk(variant, finders[variant.name].work(variant.name, both, last))
         except torch.OutOfMemoryError:
             raise
         except (MidblockError, RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
             said = error.what if isinstance(error, MidblockError) else str(error) or type(error).__name__
             reason = said.strip().splitlines()[0].rstrip(".")
             return {}, [f"No expert load and no router change: in {variant.name}, {reason}."]
-        found[variant.name] = finder.found
-        calls = calls if variant in pair.tuned else finder.calls
         advance(1)
+    found: dict[str, Mixtures] = {name: finder.found for name, finder in finders.items()}
     base = found[pair.base.name]
     if not base:
         return {}, []
@@ -79,7 +76,7 @@ def mixtures_of(
     if silent is None:
         parts = {each.name: each.parts for each in pair.tuned if each.parts is not None}
         found |= {name: _standing(each, found[name]) for name, each in parts.items()}
-        silent = _first_refusing(pair, found, calls)
+        silent = _first_refusing(pair, found, finders[pair.base.name].calls)
     if silent is None:
         return found, []
     unasked = {

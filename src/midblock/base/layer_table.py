@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +110,7 @@ class LayerTable:
     def __iter__(self) -> Iterator[Any]:
         return self.frame.itertuples(index=False)
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """L, the number of decoder blocks (recovered from layer and depth)."""
         below = self.frame[self.frame.layer >= 0]
@@ -141,7 +141,13 @@ class LayerTable:
 
     def curve(self, metric: str, model: str, module: str = "residual") -> pd.DataFrame:
         """One metric of one model by depth, sorted by layer; empty if it was not measured."""
-        return self.select(metric=metric, model=model, module=module).frame.sort_values("layer", ignore_index=True)
+        found = self.frame.take(self._curves.get((metric, model, module), []))
+        return found.sort_values("layer", ignore_index=True)
+
+    @cached_property
+    def _curves(self) -> Mapping[tuple[str, str, str], Any]:
+        """The rows of each curve, found once: a summary asks for dozens."""
+        return self.frame.groupby(["metric", "model", "module"], sort=False).indices
 
     def to_pandas(self) -> pd.DataFrame:
         return self.frame.copy()
