@@ -9,7 +9,7 @@ from midblock.base import MidblockError
 from midblock.checkpoints import LoadSettings, load_model, open_checkpoint
 from midblock.data import encode, load_dataset
 from midblock.evaluation import generate_greedy
-from midblock.evaluation.generate import encode_prompts, stop_tokens
+from midblock.evaluation.encoded_prompts import encode_prompts, stop_tokens
 
 QUESTION, ANSWER = "How many apples does she have?", "She has 3 + 4 = 7.\n#### 7"
 TEXTS = ["How many", "She has 3 + 4 = 7 apples in the end", "a", "does she have?\n", "7 apples, 3 + 4"]

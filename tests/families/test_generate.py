@@ -3,7 +3,9 @@
 import pytest
 
 from midblock.base import MidblockError
-from midblock.evaluation.generate import continue_ids, encode_prompts, padding_shows
+from midblock.evaluation.encoded_prompts import encode_prompts
+from midblock.evaluation.generate import continue_ids
+from midblock.evaluation.padding import padding_shows
 
 from .pair import make_tokenizer
 from .zoo import families, make

@@ -145,7 +145,7 @@ class LayerTable:
         return found.sort_values("layer", ignore_index=True)
 
     @cached_property
-    def _curves(self) -> Mapping[tuple[str, str, str], Any]:
+    def _curves(self) -> Mapping[Any, Any]:
         """The rows of each curve, found once: a summary asks for dozens."""
         return self.frame.groupby(["metric", "model", "module"], sort=False).indices
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from midblock.base import MidblockError, Progress, unknown
 from midblock.data import ExampleSet, load_dataset
 from midblock.evaluation.answers import ANSWERS, choose_strict_reader, gold_answer, read_gold
-from midblock.evaluation.generate import answer_text, continue_ids, encode_prompts, stop_tokens
+from midblock.evaluation.encoded_prompts import encode_prompts, stop_tokens
+from midblock.evaluation.generate import answer_text, continue_ids
 from midblock.evaluation.task import (
     SHARE,
     Item,

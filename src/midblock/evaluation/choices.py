@@ -20,7 +20,7 @@ from midblock.data.encode import tokenise
 from midblock.data.layouts import ASKED, LETTERS, lettered
 from midblock.data.templates import Rendering, render
 from midblock.evaluation.answered import drawn, facts_of, notes_of
-from midblock.evaluation.generate import without_end
+from midblock.evaluation.encoded_prompts import without_end
 from midblock.evaluation.likelihood import log_likelihoods
 from midblock.evaluation.task import SHARE, Item, Scored, Subject, Task, TaskRequest, TaskSettings, items_of
 

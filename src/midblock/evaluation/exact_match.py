@@ -21,7 +21,8 @@ from midblock.base import LEVEL, MidblockError, Progress, unknown
 from midblock.base.shares import clopper_pearson
 from midblock.data import ExampleSet
 from midblock.evaluation.answers import ANSWERS, choose_reader, gold_answer, read_gold
-from midblock.evaluation.generate import check_room, continue_prompts, encode_prompts, stop_tokens
+from midblock.evaluation.encoded_prompts import encode_prompts, stop_tokens
+from midblock.evaluation.generate import check_room, continue_prompts
 
 
 @dataclass(frozen=True, eq=False)

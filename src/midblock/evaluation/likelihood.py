@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from midblock.base import MidblockError, Progress, Silent
 from midblock.checkpoints import Anatomy, fed
 from midblock.data import Batch, TokenizedPrompt, make_batches
-from midblock.evaluation.generate import EncodedPrompt, check_room
+from midblock.evaluation.encoded_prompts import EncodedPrompt
+from midblock.evaluation.generate import check_room
 from midblock.evaluation.own_logits import check_head
 from midblock.evaluation.targets import score
 from midblock.runs.lending import evaluating

@@ -16,7 +16,8 @@ from midblock.base import MidblockError, Progress
 from midblock.data import Example, ExampleSet, TokenizedPrompt, encode, make_batches
 from midblock.evaluation.answered import drawn, facts_of, notes_of
 from midblock.evaluation.divergence import mean_nll
-from midblock.evaluation.generate import context_of, text_config, without_end
+from midblock.evaluation.encoded_prompts import without_end
+from midblock.evaluation.generate import context_of, text_config
 from midblock.evaluation.task import MEAN, Item, Scored, Subject, Task, TaskRequest, TaskSettings, items_of
 
 LONGEST = 2048  # tokens that are read of a text, or of a prompt with its answer

@@ -19,7 +19,8 @@ from midblock.carriers.erase.samples import Asked
 from midblock.carriers.erase.settings import EraseSettings
 from midblock.data import BEHAVIOURS, ExampleSet
 from midblock.evaluation import TokenMean, exact_match, mean_divergence
-from midblock.evaluation.generate import continue_prompts, stop_tokens
+from midblock.evaluation.encoded_prompts import stop_tokens
+from midblock.evaluation.generate import continue_prompts
 from midblock.evaluation.paired import Marks
 from midblock.interventions.steer.kept import Kept
 

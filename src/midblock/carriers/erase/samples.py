@@ -18,7 +18,8 @@ from midblock.carriers.erase.ends import Rows, check_last
 from midblock.carriers.erase.settings import EraseSettings
 from midblock.data import Batch, Example, ExampleSet, TokenizedPrompt, load_dataset, make_batches
 from midblock.data.derived import Derived
-from midblock.evaluation.generate import EncodedPrompt, context_of, encode_prompts
+from midblock.evaluation.encoded_prompts import EncodedPrompt, encode_prompts
+from midblock.evaluation.generate import context_of
 from midblock.runs.disjoint import with_examples
 
 TRAIN, HELD, TEST, REWORDED, OTHER = "train", "validation", "test", "reworded", "other"

@@ -12,10 +12,11 @@ from midblock.base import MidblockError, Progress, divide, unknown
 from midblock.base.seal import fingerprint
 from midblock.checkpoints import LoadSettings, Pair, Variant, load_models, quiet_transformers
 from midblock.data import Example, encode_renderable, load_dataset, local_places, tokenizer_difference
+from midblock.evaluation.encoded_prompts import EncodedPrompt, encode_prompts
 from midblock.evaluation.evaluate.result import Evaluation
 from midblock.evaluation.evaluate.settings import EvaluateSettings, split_names
 from midblock.evaluation.evaluate.work import Evaluating
-from midblock.evaluation.generate import EncodedPrompt, check_fits, encode_prompts
+from midblock.evaluation.generate import check_fits
 from midblock.evaluation.task import Task
 from midblock.evaluation.tasks import open_task
 from midblock.runs.lending import lent

@@ -15,6 +15,7 @@ from midblock.base import Estimate
 from midblock.base.progress import Advance
 from midblock.base.seal import fingerprint
 from midblock.checkpoints import Pair, Variant
+from midblock.evaluation.encoded_prompts import encode_prompts, stop_tokens
 from midblock.evaluation.evaluate.asking import Within, ask, rounds_of
 from midblock.evaluation.evaluate.forgetting import (
     KLS,
@@ -30,8 +31,8 @@ from midblock.evaluation.evaluate.kept import Kept, Rows
 from midblock.evaluation.evaluate.result import Evaluation
 from midblock.evaluation.evaluate.settings import EvaluateSettings
 from midblock.evaluation.evaluate.tables import Answers, Compared, compare, comparison_rows, score_rows
-from midblock.evaluation.generate import encode_prompts, padding_of, padding_shows, stop_tokens
 from midblock.evaluation.inspect_log import write_inspect_log
+from midblock.evaluation.padding import padding_of, padding_shows
 from midblock.evaluation.paired import ALPHA
 from midblock.evaluation.task import Item, Scored, Subject, Task, examples_of
 from midblock.runs.run import Bench, Outcome

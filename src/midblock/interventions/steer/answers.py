@@ -10,7 +10,8 @@ from typing import Any
 from midblock.base import MidblockError, Progress
 from midblock.checkpoints import Anatomy, Pair, Variant
 from midblock.data import TokenizedPrompt, TokenizedSet
-from midblock.evaluation.generate import EncodedPrompt, answer_text, continue_ids, encode_prompts, stop_tokens
+from midblock.evaluation.encoded_prompts import EncodedPrompt, encode_prompts, stop_tokens
+from midblock.evaluation.generate import answer_text, continue_ids
 from midblock.interventions.answering import Answers
 from midblock.interventions.steer.effect import Vectors
 from midblock.interventions.steer.kept import Kept
