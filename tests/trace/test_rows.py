@@ -25,17 +25,12 @@ def cut(order, ends):
 splits = st.tuples(st.permutations(range(N)), st.lists(st.integers(0, N), max_size=6))
 
 
-@given(splits, st.randoms(use_true_random=False))
-def test_any_chunks_merged_in_any_order_are_the_whole(split, random):
-    parts = []
+@given(splits)
+def test_any_chunks_in_any_order_are_the_whole(split):
+    rows = Rows()
     for index in cut(*split):
-        rows = Rows()
         rows.update(index, VALUES[index])
-        parts.append(rows)
-    while len(parts) > 1:
-        random.shuffle(parts)
-        parts.append(parts.pop().merge(parts.pop()))
-    whole = parts[0].finish()
+    whole = rows.finish()
     assert whole.index.tolist() == list(range(N))
     assert torch.equal(whole.values, VALUES)
 
@@ -77,28 +72,6 @@ def test_no_samples():
     with pytest.raises(MidblockError, match="no samples"):
         Rows().finish()
     assert RowStore().finish() == {}
-
-
-def test_merge_leaves_both_parts_as_they_were():
-    one, other = Rows(), Rows()
-    one.update(torch.tensor([0]), VALUES[:1])
-    other.update(torch.tensor([1]), VALUES[1:2])
-    one.merge(other)
-    assert (one.finish().index.tolist(), other.finish().index.tolist()) == ([0], [1])
-
-
-def test_stores_of_several_processes_merge():
-    one, other = RowStore(), RowStore()
-    one.update("both", torch.tensor([2, 0]), VALUES[[2, 0]])
-    other.update("both", torch.tensor([1]), VALUES[1:2])
-    other.update("other's", torch.tensor([5]), VALUES[5:6])
-    one.take_unsaved()
-    merged = one.merge(other)
-    assert set(merged.take_unsaved()) == {"index/both", "values/both", "index/other's", "values/other's"}
-    finished = merged.finish()
-    assert torch.equal(finished["both"].values, VALUES[:3])
-    assert torch.equal(finished["other's"].values, VALUES[5:6])
-    assert len(one.rows["both"]) == 2
 
 
 def test_a_finished_store_holds_no_rows():

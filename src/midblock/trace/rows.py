@@ -66,14 +66,6 @@ class Rows:
         """Indices and rows from the `start`-th that came on, as views."""
         return self._index[start : self._count], self._values[start : self._count]
 
-    def merge(self, other: Rows) -> Rows:
-        """Return these rows and those another process or run collected."""
-        merged = Rows(self._room)
-        for rows in (self, other):
-            if len(rows):
-                merged.update(*rows.since(0))
-        return merged
-
     def finish(self) -> RowStatistic:
         """Sort by sample.
 
@@ -130,16 +122,6 @@ class RowStore:
             if kind == "values":
                 self.update(key, piece[f"index/{key}"], values)
                 self.saved[key] = len(self.rows[key])
-
-    def merge(self, other: RowStore) -> RowStore:
-        """Return these rows and those another process or run collected, none of them counted as saved."""
-        keys = [*self.rows, *(key for key in other.rows if key not in self.rows)]
-        merged = RowStore(room=Room(self.room.limit))
-        for key in keys:
-            for store in (self, other):
-                if key in store.rows:
-                    merged.update(key, *store.rows[key].since(0))
-        return merged
 
     def finish(self) -> dict[str, RowStatistic]:
         """Finish every accumulator and let go of it, so that no rows are held twice; the store is empty afterwards."""

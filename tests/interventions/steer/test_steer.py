@@ -15,7 +15,7 @@ from midblock.data import load_dataset
 from midblock.interventions import Directions, steer
 from midblock.interventions.answering import read_answers
 from midblock.interventions.steer.answers import Writing
-from midblock.interventions.steer.kept import Kept
+from midblock.interventions.steer.kept import KeptValues
 from midblock.interventions.steer.samples import Samples
 from midblock.interventions.steer.settings import SteerSettings
 from midblock.interventions.steer.source import DirectionSource
@@ -117,7 +117,7 @@ def test_what_the_run_folder_holds(done):
 
 def writing(settings):
     pair = load_pair("base", "sft", device="cpu")
-    return Writing(pair, read_answers(pair, DATA, settings), settings, Kept(None), Silent())
+    return Writing(pair, read_answers(pair, DATA, settings), settings, KeptValues(None), Silent())
 
 
 def test_answers_are_scored_on_the_ids_that_were_written(here):

@@ -11,7 +11,7 @@ from midblock.base.seal import fingerprint
 from midblock.carriers.carve.contenders import Contender, Trio
 from midblock.carriers.carve.measures import Measure, Row
 from midblock.evaluation.evaluate.asking import Within
-from midblock.evaluation.evaluate.kept import Kept
+from midblock.evaluation.evaluate.kept import KeptSteps
 from midblock.evaluation.paired import Marks
 from midblock.runs.stopping import STOPPING
 
@@ -39,7 +39,7 @@ def measure_all(
         MidblockError: a step that another run kept, or whatever a measure raises.
     """
     plan = [[measure.name, measure.about, len(measure.steps)] for measure in measures]
-    kept = Kept(folder, fingerprint(list(owner), plan, [contender.name for contender in contenders]))
+    kept = KeptSteps(folder, fingerprint(list(owner), plan, [contender.name for contender in contenders]))
     total = len(contenders) * sum(step.cost for measure in measures for step in measure.steps)
     advance = progress.phase("asking what the carrier does", total)
     found: dict[tuple[str, str], Marks] = {}
@@ -63,7 +63,7 @@ def _stand(
     place: int,
     measures: Sequence[Measure],
     earlier: Mapping[str, Sequence[Row]],
-    kept: Kept,
+    kept: KeptSteps,
     advance: Any,
 ) -> dict[str, Sequence[Row]]:
     """The steps of one contender that are left, while it stands."""

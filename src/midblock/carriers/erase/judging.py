@@ -22,7 +22,7 @@ from midblock.evaluation import TokenMean, exact_match, mean_divergence
 from midblock.evaluation.encoded_prompts import stop_tokens
 from midblock.evaluation.generate import continue_prompts
 from midblock.evaluation.paired import Marks
-from midblock.interventions.steer.kept import Kept
+from midblock.interventions.steer.kept import KeptValues
 
 Given = Callable[[], nn.Module]
 
@@ -38,7 +38,7 @@ class Judging:
 
     tokenizer: Any
     settings: EraseSettings
-    kept: Kept
+    kept: KeptValues
     progress: Progress
     written: dict[tuple[str, str], tuple[Asked, list[str]]] = field(default_factory=dict)
 

@@ -22,7 +22,7 @@ from midblock.carriers.erase.summary import summarize
 from midblock.carriers.erase.verdict import Judged, coming_back
 from midblock.checkpoints import BASE, Variant
 from midblock.evaluation.paired import Marks, paired
-from midblock.interventions.steer.kept import Kept
+from midblock.interventions.steer.kept import KeptValues
 from midblock.runs.run import Bench, Outcome, Write
 
 Given = Callable[[], nn.Module]
@@ -47,7 +47,7 @@ class Erasing:
         """Train, then measure."""
         with bench.phase("train"):
             trained = [self.cells.train(cell, bench) for cell in self.asked]
-        kept = Kept(bench.partial, bench.owner)
+        kept = KeptValues(bench.partial, bench.owner)
         judging = Judging(self.tokenizer, self.settings, kept, bench.progress)
         with bench.phase("measure"):
             models = {name: self._model_record(name, judging) for name in (BASE, *self.cells.tuned)}

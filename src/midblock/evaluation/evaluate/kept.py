@@ -1,4 +1,4 @@
-"""Kept: what an unfinished evaluation has found, a file a step, so that a killed run goes on behind the last of them.
+"""What an unfinished evaluation has found, a file a step, so that a killed run goes on behind the last of them.
 
 A file says whose it is under a checksum (`base.seal`): a damaged one is made again, another run's is refused.
 """
@@ -18,7 +18,7 @@ Rows = list[dict[str, Any]]
 
 
 @dataclass
-class Kept:
+class KeptSteps:
     """Rows by step.
 
     Attributes:

@@ -27,7 +27,7 @@ from midblock.evaluation.evaluate.forgetting import (
     weight_drift,
 )
 from midblock.evaluation.evaluate.headline import headline, notes_on
-from midblock.evaluation.evaluate.kept import Kept, Rows
+from midblock.evaluation.evaluate.kept import KeptSteps, Rows
 from midblock.evaluation.evaluate.result import Evaluation
 from midblock.evaluation.evaluate.settings import EvaluateSettings
 from midblock.evaluation.evaluate.tables import Answers, Compared, compare, comparison_rows, score_rows
@@ -74,7 +74,7 @@ class Evaluating:
     def run(self, bench: Bench) -> tuple[Outcome, Evaluation]:
         """Ask, compare, and make the tables."""
         plan = fingerprint(bench.owner, [[task.name, [item.id for item in items]] for *_, task, items in self.rounds])
-        kept = Kept(bench.partial, plan)
+        kept = KeptSteps(bench.partial, plan)
         given = [variant for variant in self.pair if variant.loaded is not None]
         found: dict[tuple[str, str], list[Scored]] = {}
         kls: dict[str, dict[str, Any]] = {}
@@ -99,7 +99,7 @@ class Evaluating:
         return sorted(self.pair, key=lambda variant: variant is not self.reference)
 
     def _ask_all(
-        self, place: int, variant: Variant, kept: Kept, advance: Advance
+        self, place: int, variant: Variant, kept: KeptSteps, advance: Advance
     ) -> tuple[dict[tuple[str, str], list[Scored]], dict[str, Any]]:
         found = {
             f"{which} {row['item']}": Scored(**row)
@@ -112,7 +112,7 @@ class Evaluating:
         }
         return answers, self._compare_predictions(place, variant, kept)
 
-    def _ask_own(self, place: int, variant: Variant, kept: Kept, advance: Advance) -> list[tuple[int, Rows]]:
+    def _ask_own(self, place: int, variant: Variant, kept: KeptSteps, advance: Advance) -> list[tuple[int, Rows]]:
         """This process's share of the rounds: each task's place, and what was found in a round of it."""
         found = []
         own = shared().share(self.rounds)
@@ -132,13 +132,13 @@ class Evaluating:
             found.append((which, rows))
         return found
 
-    def _compare_predictions(self, place: int, variant: Variant, kept: Kept) -> dict[str, Any]:
+    def _compare_predictions(self, place: int, variant: Variant, kept: KeptSteps) -> dict[str, Any]:
         """What is known of KL and drift between the reference and another model."""
         if self.general is None or variant is self.reference:
             return {}
         return dict(shared_rows(partial(self._compare_own, place, variant, kept)))
 
-    def _compare_own(self, place: int, variant: Variant, kept: Kept) -> list[tuple[str, Any]]:
+    def _compare_own(self, place: int, variant: Variant, kept: KeptSteps) -> list[tuple[str, Any]]:
         """This process's share of it."""
         works: dict[str, Callable[[], list[dict[str, Any]]]] = {
             **{name: partial(self._diverged, variant, texts, back) for name, (texts, back) in KLS.items()},

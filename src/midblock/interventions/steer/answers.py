@@ -14,7 +14,7 @@ from midblock.evaluation.encoded_prompts import EncodedPrompt, encode_prompts, s
 from midblock.evaluation.generate import answer_text, continue_ids
 from midblock.interventions.answering import Answers
 from midblock.interventions.steer.effect import Vectors
-from midblock.interventions.steer.kept import Kept
+from midblock.interventions.steer.kept import KeptValues
 from midblock.interventions.steer.settings import SteerSettings, alpha_label
 from midblock.interventions.steer.steering import amounts_to_add, steered
 from midblock.runs.reading import check_ids
@@ -31,7 +31,7 @@ class Writing:
     pair: Pair
     heldout: Answers
     settings: SteerSettings
-    kept: Kept
+    kept: KeptValues
     progress: Progress
 
     @cached_property

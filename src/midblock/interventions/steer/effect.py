@@ -14,7 +14,7 @@ from midblock.checkpoints import Anatomy
 from midblock.data import Batch
 from midblock.evaluation import TokenMean, difference, mean_nll, part_of_way
 from midblock.interventions.steer.directions import turn_at_random
-from midblock.interventions.steer.kept import Kept
+from midblock.interventions.steer.kept import KeptValues
 from midblock.interventions.steer.steering import amounts_to_add, steered
 
 Vectors = Mapping[int, Float64[Tensor, "D"]]
@@ -57,7 +57,7 @@ class Scorer:
     batches: Sequence[Batch]
     vectors: Vectors
     adding: str
-    kept: Kept
+    kept: KeptValues
     seed: int
     progress: Progress
 

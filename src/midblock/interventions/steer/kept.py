@@ -25,7 +25,7 @@ from midblock.trace.sealed import read_sealed, write_sealed
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptValues:
     """Values by name.
 
     Attributes:

@@ -12,7 +12,7 @@ from midblock.interventions.answering import Answers
 from midblock.interventions.steer.answers import Writing
 from midblock.interventions.steer.directions import Directions, estimate_directions
 from midblock.interventions.steer.effect import Scorer
-from midblock.interventions.steer.kept import Kept
+from midblock.interventions.steer.kept import KeptValues
 from midblock.interventions.steer.rows import rows_of
 from midblock.interventions.steer.scan import Scan
 from midblock.interventions.steer.settings import SteerSettings
@@ -44,7 +44,7 @@ class Steering:
             MidblockError: there is nothing to add, or nothing to judge it by.
         """
         settings, tuned = self.settings, self.pair.tuned[0]
-        kept = Kept(bench.partial, bench.owner, clusters=self.heldout.clusters)
+        kept = KeptValues(bench.partial, bench.owner, clusters=self.heldout.clusters)
         directions = self._directions(bench, kept)
         vectors, blocks = directions.vectors(), self.plan.blocks
         if not any(bool(vectors[block].any()) for block in blocks):
@@ -66,7 +66,7 @@ class Steering:
             files={"texts.json": lambda path: write_json(path, texts), FILE: directions.write},
         )
 
-    def _directions(self, bench: Bench, kept: Kept) -> Directions:
+    def _directions(self, bench: Bench, kept: KeptValues) -> Directions:
         """Those found earlier, in another run or in this one before it was stopped; else estimated now."""
         if isinstance(self.known, Directions):
             return self.known
