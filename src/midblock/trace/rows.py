@@ -1,4 +1,4 @@
-"""Accumulator of rows: one value or vector per sample, collected in any order, merged from anywhere.
+"""Accumulator of rows: one value or vector per sample, collected in any order.
 
 Prompts are what intervals resample, so the finished statistic keeps one row a prompt (never one a token): with N
 prompts, L layers and width D at most N×L×D numbers, whatever the prompts' length; on disk where they are many (`Room`).
@@ -26,7 +26,7 @@ class RowStatistic:
 
 
 class Rows:
-    """Rows of one statistic; `update`, `merge` and `finish` commute with any split of the samples.
+    """Rows of one statistic; `update` and `finish` commute with any split of the samples.
 
     Rows go into one growing buffer: thousands of small tensors that live on would keep the allocator from handing back
     the large ones that every batch frees.
