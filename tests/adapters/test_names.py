@@ -82,6 +82,38 @@ def test_a_multimodal_base_takes_an_adapter_of_its_text_model(adapt):
     assert any("names model.vision_tower" in note and "holds nothing" in note for note in checked(adapted))
 
 
+PATTERNS = {
+    "alphas": {"alpha_pattern": {"model.layers.1.self_attn.q_proj": 64}},
+    "alphas by expression": {"alpha_pattern": {r"^model\.layers\.[01]\.self_attn\.v_proj": 48}},
+    "ranks": {"rank_pattern": {"model.layers.1.self_attn.q_proj": 2}, "alpha_pattern": {"v_proj": 24}},
+    "targets by name": {"target_modules": ["model.layers.1.self_attn.q_proj", "v_proj"]},
+    "targets by expression": {"target_modules": r"model\.layers\.\d\.self_attn\.(q|v)_proj"},
+    "stacked": {"target_parameters": ["mlp.experts.down_proj"], "rank_pattern": {r"model\.layers\.1\..*down_proj": 2}},
+}
+
+
+@pytest.mark.parametrize("how", ["multimodal", "from AutoModel"])
+@pytest.mark.parametrize("said", PATTERNS)
+def test_what_a_config_says_of_single_modules_goes_with_their_names(adapt, said, how):
+    """The config speaks of the model that was tuned, whatever its base here calls the same modules."""
+    adapted = adapt("mixtral" if said == "stacked" else "llama", **PATTERNS[said])
+
+    def renamed(value):
+        if isinstance(value, list):
+            return [renamed(each) for each in value]
+        if isinstance(value, dict):
+            return {renamed(key): each for key, each in value.items()}
+        for dot in (".", r"\."):
+            value = value.replace(
+                f"model{dot}layers", RENAMED[how](f"{PREFIX}model.layers")[len(PREFIX) :].replace(".", dot)
+            )
+        return value
+
+    adapted.rename(RENAMED[how])
+    adapted.configure(**{key: renamed(value) for key, value in PATTERNS[said].items()})
+    assert any("otherwise than PEFT would" in note for note in checked(adapted))
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama_tied"])
 def test_whole_tensors_biases_and_embeddings_are_put_right_too(adapt, family):
     targets = ["c_attn", "wte"] if family == "gpt2" else ["q_proj", "embed_tokens"]

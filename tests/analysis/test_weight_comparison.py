@@ -546,6 +546,30 @@ def drawn(seed):
     return torch.randn(300, 32, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.parametrize("moved", [True, False])
+def test_two_adapters_that_untie_one_tied_model_differ_in_the_head(pico, tokenizer, tmp_path, moved):
+    pico("llama_tied").save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    heads = {}
+    for name, saved_whole in {"one": [], "other": ["lm_head"]}.items():
+        start = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["embed_tokens"], modules_to_save=saved_whole)
+        adapted = get_peft_model(start, config)
+        stream = torch.Generator().manual_seed(3)
+        for key, value in adapted.named_parameters():
+            if "lora" in key:
+                value.data.normal_(std=0.1, generator=stream)
+            elif "modules_to_save" in key and moved:
+                value.data.add_(0.1)
+        heads[name] = adapted.get_output_embeddings().weight.detach().clone()
+        adapted.save_pretrained(tmp_path / name)
+    found = compare(load_pair(str(tmp_path / "one"), str(tmp_path / "other"), device="cpu"), NORMS)
+    expected = float((heads["other"] - heads["one"]).norm() / heads["one"].norm())
+    assert (expected > 0.1) == moved
+    assert found[3, "head", "delta_rel"] == pytest.approx(expected, rel=1e-5)
+    assert found[-1, "embedding", "delta_rel"] == 0
+
+
 @pytest.mark.parametrize("shard", ["1GB", "20KB"])
 @pytest.mark.parametrize("which", [(1, 2), (1, None), (None, 2), (1, 1)], ids=str)
 def test_a_tied_models_own_head_is_the_head(which, shard, pico, tuned_from, tokenizer, tmp_path):

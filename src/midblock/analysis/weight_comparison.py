@@ -129,9 +129,9 @@ class _Reading:
         """Take every tensor that both have, in the base's order."""
         ours, theirs = self.ours, self.theirs
         shared = set(in_both(ours, theirs, self.notes))
-        unties = ours.tied and not theirs.tied and theirs.has_head
+        untied = not theirs.tied and theirs.has_head and (ours.tied or self._base_untied)
         for piece in ours.stored_pieces:
-            if piece.name == ours.embedding and unties and ours.blocks in self.layers:
+            if piece.name == ours.embedding and untied and ours.blocks in self.layers:
                 self._head()
             if self._wanted(piece) and piece.name in shared:
                 self._take(piece)
@@ -149,6 +149,11 @@ class _Reading:
     def _tied(self) -> bool:
         return self.ours.tied or self.theirs.tied
 
+    @property
+    def _base_untied(self) -> bool:
+        """Whether the base has a head of its own that no file holds: an adapter untied it from the embedding."""
+        return not self.ours.tied and self.ours.has_head and self.ours.head not in self.ours.by_name
+
     def _take(self, piece: Piece) -> None:
         what = Compared(piece.stored, self.ours.projection(piece.name), piece.region)
         before, origin = self.ours.source(piece), self.ours.origin(piece)
@@ -161,9 +166,9 @@ class _Reading:
             self._compare(what, before, self.theirs.like(self.ours, piece), same_start=self._starts_alike(piece))
 
     def _head(self) -> None:
-        """The head of a model that tuning untied: it began as the base's embedding."""
+        """The head of a model that tuning untied: it began as the base's embedding, or as what that was untied to."""
         ours, theirs = self.ours, self.theirs
-        (start,), end = ours.pieces(ours.embedding), theirs.head_piece
+        start, end = ours.head_piece, theirs.head_piece
         what = Compared(theirs.head, theirs.projection(theirs.head))
         alike = theirs.head not in theirs.changes.replaced and self._same_tensor(start, end)
         self._compare(what, ours.source(start), theirs.source(end), same_start=alike)

@@ -111,13 +111,15 @@ class Adapter:
         known = projections or {}
         with self.tensors_on(base) as own:
             pairs = list(_factor_pairs(own, self.folder))
-            self.settings.check_patterns((*base.names, *(module for module, _, _ in pairs)), self.folder)
+            written = own.within.written
+            self.settings.check_patterns((*base.names, *written.values()), self.folder)
             for module, left, right in pairs:
                 B, A = read_factors(own, left, right, self.folder / WEIGHTS)
                 if name := self._parameter(module, left, base):
-                    yield name, self._stacked(name, B, A, base, known)
+                    own_name = written.get(module, module) + name.removeprefix(module)
+                    yield name, self._stacked(name, own_name, B, A, base, known)
                     continue
-                scale = self.settings.scale(module, rank=B.shape[1])
+                scale = self.settings.scale(module, B.shape[1], written.get(module, module))
                 name = _base_name(f"{module}.weight", base, self.folder)
                 turned = known[name].transposed if name in known else self.settings.fan_in_fan_out
                 if "lora_embedding" in left:
@@ -171,6 +173,7 @@ class Adapter:
     def _stacked(
         self,
         name: str,
+        written: str,
         B: Float[Tensor, "m re"],
         A: Float[Tensor, "er n"],
         base: Tensors,
@@ -178,7 +181,7 @@ class Adapter:
     ) -> Delta:
         shape = base.shape(name)
         experts = shape[0] if len(shape) == 3 else 1
-        scale = self.settings.scale(name, rank=B.shape[1] // experts)
+        scale = self.settings.scale(name, B.shape[1] // experts, written)
         if len(shape) == 2:
             return _oriented(LowRankDelta(B, A, scale), name, base, self.folder, turn_square=False)
         turned = name in known and known[name].transposed

@@ -42,10 +42,12 @@ class AdapterNames:
     Attributes:
         stored: its name under PEFT, to that in the file.
         modules: its name under PEFT, to the base's module it is about; what is about none is not here.
+        written: the base's module, to what the model that was tuned called it; its config's patterns are about that.
     """
 
     stored: Mapping[str, str]
     modules: Mapping[str, str]
+    written: Mapping[str, str]
 
     @classmethod
     def of(cls, names: Iterable[str], base: Iterable[str], folder: Path) -> AdapterNames:
@@ -62,15 +64,16 @@ class AdapterNames:
         known = _Modules.of(base)
         stored: dict[str, str] = {}
         modules: dict[str, str] = {}
+        written: dict[str, str] = {}
         for name in names:
-            full, module = known.find(name)
+            full, module, own = known.find(name)
             if full in stored:
                 what = f"the adapter {folder} holds a tensor twice: {stored[full]} and {name} are both {full}"
                 raise MidblockError(what, hint="save it again from the unwrapped model")
             stored[full] = name
             if module is not None:
-                modules[full] = module
-        return cls(stored, modules)
+                modules[full], written[module] = module, own
+        return cls(stored, modules, written)
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -125,8 +128,11 @@ class _Modules:
             found.setdefault(".".join(_front_off(name.split("."))), []).append(name)
         return {short: names[0] for short, names in found.items() if len(names) == 1}
 
-    def find(self, stored: str) -> tuple[str, str | None]:
-        """A tensor's name under PEFT, and the module it is about; of one that is about none, its name as it is."""
+    def find(self, stored: str) -> tuple[str, str | None, str]:
+        """A tensor's name under PEFT, the module it is about, and what the file calls that.
+
+        Of one that is about none, its name as it is, None and "".
+        """
         parts = [part for part in stored.split(".") if part not in WRAPPERS - self.words]
         plain = ".".join(parts)
         exact = plain.removeprefix(PREFIX).split(".")
@@ -136,9 +142,10 @@ class _Modules:
             front_off = _front_off(parts)
             length = _longest(front_off, self.short)
             if length is None:
-                return plain, None
+                return plain, None, ""
             module, rest = self.short[".".join(front_off[:length])], front_off[length:]
-        return ".".join([PREFIX + module, *(part for part in rest if part != ADAPTER)]), module
+        full = ".".join([PREFIX + module, *(part for part in rest if part != ADAPTER)])
+        return full, module, ".".join(exact[: len(exact) - len(rest)])
 
 
 def _front_off(parts: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -34,7 +34,11 @@ def adapter_notes(checkpoint: Checkpoint, name: str) -> list[str]:
     # embedding and head may be adapted together for one of them (ensure_weight_tying)
     held = {module for full, module in names.modules.items() if full.endswith(FACTORS)}
     factored = {module for module in held if anatomy.projection_of(f"{module}.weight").block is not None}
-    lacking = [each for each in _targeted(adapter, skeleton, factored) if each not in modules]
+    lacking = [
+        each
+        for each in _targeted(adapter, skeleton, {each: names.written[each] for each in factored})
+        if each not in modules
+    ]
     if lacking and not adapter.settings.starts_as_base:
         what = f"the adapter {adapter.folder} holds nothing of {lacking[0]} ({len(lacking)} modules in all)"
         hint = "the file is not whole: save the adapter again"
@@ -81,23 +85,23 @@ def _lacking(modules: Sequence[str], name: str) -> list[str]:
     ]
 
 
-def _check_targeted(adapter: Adapter, modules: Collection[str], named: Callable[[str], bool]) -> None:
+def _check_targeted(adapter: Adapter, modules: Mapping[str, str], named: Callable[[str], bool]) -> None:
     """Do nothing if a list of targets names all that the file changes: PEFT passes over the rest without a word."""
     settings = adapter.settings
     texts = {each.text for each in settings.patterns if each.key == "target_modules"}  # names of another class's model
     if texts or settings.target_parameters or settings.modules_to_save or settings.trains_biases:
         return
-    if strays := sorted(module for module in modules if not named(module)):
+    if strays := sorted(module for module, own in modules.items() if not (named(module) or named(own))):
         what = f"the adapter {adapter.folder} holds factors of {strays[0]} ({len(strays)} modules in all)"
         hint = "the config is another adapter's: save the adapter again"
         raise MidblockError(f"{what}, which its config does not target", hint=hint)
 
 
-def _targeted(adapter: Adapter, skeleton: nn.Module, modules: Collection[str]) -> list[str]:
+def _targeted(adapter: Adapter, skeleton: nn.Module, modules: Mapping[str, str]) -> list[str]:
     """The linear layers that a LoRA adapter's config names, as PEFT reads it; none where PEFT is not there to ask.
 
     Args:
-        modules: that its file changes.
+        modules: that its file changes, to what it calls them.
 
     Raises:
         MidblockError: PEFT cannot read the config, or the file changes what it does not name.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,26 +136,31 @@ class LoraSettings:
         """
         check_quick(self.patterns, modules, folder)
 
-    def scale(self, module: str, rank: int) -> float:
+    def scale(self, module: str, rank: int, written: str = "") -> float:
         """What PEFT multiplies B A by in this module: alpha/r, or alpha/√r with rslora; see `check_patterns` first.
 
         Args:
             module: its name in the base, without `.weight`.
             rank: of the factors found, checked against the config's.
+            written: what the model that was tuned called it, if otherwise: patterns are about its names.
 
         Raises:
             MidblockError: when the config gives another rank.
         """
-        expected = _matching(self.rank_pattern, module, self.r)
+        names = (written or module, module)
+        expected = matching(self.rank_pattern, names, self.r)
         if rank != expected:
             raise MidblockError(f"the adapter's factors for {module} have rank {rank}, its config says {expected}")
-        alpha = _matching(self.alpha_pattern, module, self.lora_alpha)
+        alpha = matching(self.alpha_pattern, names, self.lora_alpha)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
 
-def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    # as peft.utils.other.get_pattern_key: the first pattern that fits the end of the name wins
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+def matching(patterns: Mapping[str, Any], names: Sequence[str], default: Any) -> Any:
+    """What the first pattern says that fits the end of one of a module's names, as in PEFT's `get_pattern_key`."""
+    fitting = (
+        value for key, value in patterns.items() if any(re.match(rf"(.*\.)?({key})$", module) for module in names)
+    )
+    return next(fitting, default)
 
 
 def _inexpressible(kind: str, config: Mapping[str, Any]) -> str | None:

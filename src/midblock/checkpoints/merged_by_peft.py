@@ -7,9 +7,10 @@ Source: PEFT's `PeftModel`.
 
 from __future__ import annotations
 
-import shutil
+import json
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from midblock.base import MidblockError
 from midblock.checkpoints.adapter import CONFIG, WEIGHTS, Adapter, Tensors
 from midblock.checkpoints.adapter_names import ADAPTER, AdapterTensors
 from midblock.checkpoints.config import STRANGE
+from midblock.checkpoints.lora_config import matching
 
 PROBES = 24  # tokens, spread over the vocabulary, that the models before and after merging are compared on
 TOLERANCE = 1e-3  # of the largest logit, in float32
+PATTERNS = ("rank_pattern", "alpha_pattern")
 GRAINS = 30  # units of rounding of the largest logit, in types that are coarser
 
 REFUSED = (*STRANGE, SafetensorError)
@@ -126,14 +129,41 @@ def check_same(error: float, tolerance: float, adapter: Adapter) -> None:
 
 @contextmanager
 def _as_peft_names_them(own: AdapterTensors, folder: Path) -> Iterator[Path]:
-    """A folder in which the adapter's tensors have the names that PEFT gives them; its own where they have."""
+    """A folder in which the adapter's tensors have the names that PEFT gives them; its own where they have.
+
+    What its config's patterns say of single modules is said of them by name.
+    """
     if not own.within.renamed:
         yield folder
         return
+    config = _renamed(json.loads((folder / CONFIG).read_text(encoding="utf-8")), own.within.written)
     with tempfile.TemporaryDirectory(prefix="midblock-") as made:
-        shutil.copy(folder / CONFIG, made)
+        (Path(made) / CONFIG).write_text(json.dumps(config), encoding="utf-8")
         save_file({name: own.read(name).contiguous().clone() for name in own.names}, Path(made) / WEIGHTS)
         yield Path(made)
+
+
+def _renamed(config: dict[str, Any], written: Mapping[str, str]) -> dict[str, Any]:
+    """An adapter's config of which what is said by the names of one model is said by the base's too.
+
+    Args:
+        written: the base's modules, to what the model that was tuned called them.
+    """
+    found = dict(config)
+    parameters = {f".{end.rpartition('.')[2]}" for end in config.get("target_parameters") or ()}
+    both = {f"{name}{end}": f"{own}{end}" for name, own in written.items() for end in ("", *sorted(parameters))}
+    for key in PATTERNS:
+        if given := config.get(key):
+            said = {name: matching(given, (own, name), None) for name, own in both.items()}
+            found[key] = {re.escape(name): value for name, value in said.items() if value is not None} | given
+    targets = config.get("target_modules")
+    if isinstance(targets, str) and targets != "all-linear":
+        named = [name for name, own in written.items() if re.fullmatch(targets, own)]
+        found["target_modules"] = named or targets
+    elif isinstance(targets, list):
+        named = [name for name, own in written.items() if any(f".{own}".endswith(f".{each}") for each in targets)]
+        found["target_modules"] = [*targets, *named]
+    return found
 
 
 def _check_arrived(tuned: Any, loaded: Any, own: AdapterTensors, adapter: Adapter) -> None:
