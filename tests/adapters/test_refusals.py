@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from peft import IA3Config, LoHaConfig, PromptEncoderConfig, PromptTuningConfig
+from peft import HiraConfig, IA3Config, LoHaConfig, PromptEncoderConfig, PromptTuningConfig
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Lfm2Config
 
@@ -222,3 +222,13 @@ def test_a_mixtral_adapter_by_its_old_names(adapt):
     pair = load_pair(str(adapted.base), str(adapted.adapter), device="cpu")
     for name, value in pair.tuned[0].model.state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1.0, 0.01])
+def test_a_merge_is_held_against_what_the_adapter_does(adapt, size):
+    """PEFT merges HiRA into a scaled embedding wrongly; of a small adapter that is as wrong as of a large one."""
+    config = HiraConfig(task_type="CAUSAL_LM", r=4, target_modules=["embed_tokens"])
+    adapted = adapt("gemma3", config=config)
+    adapted.rewrite(lambda tensors: {name: value * size**0.5 for name, value in tensors.items()})
+    with pytest.raises(MidblockError, match=r"computes something else \(logits differ by .*, by the adapter itself"):
+        load_pair(str(adapted.base), str(adapted.adapter), device="cpu").tuned[0].model  # noqa: B018

@@ -16,7 +16,7 @@ import torch
 from midblock.checkpoints import Checkpoint, LoadSettings, load_model, quiet_transformers
 from midblock.checkpoints.changes import known_of
 from midblock.checkpoints.checkpoint_files import copy_small_files, copy_tokenizer_of_adapter
-from midblock.checkpoints.merged_by_peft import TOLERANCE, check_same, merge_compared, put_on
+from midblock.checkpoints.merged_by_peft import merge_compared, put_on
 from midblock.tuning.export.merged import adapter_of
 
 
@@ -46,14 +46,14 @@ def write_merged_by_peft(checkpoint: Checkpoint, folder: Path, dtype: torch.dtyp
     known, _ = known_of(checkpoint)
     with quiet_transformers():
         merged: Any
-        merged, error = merge_compared(put_on(base, adapter, known), adapter)
-        check_same(error, TOLERANCE, adapter)
+        merged, difference = merge_compared(put_on(base, adapter, known), adapter)
+        difference.check(adapter)
         merged.to(dtype or _stored_type(checkpoint)).save_pretrained(folder)
     config = (folder / "config.json").read_bytes()
     copy_small_files(checkpoint.folder, folder, code=checkpoint.trust_remote_code)
     copy_tokenizer_of_adapter(adapter.folder, folder)
     (folder / "config.json").write_bytes(config)
-    return error
+    return difference.error
 
 
 def _stored_type(checkpoint: Checkpoint) -> torch.dtype:
