@@ -3,7 +3,9 @@
 Swaps first, for a change that is seen need not be one that counts; then own change, then gradients. The first that says
 something gives the plan, but a swap of whole segments leaves it to a curve by block that points into its segments.
 Others that say something agree where at least half of their blocks lie in the plan (as of `midblock.studies.evidence`);
-where one does not, that is said and confidence falls by its share.
+where one does not, that is said and confidence falls by its share. What was only seen gives half at the most: random
+changes of the same size have nearly the profile of a tuning's own change over depth (docs/results/where.md), so that
+resamples which agree on a block say little about what was learnt there.
 """
 
 from __future__ import annotations
@@ -20,6 +22,11 @@ from midblock.studies.recommend.recommendation import Recommendation, fallback
 
 ORDER = ("swap", "analyze", "flow")
 BARE = 0.5  # confidence in what could not be resampled
+SEEN = 0.5  # confidence at most in what was seen alone
+ONLY_SEEN = (
+    "Nothing was exchanged to see whether these blocks help, and a change that is seen need not be one that counts: "
+    f"confidence is at most {SEEN:.0%} (midblock swap says more)."
+)
 
 
 def combine(
@@ -54,9 +61,11 @@ def combine(
         plan = LayerPlan(total, tuple(range(leading.window[0], leading.window[1] + 1)))
         verdicts = [agrees(plan, each) for each in witnesses if each.clear]
         stable = BARE if leading.stability is None else leading.stability
+        only_seen = not any(each.curve.intervenes for each in saying)
+        stable = min(stable, SEEN) if only_seen else stable
         confidence = stable * (1 + sum(verdicts)) / (1 + len(verdicts))
         silent = (_silence(each) for each in judged if not each.says)
-        reasons = [_leads(leading), *_said(plan, witnesses), *silent]
+        reasons = [_leads(leading), *_said(plan, witnesses), *silent, *([ONLY_SEEN] if only_seen else [])]
     return Recommendation(
         plan=with_ranks(plan, scores, rank_budget),
         says=leading is not None,

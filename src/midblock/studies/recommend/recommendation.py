@@ -24,8 +24,8 @@ class Recommendation:
         plan: the blocks to tune, with a rank for each where a budget of ranks was given; P1's 20–80 % where the
             evidence says nothing. Of a repair, the blocks that keep at least half of their tuning.
         says: whether the evidence says anything.
-        confidence: 0…1: how often resamples choose much the same blocks, less where other evidence points elsewhere; 0
-            where the evidence says nothing.
+        confidence: 0…1: how often resamples choose much the same blocks, at most half where nothing was exchanged to
+            see what helps, less where other evidence points elsewhere; 0 where the evidence says nothing.
         reasons: in words, a sentence each.
         cost: what it took: `seconds`, and where something was trained `steps`, `share_of_full` (of 1,000 steps).
         scores: one number a block, higher where tuning is advised more; NaN where none was measured.
