@@ -30,8 +30,8 @@ STOPPED = (INTERRUPTED, TERMINATED, OUT_OF_TIME)
 FIRST, LAST = 1000, 400  # letters of a line that is too long
 
 EPILOGUE = (
-    "Every verb reads options from a file with --config FILE.yaml. In the options' texts P1 is arXiv 2604.11838 and P2 "
-    "arXiv 2605.10973."
+    "Every verb reads options from a file with --config FILE.yaml. In the options' texts P1 is arXiv 2604.11838, P2 "
+    "arXiv 2605.10973 and P3 arXiv 2605.06632."
 )
 
 
