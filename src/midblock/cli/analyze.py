@@ -37,7 +37,7 @@ def analyze(
     Args:
         base: model before tuning: `org/name[@rev]`, a folder, a `.gguf` file or `builtin:smollm2-135m-instruct`.
         tuned: one or several models tuned from it: the same, PEFT adapter folders, or `BASE+CARRIER`.
-        data: prompts: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+        data: prompts: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl`, `.json` or `.parquet` file.
         fail_on: what the run must not show, like `kl_answers>0.5,change_own[0-5]>>0.05` (`>>`: all of the interval is
             above); where it does, exit code 3. `gate.json` and `gate.xml` (JUnit) tell of it.
         json: print the summary as JSON on standard output, for programs.

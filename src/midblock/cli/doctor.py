@@ -41,7 +41,7 @@ def doctor(
     Args:
         base: model before tuning: `org/name[@rev]`, a folder, a `.gguf` file or `builtin:smollm2-135m-instruct`.
         tuned: models tuned from it, or none.
-        data: prompts: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+        data: prompts: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl`, `.json` or `.parquet` file.
         json: print everything as JSON on standard output, for programs.
     """
     options = {**asdict(settings or AnalysisSettings()), **asdict(loading or LoadSettings())}

@@ -26,7 +26,7 @@ def flow(
 
     Args:
         base: the model: `org/name[@rev]`, a folder, a `.gguf` file or `builtin:smollm2-135m-instruct`.
-        data: examples with completions: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+        data: examples with completions: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl`, `.json` or `.parquet`.
         json: print the summary as JSON on standard output, for programs.
     """
     options = {**asdict(settings or FlowSettings()), **asdict(loading or LoadSettings())}

@@ -38,7 +38,7 @@ def probe(
         base: a model, or the base of those that follow: `org/name[@rev]`, a folder, a `.gguf` file or
             `builtin:smollm2-135m-instruct`.
         tuned: models tuned from it: the same, PEFT adapter folders, or `BASE+CARRIER`.
-        data: examples with completions: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+        data: examples with completions: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl`, `.json` or `.parquet`.
         json: print the summary as JSON on standard output, for programs.
     """
     pair = load_models(base, *tuned, **asdict(loading or LoadSettings()))

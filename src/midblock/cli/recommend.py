@@ -40,7 +40,7 @@ def recommend(
 
     Args:
         about: run folders, or a base model, or a base and a model tuned from it.
-        data: examples of the task: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+        data: examples of the task: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl`, `.json` or `.parquet` file.
         general: examples of what must not be forgotten.
         json: print the summary as JSON on standard output, for programs.
     """

@@ -42,7 +42,7 @@ def steer(
         base: model to steer: `org/name[@rev]`, a folder, a `.gguf` file or `builtin:smollm2-135m-instruct`.
         source: where to: a tuned model, or a run folder of `midblock analyze`, or of `midblock steer`, whose
             directions are used again.
-        data: prompts: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+        data: prompts: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl`, `.json` or `.parquet` file.
         json: print the summary as JSON on standard output, for programs.
     """
     options = {**asdict(settings or SteerSettings()), **asdict(loading or LoadSettings())}

@@ -39,7 +39,7 @@ def swap(
     Args:
         base: model before tuning: `org/name[@rev]`, a folder, a `.gguf` file or `builtin:smollm2-135m-instruct`.
         tuned: a model tuned from it: the same, or a PEFT adapter folder.
-        data: examples with completions: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl` or a `.parquet` file.
+        data: examples with completions: `builtin:gsm_symbolic`, `gsm8k`, a hub set, a `.jsonl`, `.json` or `.parquet`.
         json: print the summary as JSON on standard output, for programs.
     """
     pair = load_pair(base, tuned, **asdict(loading or LoadSettings()))

@@ -43,8 +43,8 @@ class Objective:
     """Of `stm`: target tokens whose perplexity under the base (1/p_ref) is above it are left out of the loss."""
 
     reference: str | None = None
-    """p_ref of `iw`, `stm` and `kl` where the base is not at hand (`--method full`): a model reference, loaded as a
-    second, frozen model. With LoRA the base itself serves, adapters switched off."""
+    """p_ref of `iw`, `stm`, `kl` and `iw_published` where the base is not at hand (`--method full`): a model reference,
+    loaded as a second, frozen model. With LoRA the base itself serves, adapters switched off."""
 
     train_on_prompt: bool = False
     """Let the prompt's tokens count too, as P1 published; by default only the completion's do."""
