@@ -21,8 +21,8 @@ from midblock.studies.evidence import Suggestion
 INTRO = (
     "The rule is provisional: the shortest run of neighbouring blocks that holds half of what tuning changed inside "
     "blocks. The rule itself has not been scored. In the one sweep that we ran (docs/results/study.md) no advice on "
-    "depth beat tuning all blocks; the blocks where a short pilot changed most came out behind. These runs are evidence "
-    "about the models and prompts they were made with, not proof; a sweep on your own data decides."
+    "depth beat tuning all blocks; the blocks where a short pilot changed most came out behind. These runs are "
+    "evidence about the models and prompts they were made with, not proof; a sweep on your own data decides."
 )
 WITHOUT = "No analysis is among these runs, and the rule needs one."
 
