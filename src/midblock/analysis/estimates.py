@@ -272,7 +272,7 @@ class Estimates:
     def _row(self, key: Key, estimate: Estimate) -> LayerRow:
         name = key.metric.partition(".")[0]
         if is_estimate(key.metric):
-            estimate = estimate.within(METRICS[name].bounds)
+            estimate = estimate.within(METRICS[name].possible(estimate.value))
         return LayerRow(
             model=key.model,
             layer=key.layer,

@@ -166,7 +166,7 @@ METRICS: dict[str, Metric] = {
     "cka_debiased": Metric(
         "CKA, debiased", "≤ 1", "pooled", True, "jackknife",
         "Similarity of the two models' geometries, 1 when equal and near 0 when unrelated.", (None, 1), P1,
-        compute=similarity.cka_debiased, null=similarity.cka_debiased_null, same=1,
+        compute=similarity.cka_debiased, null=similarity.cka_debiased_null, same=1, least=0,
     ),
     "cosine_similarity": Metric(
         "Cosine similarity", "−1–1", "pooled", True, "bootstrap",

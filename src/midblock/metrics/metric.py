@@ -63,6 +63,7 @@ class Metric:
             "jackknife" (delete-group, of what is computed from all prompts), or "" where none is defined.
         meaning: one sentence for the reader of a report.
         bounds: smallest and largest value possible, None where open.
+        least: smallest value of what is estimated, where an estimate by chance may lie below it; intervals end there.
         sets: the metric sets it belongs to: "p1" (the paper's), "standard" (the default); "all" holds every one.
         compute: from the statistic that `source` names to a value for each prompt (bootstrap, share), for each index
             set (others), or to one number (weights); None where it is not defined. No function: the metric is described
@@ -93,6 +94,12 @@ class Metric:
     depends_on_n: bool = False
     debiased: str = ""
     by_expert: bool = False
+    least: float | None = None
+
+    def possible(self, value: float) -> tuple[float | None, float | None]:
+        """Where the interval of an estimate may lie: within the bounds, and not below what is estimated can be."""
+        low, high = self.bounds
+        return (low if self.least is None else min(self.least, value)), high
 
     def without_interval(self, n: int) -> str:
         """Why a number has no interval; empty where it has one, and where none is meant.
