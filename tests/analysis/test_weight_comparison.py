@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -544,6 +544,24 @@ def with_head(folder, head):
 
 def drawn(seed):
     return torch.randn(300, 32, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_what_rounding_makes_of_an_adapter_that_peft_merges_is_told(pico, tokenizer, tmp_path, dtype):
+    pico("llama").bfloat16().save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    start = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    adapted = get_peft_model(start, IA3Config(task_type="CAUSAL_LM", target_modules=["q_proj"], feedforward_modules=[]))
+    for name, value in adapted.named_parameters():
+        if "ia3_l" in name:
+            value.data.fill_(1.0005)
+    adapted.save_pretrained(tmp_path / "ia3")
+    notes = []
+    pair = load_pair(str(tmp_path / "base"), str(tmp_path / "ia3"), device="cpu", dtype=dtype)
+    found = compare(pair, NORMS, notes=notes)
+    said = "PEFT merges ia3 in bfloat16, and its weights are read off that: changes below 2^-8 of a weight"
+    assert [note.startswith(said) for note in notes] == ([True] if dtype == "bfloat16" else [])
+    assert found[0, "q_proj", "delta_rel"] == pytest.approx(0 if dtype == "bfloat16" else 0.0005, rel=1e-3)
 
 
 @pytest.mark.parametrize("moved", [True, False])

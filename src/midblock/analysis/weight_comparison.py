@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from midblock.analysis.mixtures import expert_of
+from midblock.analysis.weight_notes import coded_notes, merged_notes, precision_note
 from midblock.analysis.weight_totals import GROUPS, Compared, WeightTotals
 from midblock.base import LayerRow, MidblockError
 from midblock.checkpoints import BUFFERS, EffectiveTensors, Piece, Source, Variant, check_readable, unread_note
@@ -90,7 +91,9 @@ class WeightComparison:
             check_readable(ours)
             check_readable(theirs)
             self._note_files(ours, theirs, notes)
-            _Reading(ours, theirs, layers, totals, notes).read(advance)
+            notes += merged_notes(self.base, self.tuned)
+            merged = self.base.merged_by_peft or self.tuned.merged_by_peft
+            _Reading(ours, theirs, layers, totals, notes, merged).read(advance)
             parts = (ours.projection(piece.name) for piece in ours.stored_pieces)
             places = list(dict.fromkeys(self._place(each.layer, each.role) for each in parts))
         order = {place: number for number, place in enumerate(places)}
@@ -117,13 +120,18 @@ def _kind(row: LayerRow) -> int:
 
 @dataclass(frozen=True)
 class _Reading:
-    """One walk over both models' tensors, which fills the totals."""
+    """One walk over both models' tensors, which fills the totals.
+
+    Attributes:
+        merged: PEFT merged an adapter of one of them, whose weights are in memory.
+    """
 
     ours: EffectiveTensors
     theirs: EffectiveTensors
     layers: frozenset[int]
     totals: WeightTotals
     notes: list[str]
+    merged: bool = False
 
     def read(self, advance: Callable[[float], None]) -> None:
         """Take every tensor that both have, in the base's order."""
@@ -210,17 +218,11 @@ class _Reading:
 
     def _note_rounding(self, ours: torch.dtype, theirs: torch.dtype) -> None:
         """Say once that base and tuned are stored in different precision, and what that alone does."""
-        plain = not any(each.changes.names or each.coded for each in (self.ours, self.theirs))
+        plain = not any(each.changes.names or each.coded for each in (self.ours, self.theirs)) and not self.merged
         if ours == theirs or not plain or not (ours.is_floating_point and theirs.is_floating_point):
             return
-        digits = 1 - round(math.log2(max(torch.finfo(ours).eps, torch.finfo(theirs).eps)))
-        base, tuned = (str(dtype).removeprefix("torch.") for dtype in (ours, theirs))
-        note = (
-            f"The base is {base}, {self.theirs.name} {tuned}: "
-            f"rounding alone changes weights by up to 2^-{digits} relative."
-        )
         if not any(each.startswith("The base is ") and f", {self.theirs.name} " in each for each in self.notes):
-            self.notes.append(note)
+            self.notes.append(precision_note(self.theirs.name, ours, theirs))
 
     def _shared(self, what: Compared, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """The rows that both have, where a vocabulary was resized."""
@@ -273,22 +275,6 @@ def _listed(names: Sequence[str]) -> str:
     parts = [f"{count} {'tensor' if count == 1 else 'tensors'} of {tower}" for tower, count in towers.items()]
     listed = ", ".join([*parts, *single[:NAMED]])
     return listed + (f" and {len(single) - NAMED} more" if len(single) > NAMED else "")
-
-
-def coded_notes(*models: EffectiveTensors) -> list[str]:
-    """What a reader must know of models whose weights are stored as codes."""
-    notes = []
-    for model in models:
-        for kind, count in Counter(codes.kind for codes in model.coded.values()).items():
-            grain = f"; rounding alone changes them by up to 2^-{_digits(kind)} relative" if "float8" in kind else ""
-            notes.append(
-                f"{model.name} stores {count} weights as {kind}: compared is what codes and scales mean{grain}."
-            )
-    return notes
-
-
-def _digits(kind: str) -> int:
-    return 1 - round(math.log2(torch.finfo(getattr(torch, kind)).eps))
 
 
 def entries_of(variant: Variant) -> int:

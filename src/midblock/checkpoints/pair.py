@@ -66,10 +66,15 @@ class Variant:
         Raises:
             MidblockError: a broken file, or an adapter that does not fit its base.
         """
-        adapter = self.checkpoint.adapter if self.checkpoint is not None else None
-        if self.checkpoint is None or (adapter is not None and adapter.settings.inexpressible):
+        if self.checkpoint is None or self.merged_by_peft:
             return EffectiveTensors.of_model(self.model, self.name)
         return EffectiveTensors.of_checkpoint(self.checkpoint, self.name)
+
+    @property
+    def merged_by_peft(self) -> bool:
+        """Whether it is an adapter that is no change of tensors, so that its weights are those of the merged model."""
+        adapter = self.checkpoint.adapter if self.checkpoint is not None else None
+        return adapter is not None and adapter.settings.inexpressible is not None
 
     def as_record(self) -> dict[str, Any]:
         """What `run.json` says about it; hashing the weights reads them once."""
