@@ -20,12 +20,13 @@ from midblock.base.plain_file import check_plain_file, unreadable
 from midblock.base.quoting import printable
 from midblock.checkpoints.cache import folder_once
 from midblock.checkpoints.config import STRANGE, reason_of
+from midblock.checkpoints.gguf_whole import check_read, check_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MAGIC = b"GGUF"
-CONVERSION = 1  # raised when `convert_gguf` would write something else, so that old cache folders are not taken
+CONVERSION = 2  # raised when `convert_gguf` would write something else, so that old cache folders are not taken
 
 # whatever gguf and transformers raise on bytes or architectures they do not know
 BROKEN_GGUF = (*STRANGE, StrictDataclassError, struct.error)
@@ -83,16 +84,16 @@ def _check_readable(file: Path) -> None:
 def _load(file: Path) -> tuple[PreTrainedModel, Any]:
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     # newer ones fetch a kernel for quantised products from the hub and keep the blocks, if they are not told otherwise
     known = hasattr(transformers, "GgufConfig")
     dense = {"quantization_config": transformers.GgufConfig(dequantize=True)} if known else {}
     options: dict[str, Any] = {"gguf_file": file.name, "dtype": torch.float32, "output_loading_info": True, **dense}
     try:
-        _check_blocks(file)
+        _check(file)
         loaded: Any = AutoModelForCausalLM.from_pretrained(file.parent, **options)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        tokenizer = _tokenizer(file)
     except ImportError as error:
         raise MidblockError(f"cannot convert {file.name}: {error}", hint='pip install "midblock[demo]"') from error
     except BROKEN_GGUF as error:
@@ -101,18 +102,45 @@ def _load(file: Path) -> tuple[PreTrainedModel, Any]:
     if lost := sorted(loading["missing_keys"]):  # transformers fills them by chance
         what = f"cannot convert {file}: it lacks the tensor {lost[0]} ({len(lost)} missing in all)"
         raise MidblockError(what, hint="fetch the file again")
+    check_read(file, sorted(loading["unexpected_keys"]))
     return model, tokenizer
 
 
-def _check_blocks(file: Path) -> None:
+def _tokenizer(file: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except Exception as error:
+        if type(error) is not Exception:  # the tokenizers library raises that; others are for the caller
+            raise
+        raise ValueError(f"its tokenizer is broken: {reason_of(error)}") from error
+
+
+def _check(file: Path) -> None:
+    """Do nothing if transformers makes of the file what it says, before any weight is read.
+
+    Raises:
+        MidblockError: it does not, or the file counts more blocks than it has tensors.
+    """
+    import torch
+    from gguf import GGUFReader
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    reader = GGUFReader(file)
+    _check_blocks(file, reader)
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)
+    check_whole(file, reader, config, skeleton)
+
+
+def _check_blocks(file: Path, reader: Any) -> None:
     """Do nothing if the file may hold as many blocks as it says: each has a tensor of its own.
 
     Raises:
         MidblockError: it cannot.
     """
-    from gguf import GGUFReader
-
-    reader = GGUFReader(file)
     for name, entry in reader.fields.items():
         if name.endswith(".block_count") and (count := int(entry.parts[entry.data[0]][0])) > len(reader.tensors):
             what = f"{file}: {name} is {count}, but it holds {len(reader.tensors)} tensors in all"
