@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from midblock.base import MidblockError
-from midblock.checkpoints.tensors import TensorReader, content_hash
+from midblock.checkpoints.tensors import TensorReader, content_hash, same_bits
 
 
 @pytest.fixture(scope="module")
@@ -345,3 +345,35 @@ def test_broken_pickles(tmp_path, model):
     torch.save([1, 2], file)
     with pytest.raises(MidblockError, match="no state dict"):
         TensorReader.open(tmp_path, allow_pickle=True)
+
+
+def stale(folder, change):
+    """Another shard of the folder gets its own copy of a tensor."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    name = "model.layers.0.self_attn.q_proj.weight"
+    home, other = index[name], next(shard for shard in sorted(set(index.values())) if shard != index[name])
+    copied = change(load_file(folder / home)[name])
+    save_file({**load_file(folder / other), name: copied}, folder / other, metadata={"format": "pt"})
+    return name, home, other
+
+
+def test_a_stale_copy_in_another_shard_is_named(sharded):
+    name, home, other = stale(sharded, lambda value: value + 1)
+    with pytest.raises(MidblockError, match=rf"{name} lies in .*{home} and, with other values, in .*{other}"):
+        TensorReader.open(sharded)
+
+
+@pytest.mark.parametrize("same", [torch.clone, torch.Tensor.double])
+def test_an_equal_copy_in_another_shard_is_no_matter(sharded, model, same):
+    name, home, _ = stale(sharded, same)
+    with TensorReader.open(sharded) as reader:
+        assert reader.file(name).name == home
+        assert torch.equal(reader.read(name), model.state_dict()[name])
+
+
+def test_bits_are_compared():
+    odd = torch.tensor([float("nan"), 0.0])
+    assert same_bits(odd, odd.clone())
+    assert not same_bits(odd, torch.tensor([float("nan"), -0.0]))
+    assert not same_bits(odd, odd[:1])
+    assert same_bits(torch.tensor([0.5]), torch.tensor([0.5]).half())

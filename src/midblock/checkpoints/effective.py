@@ -28,7 +28,7 @@ from midblock.checkpoints.carrier import Carrier
 from midblock.checkpoints.changes import Changes, Known, check_reached
 from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.decoder_names import name_in
-from midblock.checkpoints.fitting import check_blocks, check_shapes
+from midblock.checkpoints.fitting import check_blocks, check_shapes, without_copies
 from midblock.checkpoints.model_tensors import ModelTensors
 from midblock.checkpoints.pieces import Piece, box, extent, grouped, put_together, sides
 from midblock.checkpoints.projections import Projection
@@ -78,12 +78,14 @@ class EffectiveTensors:
         """Open a checkpoint, with its adapter folded in.
 
         Raises:
-            MidblockError: a broken file, an adapter that is no change of its base's tensors, or that does not fit.
+            MidblockError: a broken file, a parameter stored twice with different values, an adapter that is no change
+                of its base's tensors, or that does not fit.
         """
         config: Any = checkpoint.config
         skeleton = skeleton_of(config, trust_remote_code=checkpoint.trust_remote_code)
         store, anatomy = dequantised(checkpoint.tensors(), config), anatomy_of(skeleton)
         pieces = pieces_of({each: store.shape(each) for each in store.names}, skeleton)
+        pieces = without_copies(pieces, store, name or checkpoint.name)
         check_shapes(pieces, store, skeleton, name or checkpoint.name)
         check_blocks(pieces, anatomy, name or checkpoint.name)
         found = cls(name or checkpoint.name, store, anatomy, pieces)

@@ -6,19 +6,20 @@ both are compared before, by headers alone. Cost: a look at names and shapes; at
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from midblock.base import MidblockError
 from midblock.base.files import size_text
 from midblock.base.json_file import shown
 from midblock.checkpoints.anatomy import Anatomy
-from midblock.checkpoints.pieces import Piece, extent, grouped
-from midblock.checkpoints.tensors import TensorReader
+from midblock.checkpoints.pieces import Piece, box, extent, grouped
+from midblock.checkpoints.projections import Region
+from midblock.checkpoints.tensors import TensorReader, same_bits
 
 ORDINARY = 512  # parts that are built without a look at the files: that many cost no time
 SPARE = 2**30  # bytes that a model may make besides what its files hold, however small it is
@@ -34,6 +35,15 @@ class Stored(Protocol):
     def shape(self, name: str) -> tuple[int, ...]: ...
 
     def dtype(self, name: str) -> torch.dtype: ...
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """Tensors by the names on disk, with their values and files."""
+
+    def read(self, name: str) -> Tensor: ...
+
+    def file(self, name: str) -> Path | None: ...
 
 
 def check_counts(config: Mapping[str, Any], folder: Path, *, allow_pickle: bool = False) -> None:
@@ -107,6 +117,56 @@ def check_blocks(pieces: Iterable[Piece], anatomy: Anatomy, name: str) -> None:
     if lacking := sorted(own - there):
         what = f"{name}: its config counts {len(anatomy)} blocks, its files hold nothing of block {lacking[0]}"
         raise MidblockError(what, hint="config and weights do not belong together: fetch both again")
+
+
+def without_copies(pieces: tuple[Piece, ...], store: Readable, name: str) -> tuple[Piece, ...]:
+    """The pieces, of those that fill one place of the model with the same values just one.
+
+    transformers takes one of them, by an order of its own. Cost: a look at the places; only tensors that share one are
+    read. A tied head is a place of its own.
+
+    Raises:
+        MidblockError: two have different values; both are named.
+    """
+    copies: set[int] = set()
+    read = grouped([each for each in pieces if not each.unread and not each.opaque], "name")
+    for first, second in (pair for several in read.values() for pair in _sharing(several)):
+        if not _equal(store, first, second):
+            both = " and ".join(f"{each.stored} ({_file(store, each)})" for each in (first, second))
+            what = f"{name}: {both} are both {first.name}, with different values"
+            raise MidblockError(what, hint="remove the one that is not the model's")
+        copies.add(id(second))
+    return tuple(each for each in pieces if id(each) not in copies) if copies else pieces
+
+
+def _sharing(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Piece]]:
+    """Pairs of one parameter's pieces, of two tensors on disk, in one place; the first may be all of the parameter."""
+    if len(pieces) == 1:
+        return
+    whole = next((each for each in pieces if not each.region), None)
+    taken: dict[Region, Piece] = {}
+    for each in pieces:
+        first = whole or taken.setdefault(each.region, each)
+        if first.stored != each.stored:
+            yield first, each
+
+
+def _equal(store: Readable, first: Piece, second: Piece) -> bool:
+    whole, part = _value(store, first), second.region
+    if first.region or not part:
+        return same_bits(whole, _value(store, second))
+    fits = len(part) == whole.ndim and all(map(int.__le__, extent([part]), whole.shape))
+    return fits and same_bits(box(whole, part), _value(store, second))
+
+
+def _value(store: Readable, piece: Piece) -> Tensor:
+    read = store.read(piece.stored)
+    return box(read if piece.turn is None else piece.turn.apply(read), piece.inside)
+
+
+def _file(store: Readable, piece: Piece) -> str:
+    file = store.file(piece.stored)
+    return file.name if file is not None else "in memory"
 
 
 def check_memory(skeleton: nn.Module, stored: int, name: str) -> None:

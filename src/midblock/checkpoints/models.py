@@ -19,7 +19,7 @@ from midblock.checkpoints.changes import Changes, known_of
 from midblock.checkpoints.checkpoint import Checkpoint
 from midblock.checkpoints.config import STRANGE, reason_of
 from midblock.checkpoints.effective import EffectiveTensors
-from midblock.checkpoints.fitting import check_memory, check_shapes
+from midblock.checkpoints.fitting import check_memory, check_shapes, without_copies
 from midblock.checkpoints.merged_by_peft import merge_in
 from midblock.checkpoints.prompted import put_prompt
 from midblock.checkpoints.readable import check_readable, computable
@@ -154,11 +154,12 @@ def _load_dequantised(checkpoint: Checkpoint, options: Mapping[str, Any]) -> tup
 
 
 def check_files(checkpoint: Checkpoint) -> None:
-    """Open every file once: one that is corrupt, or another model's, is named before transformers takes memory."""
+    """Open every file once: one that is corrupt, or another model's, or at odds with itself, is named before."""
     skeleton: Any = skeleton_of(checkpoint.config, trust_remote_code=checkpoint.trust_remote_code)
     with checkpoint.tensors() as files:
         shapes = {name: files.shape(name) for name in files.names}
-        check_shapes(pieces_of(shapes, skeleton), files, skeleton, checkpoint.name)
+        pieces = without_copies(pieces_of(shapes, skeleton), files, checkpoint.name)
+        check_shapes(pieces, files, skeleton, checkpoint.name)
         check_memory(skeleton, sum(files.nbytes(name) for name in files.names), checkpoint.name)
     if checkpoint.adapter is not None:
         checkpoint.adapter.tensors().close()

@@ -35,10 +35,15 @@ class TensorReader:
         self._files = {file.path.name: file for file in opened}
         _check_index(weights, self._files)
         self._home: dict[str, SafetensorsFile | PickledFile] = {}
+        copies: list[tuple[str, SafetensorsFile | PickledFile]] = []
         for file in opened:
             for name in file.entries:
-                if weights.index.get(name, file.path.name) == file.path.name:
+                if name in self._home or weights.index.get(name, file.path.name) != file.path.name:
+                    copies.append((name, file))
+                else:
                     self._home[name] = file
+        for name, file in copies:
+            self._check_copy(name, file)
         self.names = tuple(self._home)
         self._last: str | None = None
 
@@ -48,7 +53,7 @@ class TensorReader:
 
         Raises:
             MidblockError: no weights there, pickled ones without `allow_pickle`, a missing, truncated or corrupt shard
-                (named), or a tensor that the index promises and its shard lacks.
+                (named), a tensor that the index promises and its shard lacks, or one that two shards have otherwise.
         """
         return cls(find_weight_files(Path(place), allow_pickle=allow_pickle))
 
@@ -90,6 +95,16 @@ class TensorReader:
         for file in self._files.values():
             file.close()
 
+    def _check_copy(self, name: str, file: SafetensorsFile | PickledFile) -> None:
+        """transformers loads every tensor of every shard: of two of one name, whichever comes last."""
+        home = self._home[name]
+        same = same_bits(home.read(name), file.read(name))
+        for each in (home, file):
+            each.release(name)
+        if not same:
+            what = f"{name} lies in {home.path} and, with other values, in {file.path}"
+            raise MidblockError(what, hint="one of the shards is of another model: fetch them all again")
+
     def _file_of(self, name: str) -> SafetensorsFile | PickledFile:
         if name not in self._home:
             raise unknown("tensor", name, self.names)
@@ -111,6 +126,16 @@ class TensorReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def same_bits(first: Shaped[Tensor, "..."], second: Shaped[Tensor, "..."]) -> bool:
+    """Whether two tensors have the same shape, and each entry the same bits; of two types, the same value."""
+    if first.shape != second.shape:
+        return False
+    if first.dtype != second.dtype:
+        return torch.equal(first.double(), second.double())
+    kind = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(first.dtype.itemsize)
+    return torch.equal(first, second) if kind is None else torch.equal(first.view(kind), second.view(kind))
 
 
 def content_hash(reader: TensorReader) -> str:
