@@ -51,12 +51,12 @@ def test_a_file_that_is_read_whole_gives_the_model_that_was_written(kind, fields
     check_equal(write_gguf(tmp_path / "x.gguf", model, kind, settings, tensors), model)
 
 
-def llama3_factors():
-    """By what llama.cpp's converter has a Llama 3.1 divide its frequencies."""
-    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-    model = random_model("llama", **EPSILON, **scaled("llama3", **scaling))
-    plain = 1 / 10000 ** (torch.arange(0, 8, 2) / 8)
-    return {"rope_freqs.weight": (plain / model.model.rotary_emb.inv_freq).numpy()}
+def scaled_as_llama3(**fields):
+    """A Llama 3.1, and by what llama.cpp's converter has its frequencies divided."""
+    usual = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    model = random_model("llama", **EPSILON, **scaled("llama3", **{**usual, **fields}))
+    plain = 1 / model.config.rope_parameters["rope_theta"] ** (torch.arange(0, 8, 2) / 8)
+    return model, {"rope_freqs.weight": (plain / model.model.rotary_emb.inv_freq).numpy()}
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,15 @@ def test_what_transformers_drops_is_refused_by_name(kind, fields, settings, name
     assert "\n" not in str(raised.value)
 
 
-def test_scaled_frequencies_are_refused(tmp_path):
-    model = random_model("llama", **EPSILON)
-    file = write_gguf(tmp_path / "x.gguf", model, "llama", {}, llama3_factors())
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_the_scaling_of_llama_3_is_found_in_its_divisors(factor, tmp_path):
+    model, divisors = scaled_as_llama3(factor=factor, rope_theta=500000.0)
+    check_equal(write_gguf(tmp_path / "x.gguf", model, "llama", {"rope.freq_base": 500000.0}, divisors), model)
+
+
+def test_another_scaling_of_frequencies_is_refused(tmp_path):
+    model, divisors = scaled_as_llama3(original_max_position_embeddings=64)
+    file = write_gguf(tmp_path / "x.gguf", model, "llama", {}, divisors)
     with pytest.raises(MidblockError, match=r"does not read its tensor rope_freqs\.weight \(1 unread in all\)"):
         gguf_folder(file)
 

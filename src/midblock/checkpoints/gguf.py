@@ -20,7 +20,7 @@ from midblock.base.plain_file import check_plain_file, unreadable
 from midblock.base.quoting import printable
 from midblock.checkpoints.cache import folder_once
 from midblock.checkpoints.config import STRANGE, reason_of
-from midblock.checkpoints.gguf_whole import check_read, check_whole
+from midblock.checkpoints.gguf_whole import check_read, check_whole, rotation_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,7 +91,7 @@ def _load(file: Path) -> tuple[PreTrainedModel, Any]:
     dense = {"quantization_config": transformers.GgufConfig(dequantize=True)} if known else {}
     options: dict[str, Any] = {"gguf_file": file.name, "dtype": torch.float32, "output_loading_info": True, **dense}
     try:
-        _check(file)
+        rotation = _check(file)
         loaded: Any = AutoModelForCausalLM.from_pretrained(file.parent, **options)
         tokenizer = _tokenizer(file)
     except ImportError as error:
@@ -103,6 +103,8 @@ def _load(file: Path) -> tuple[PreTrainedModel, Any]:
         what = f"cannot convert {file}: it lacks the tensor {lost[0]} ({len(lost)} missing in all)"
         raise MidblockError(what, hint="fetch the file again")
     check_read(file, sorted(loading["unexpected_keys"]))
+    if rotation is not None:
+        model.config.rope_parameters = rotation  # taken up where the model is built anew
     return model, tokenizer
 
 
@@ -117,8 +119,8 @@ def _tokenizer(file: Path) -> Any:
         raise ValueError(f"its tokenizer is broken: {reason_of(error)}") from error
 
 
-def _check(file: Path) -> None:
-    """Do nothing if transformers makes of the file what it says, before any weight is read.
+def _check(file: Path) -> dict[str, Any] | None:
+    """See that transformers makes of a file what it says, before weights are read; return a scaling that it drops.
 
     Raises:
         MidblockError: it does not, or the file counts more blocks than it has tensors.
@@ -129,10 +131,13 @@ def _check(file: Path) -> None:
 
     reader = GGUFReader(file)
     _check_blocks(file, reader)
-    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    config: Any = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    if (rotation := rotation_of(reader, config)) is not None:
+        config.rope_parameters = rotation
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config)
     check_whole(file, reader, config, skeleton)
+    return rotation
 
 
 def _check_blocks(file: Path, reader: Any) -> None:

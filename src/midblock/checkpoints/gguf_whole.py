@@ -8,12 +8,15 @@ transformers' own tables (`modeling_gguf_pytorch_utils`, `integrations.gguf`).
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from midblock.base import MidblockError
@@ -21,6 +24,10 @@ from midblock.base.quoting import printable
 
 HINT = "give the model's own safetensors instead"
 SCALING = "rope.scaling."
+DIVISORS = "rope_freqs.weight"
+LLAMA3 = {
+    "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192
+}  # fmt: skip
 
 # what cannot change what a model computes: sizes that the shapes of its tensors settle, and notes on how it was made
 FREE = (
@@ -44,6 +51,28 @@ SCALINGS = {
     "type": "rope_type", "factor": "factor", "original_context_length": "original_max_position_embeddings",
     "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow",
 }  # fmt: skip
+
+
+def rotation_of(reader: Any, config: Any) -> dict[str, Any] | None:
+    """The scaling of positions that a file's `rope_freqs.weight` is; None where it has none, or of another kind.
+
+    llama.cpp keeps of Llama 3.1 to 3.3 just what each frequency is divided by. Those have one scaling but for its
+    factor, so it is computed from the factor and must give the file's divisors.
+    """
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    rope = getattr(config, "rope_parameters", None) or {}
+    found = next((each for each in reader.tensors if each.name == DIVISORS), None)
+    if found is None or config.model_type != "llama" or rope.get("rope_type") != "default" or _divides_by_one(found):
+        return None
+    divisors = torch.from_numpy(np.array(found.data)).float()
+    scaled = copy.deepcopy(config)
+    scaled.rope_parameters = {**rope, **LLAMA3, "factor": float(divisors.max())}
+    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](scaled, torch.device("cpu"))
+    width = 2 * len(frequencies)
+    plain = 1 / rope["rope_theta"] ** (torch.arange(0, width, 2).float() / width)
+    same = divisors.shape == plain.shape and torch.allclose(plain / divisors, frequencies, rtol=1e-5, atol=0)
+    return dict(scaled.rope_parameters) if same else None
 
 
 def check_whole(file: Path, reader: Any, config: Any, skeleton: nn.Module) -> None:
@@ -83,7 +112,8 @@ def _check_tensors(file: Path, reader: Any, architecture: str, skeleton: nn.Modu
     known = get_gguf_hf_weights_map(skeleton, processor)
     # stacked experts are known without their ending
     lost = [each for each in reader.tensors if not {each.name, each.name.removesuffix(".weight")} & known.keys()]
-    check_read(file, [each.name for each in lost if not _divides_by_one(each)])
+    scaled = _rope(skeleton.config).get("rope_type") == LLAMA3["rope_type"]
+    check_read(file, [each.name for each in lost if not (_divides_by_one(each) or (scaled and each.name == DIVISORS))])
 
 
 def check_read(file: Path, lost: Sequence[str]) -> None:
@@ -99,7 +129,7 @@ def check_read(file: Path, lost: Sequence[str]) -> None:
 
 def _divides_by_one(tensor: Any) -> bool:
     """Whether a tensor divides each rotary frequency by one."""
-    return tensor.name == "rope_freqs.weight" and tensor.tensor_type.name == "F32" and bool((tensor.data == 1).all())
+    return tensor.name == DIVISORS and tensor.tensor_type.name == "F32" and bool((tensor.data == 1).all())
 
 
 def _has_own_plan(architecture: str) -> bool:
