@@ -484,3 +484,33 @@ def test_a_generation_config_that_is_none_stays_behind(content, parents, tmp_pat
     merge(base, tuned, 0.5, output_dir=tmp_path / "out")
     assert any("generation_config.json is broken" in note for note in notes_of(tmp_path / "out"))
     assert (tmp_path / "out" / "generation_config.json").read_text() != content
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "told"), [(1e-3, "auto", True), (1e-3, "float32", False), (1.0, "auto", False)]
+)
+def test_what_rounding_takes_away_is_told(pico, tokenizer, tmp_path, size, dtype, told):
+    """Of the share of a change that a merge takes, the most that rounding eats of one tensor."""
+    base = pico("llama").bfloat16()
+    base.save_pretrained(tmp_path / "base")
+    tuned = pico("llama").bfloat16().float()
+    stream = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in tuned.parameters():
+            value += size * value.abs().mean() * torch.randn(value.shape, generator=stream)
+    tuned.save_pretrained(tmp_path / "tuned")
+    for name in ("base", "tuned"):
+        tokenizer.save_pretrained(tmp_path / name)
+    parents = str(tmp_path / "base"), str(tmp_path / "tuned")
+    notes = read_record(merge(*parents, 0.5, output_dir=tmp_path / "m", dtype=dtype))["notes"]
+    said = [
+        note for note in notes if re.match(r"Rounding to bfloat16 takes away up to \d+% of a tensor's change", note)
+    ]
+    assert bool(said) == told
+    if told:
+        before, after, made = (tensors(tmp_path / name) for name in ("base", "tuned", "m"))
+        name = "model.layers.1.mlp.up_proj.weight"
+        wanted = 0.5 * (after[name].double() - before[name].double())
+        lost = float((made[name].double() - before[name].double() - wanted).norm() / wanted.norm())
+        assert lost > 0.5
+        assert int(re.search(r"(\d+)%", said[0])[1]) >= int(100 * lost) - 1

@@ -25,6 +25,7 @@ from midblock.runs.run import Bench, Outcome
 
 RECIPE = "mergekit.yaml"
 PHASE = "weights"
+NOTED_LOSS = 0.1  # of a change
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Merging:
             self._check_space(folder, weights)
             with bench.phase(PHASE):
                 weights.write(folder, bench.progress.phase("merging", weights.size))
-            bench.notes += [*parent_notes(base, tuned), *self._notes(alphas, tied)]
+            bench.notes += [*parent_notes(base, tuned), *self._notes(alphas, tied), *_loss_note(weights)]
             bench.notes += [*self._write_small_files(folder, base, tied)]
             return Outcome(
                 list(rows_of(weights, alphas, self.name)),
@@ -129,6 +130,13 @@ class Merging:
         written = Counter(item.dtype for item in items).most_common(1)[0][0]
         ours, theirs = (mergekit_name(checkpoint_of(each)) for each in (self.base, self.tuned))
         return recipe(found, ours, theirs, written)
+
+
+def _loss_note(weights: Weights) -> Iterator[str]:
+    if (lost := max(weights.losses, default=0.0)) >= NOTED_LOSS:
+        kinds = sorted({str(item.dtype).removeprefix("torch.") for item in weights if item.dtype.itemsize < 4})
+        what = f"up to {lost:.0%} of a tensor's change"
+        yield f"Rounding to {' and '.join(kinds)} takes away {what}; --dtype float32 keeps it."
 
 
 def _writer(text: str) -> Any:
