@@ -1,5 +1,8 @@
+import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from midblock.base import MidblockError, generator
@@ -107,3 +110,37 @@ def test_real_files(file, count, layout):
     assert (len(examples), examples.layout) == (count, layout)
     if layout == "question/answer":
         assert all(example.completion.endswith(f"#### {example.extra['answer']}") for example in examples)
+
+
+PAIRS = [{"prompt": f"say {n}", "completion": f"yes {n}"} for n in range(14)]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+@pytest.mark.parametrize("first", [{"prompt": "alone"}, {"text": "alone"}, {"prompt": "alone", "completion": None}])
+def test_the_layout_is_that_of_all_rows_not_of_the_first(tmp_path, ending, first):
+    path, rows = tmp_path / f"rows.{ending}", [first, *PAIRS]
+    if ending == "parquet":
+        names = {name: None for row in rows for name in row}
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([names | row for row in rows]), path)
+    else:
+        path.write_text(json.dumps(rows) if ending == "json" else "\n".join(map(json.dumps, rows)))
+    found = load_dataset(path)
+    assert found.layout == "prompt/completion"
+    assert [example.completion for example in found] == [f"yes {n}" for n in range(14)]
+    (note,) = found.notes()
+    assert note.startswith("1 row(s) of the data left out: column ")
+
+
+@pytest.mark.parametrize(
+    ("row", "unread"),
+    [
+        ({"prompt": "say", "chosen": "yes", "rejected": "no"}, "'chosen', 'rejected'"),
+        ({"prompt": "say", "answer": "yes", "id": 1}, "'answer'"),
+        ({"text": "say", "completion": "yes"}, "'completion'"),
+        ({"prompt": "say", "id": "1"}, ""),
+        ({"question": "say", "answer": "yes", "solution": "all of it"}, ""),
+    ],
+)
+def test_answers_that_are_not_read_are_named(write_jsonl, row, unread):
+    notes = load_dataset(write_jsonl([row] * 3)).notes()
+    assert [f"is read, and not {unread}: to have an answer read" in note for note in notes] == [True] * bool(unread)

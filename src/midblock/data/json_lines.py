@@ -48,15 +48,15 @@ def _first_letter(file: BinaryIO, skipped: int) -> bytes:
 
 
 def _indexed(file: BinaryIO, path: Path, skipped: int) -> Records:
-    """One record a line: where each begins, and its line's number."""
+    """One record a line: where each begins, and its line's number; the columns are those that any of them has."""
     places, numbers = array("q"), array("q")
-    columns: tuple[str, ...] = ()
+    seen: dict[str, None] = {}
     file.seek(skipped)
     place = skipped
     for number, line in enumerate(_lines(file, path), start=1):
         if line.strip():
             record = _checked(_parse(line, f"{path}, line {number}"), path, len(places) + 1)
-            columns = columns or tuple(record)
+            seen.update(dict.fromkeys(record))
             places.append(place)
             numbers.append(number)
         place += len(line)
@@ -70,7 +70,7 @@ def _indexed(file: BinaryIO, path: Path, skipped: int) -> Records:
                 found[index] = _checked(line, path, index + 1)
         return [found[index] for index in at]
 
-    return Records(str(path), "", columns, len(places), take)
+    return Records(str(path), "", tuple(seen), len(places), take)
 
 
 def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:

@@ -56,6 +56,18 @@ def detect_layout(rows: Records) -> str:
     raise MidblockError(f"{rows.name}: no known column layout in {seen}", hint=f"{meant}accepted: {accepted}")
 
 
+def unread_note(rows: Records, layout: str) -> tuple[str, ...]:
+    """That rows hold what looks like an answer, and the layout has none; nothing where the source is known to be so."""
+    unread = [column for column in rows.columns if column in ANSWERS]
+    if rows.layout or layout not in WITHOUT_ANSWER or not unread:
+        return ()
+    named = ", ".join(map(repr, unread))
+    return (
+        f"Of each row only {layout!r} is read, and not {named}: to have an answer read, call the columns "
+        "'prompt' and 'completion'.",
+    )
+
+
 def read_examples(rows: Records, layout: str, chosen: Sequence[int]) -> tuple[Example, ...]:
     """Read the chosen rows.
 
@@ -195,4 +207,6 @@ LAYOUTS: Mapping[str, Layout] = {
     "prompt": Layout(("prompt",), _read_prompt),
     "wikitext": Layout(("text",), _read_text, keep=_is_paragraph),
 }
+WITHOUT_ANSWER = frozenset({"text", "prompt"})
+ANSWERS = frozenset({"completion", "response", "answer", "output", "solution", "target", "chosen", "rejected"})
 NEVER_GUESSED = frozenset({"wikitext"})  # a file of texts with an empty row is a mistake, unless it is WikiText

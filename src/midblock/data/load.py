@@ -13,7 +13,7 @@ from midblock.data.derived import Derived, source_of
 from midblock.data.examples import Example, ExampleSet, hash_examples, left_out
 from midblock.data.files import READERS, read_file
 from midblock.data.hub import HUB_SETS, HubSet, read_hub
-from midblock.data.layouts import LAYOUTS, detect_layout, read_examples, try_examples
+from midblock.data.layouts import LAYOUTS, detect_layout, read_examples, try_examples, unread_note
 from midblock.data.procedural import BUILTIN_SETS, make_rows
 from midblock.data.records import Record, Records
 
@@ -70,7 +70,7 @@ def load_dataset(
         examples, bad = _sample(rows, layout, num_samples, seed, skip, at_most)
     reasons = {row + 1: error.what.removeprefix(f"{rows.name}, row {row + 1}: ") for row, error in bad.items()}
     found = reference, rows.split, layout, examples, hash_examples(examples)
-    return ExampleSet(*found, left_out(reasons, "row {}"), rows.notes)
+    return ExampleSet(*found, left_out(reasons, "row {}"), (*rows.notes, *unread_note(rows, layout)))
 
 
 def local_places(data: str | ExampleSet) -> list[Path]:

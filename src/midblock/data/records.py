@@ -33,7 +33,7 @@ class Records:
     Attributes:
         name: what an error calls them (a file's path, a dataset reference).
         split: which part of the dataset they are; empty for a single file.
-        columns: column names, in the source's order.
+        columns: column names, in the source's order; not every record need have all of them.
         count: number of records.
         take: returns the records at the given positions (0…count-1), in that order; `columns` names those that are
             wanted, others may be left out.
@@ -53,8 +53,8 @@ class Records:
     def from_records(
         cls, name: str, records: Sequence[Record], *, split: str = "", layout: str | None = None
     ) -> "Records":
-        """Wrap records that are in memory already; the first one's keys are the columns."""
-        columns = tuple(records[0]) if records else ()
+        """Wrap records that are in memory already; the columns are those that any of them has."""
+        columns = tuple(dict.fromkeys(column for record in records for column in record))
 
         def take(at: Sequence[int], columns: object = None) -> list[Record]:
             return [records[index] for index in at]
