@@ -349,8 +349,9 @@ def test_prompts_that_repeat_have_the_states_of_the_first(rows):
                     values[places[later]] = values[places[first]] * (1 + 1e-7)
             noisy[key], exact[key] = RowStatistic(stat.index, values), RowStatistic(stat.index, same)
     wanted = frozenset({"intrinsic_dimension", "condition_number", "cka_debiased", "change_intensity"})
-    made = Estimates(Measured(columns_of(noisy, wanted), ("sft",)), ("sft",), wanted, LAYERS, L, "", 0, repeats=repeats)
-    plain = Estimates(Measured(columns_of(exact, wanted), ("sft",)), ("sft",), wanted, LAYERS, L, "", 0)
+    of = ("sft",), wanted, LAYERS, L, "", 0, False  # nulls and split floors keep repeats together besides
+    made = Estimates(Measured(columns_of(noisy, wanted), ("sft",)), *of, repeats=repeats)
+    plain = Estimates(Measured(columns_of(exact, wanted), ("sft",)), *of)
     assert list(map(repr, made.rows())) == list(map(repr, plain.rows()))
     assert made.notes() == []
 

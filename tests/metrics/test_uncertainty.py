@@ -270,3 +270,25 @@ def test_permutations_are_permutations_and_differ():
     orders = permutations(12, 0, count=50)
     assert torch.equal(orders.sort(1).values, torch.arange(12).expand(50, -1))
     assert len(orders.unique(dim=0)) == 50
+
+
+def test_copies_move_and_are_halved_together():
+    copies = Clusters.of(["a", "b", "c", "d"] * 3)
+    for order in permutations(12, 0, 50, copies).numpy():
+        assert sorted(order) == list(range(12))
+        taken = copies.numbers[order]
+        assert all(len(set(taken[copies.numbers == each])) == 1 for each in range(4))
+    for first, second in halves(12, 0, copies):
+        assert first.shape == second.shape == (1, 6)
+        assert not set(copies.numbers[first[0]]) & set(copies.numbers[second[0]])
+    uneven = Clusters.of(["a"] * 5 + ["b", "c", "c"])
+    assert all(sorted(order) == list(range(8)) for order in permutations(8, 0, 20, uneven).tolist())
+    assert halves(4, 0, Clusters.of(["a"] * 4)) == []
+
+
+def test_one_cluster_has_no_fold():
+    folds = Folds.of(5, 0, clusters=Clusters.of(["a"] * 5))
+    found = jackknife(lambda keep: {"size": keep.double().mean(1)}, folds)["size"]
+    assert (found.value, found.n) == (2, 5)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)

@@ -23,7 +23,7 @@ from midblock.analysis.evaluated import Column, Evaluated, Found, Key, SideBySid
 from midblock.analysis.layer_statistics import LayerStatistics, Sample
 from midblock.analysis.measure import Measured
 from midblock.analysis.mixtures import CHOICES
-from midblock.analysis.repeats import Alike
+from midblock.analysis.repeats import Alike, alike_by_tokens
 from midblock.analysis.undefined import Undefined
 from midblock.base import Estimate, LayerRow
 from midblock.base.clusters import Clusters
@@ -59,7 +59,8 @@ class Estimates:
         references: whether nulls and split floors are computed too.
         repeats: for each prompt that repeats an earlier one, that one.
         general: the dataset of general texts, for the table.
-        clusters: which prompts are variants of one question, by index; None where none are.
+        clusters: which prompts are variants of one question or repeat one another, by index; None where none are.
+        general_repeats: `repeats` of the general texts.
         undefined: what has no value; filled by `rows`.
         alike: layers at which different prompts have the same state; filled by `rows`.
         partial: folder for what unfinished layers gave, None to keep it in memory only.
@@ -80,6 +81,7 @@ class Estimates:
     tokens: str = ""
     general: str = ""
     clusters: Clusters | None = None
+    general_repeats: Mapping[int, int] = field(default_factory=dict)
     undefined: Undefined = field(default_factory=Undefined)
     alike: Alike = field(default_factory=Alike)
     partial: Path | None = None
@@ -120,8 +122,9 @@ class Estimates:
                 rows = self.measured.get(model, source, self.blocks)
                 if rows is None:
                     continue
-                # general texts are no variants of these prompts' questions
-                clusters = None if source == "general" else self.clusters
+                clusters = self.clusters
+                if source == "general":  # no variants of these prompts' questions
+                    clusters = alike_by_tokens(range(int(rows.index.max()) + 1), self.general_repeats)
                 forward, backward, counts = rows.values.T
                 for metric, sums in ((name, forward), (f"{name}_reverse", backward)):
                     if metric in self.wanted and not bool(counts.any()):  # no prompt has an answer
@@ -198,7 +201,7 @@ class Estimates:
     def _split_floor(self, sample: Sample) -> Iterator[Found]:
         """Mean absolute difference between the metrics of two random halves of the prompts."""
         gaps = defaultdict(list)
-        for first, second in halves(sample.N, self.seed):
+        for first, second in halves(sample.N, self.seed, sample.copies):
             ours, theirs = sample.by_set(first), sample.by_set(second)
             for name in ours:
                 gaps[name].append(abs(float(ours[name] - theirs[name])))
@@ -206,9 +209,9 @@ class Estimates:
             yield sample.key(name + SPLIT_FLOOR), Estimate(sum(gap) / len(gap), *_NONE, sample.N)
 
     def _null(self, sample: Sample) -> Iterator[Found]:
-        if sample.shuffled is None:
+        if sample.shuffled is None or (sample.copies is not None and sample.copies.count == 1):
             return
-        statistic = sample.shuffled(permutations(sample.N, self.seed))
+        statistic = sample.shuffled(permutations(sample.N, self.seed, copies=sample.copies))
         for name in sample.names:
             if (null := METRICS[name].null) is not None:
                 drawn = null(statistic)
@@ -250,21 +253,24 @@ class Estimates:
         for of in sorted(alike):
             table = torch.stack([column for _, column in alike[of]], dim=1).double()
             keys = [key for key, _ in alike[of]]
-            clusters = self._statistics.clusters_of(self._rows_of(keys[0]))
+            rows = self._rows_of(keys[0])
+            clusters = self._statistics.clusters_of(rows)
             shares = [_metric_of(key).interval == "share" for key in keys]
             yield from zip(keys, bootstrap_means(table, self.seed, shares=shares, clusters=clusters), strict=True)
             if self.references:
-                yield from self._split_floors_of_means(keys, table)
+                yield from self._split_floors_of_means(keys, table, self._statistics.copies_of(rows))
 
     def _rows_of(self, key: Key) -> RowStatistic | None:
         """The rows that a column was made of."""
         source = _metric_of(key).source
         return self._statistics.rows("view0" if source == "views" else source, key.model, key.layer)
 
-    def _split_floors_of_means(self, keys: Sequence[Key], table: Float[Tensor, "N C"]) -> Iterator[Found]:
-        splits = halves(len(table), self.seed)
+    def _split_floors_of_means(
+        self, keys: Sequence[Key], table: Float[Tensor, "N C"], copies: Clusters | None
+    ) -> Iterator[Found]:
+        splits = halves(len(table), self.seed, copies)
         for key, column in zip(keys, table.T, strict=True):
-            if key.model == BASE:
+            if key.model == BASE and splits:
                 gaps = [(column[a[0]].nanmean() - column[b[0]].nanmean()).abs() for a, b in splits]
                 floor = Estimate(float(torch.stack(gaps).mean()), *_NONE, len(column))
                 yield Key(key.layer, key.model, key.metric + SPLIT_FLOOR), floor

@@ -13,7 +13,7 @@ from torch import Tensor
 from midblock.analysis.evaluated import Column, Key
 from midblock.analysis.measure import Measured
 from midblock.analysis.mixtures import expert_module
-from midblock.analysis.repeats import fewer_states, with_one_state
+from midblock.analysis.repeats import alike_by_tokens, fewer_states, with_one_state
 from midblock.base.clusters import Clusters
 from midblock.base.names import BASE
 from midblock.metrics.catalogue import METRICS, computed_from, values
@@ -38,7 +38,8 @@ class Sample:
         of: from index sets to the statistic.
         shuffled: from orders of the prompts to the statistic of a null; None where there is none.
         tokens: as of `Estimates`.
-        clusters: which of the prompts are variants of one question.
+        clusters: which of the prompts are variants of one question or repeat one another.
+        copies: which of them repeat one another.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Sample:
     shuffled: Callable[[Tensor], Any] | None = None
     tokens: str = ""
     clusters: Clusters | None = None
+    copies: Clusters | None = None
 
     def by_set(self, keep: Tensor) -> dict[str, Tensor]:
         """Of the metrics with a jackknife, a value for each index set."""
@@ -85,7 +87,7 @@ class LayerStatistics:
         blocks: L.
         tokens: "" for metrics over all tokens, or the suffix of those over others.
         repeats: for each prompt that repeats an earlier one, that one.
-        clusters: which prompts are variants of one question, by index; None where none are.
+        clusters: which prompts are variants of one question or repeat one another, by index; None where none are.
     """
 
     measured: Measured
@@ -108,22 +110,22 @@ class LayerStatistics:
                 states = States.of(pooled.values)
                 if (count := fewer_states(states, len(self.repeats.keys() & set(pooled.index.tolist())))) is not None:
                     alike[model] = len(states.X), count
-                N, clusters = len(states.X), self.clusters_of(pooled)
-                yield Sample(model, layer, names, N, partial(Pooled, states), None, self.tokens, clusters)
+                N, alike_ones = len(states.X), self._alike(pooled)
+                yield Sample(model, layer, names, N, partial(Pooled, states), None, self.tokens, *alike_ones)
             if (stack := self._views(model, layer)) is not None:
                 names = computed_from("views", self.wanted)
-                clusters = self.clusters_of(self.rows("view0", model, layer))
-                yield Sample(model, layer, names, stack.shape[1], partial(Views, stack), clusters=clusters)
+                alike_ones = self._alike(self.rows("view0", model, layer))
+                yield Sample(model, layer, names, stack.shape[1], partial(Views, stack), None, "", *alike_ones)
         for model in self.models:
             if (pairing := self.pairing(model, layer)) is not None:
                 names, N = computed_from("pooled", self.wanted, paired=True), len(pairing.base)
                 of, shuffled = partial(Pairs, pairing), partial(Shuffled, pairing)
-                clusters = self.clusters_of(self.rows("pooled", model, layer))
-                yield Sample(model, layer, names, N, of, shuffled, self.tokens, clusters)
+                alike_ones = self._alike(self.rows("pooled", model, layer))
+                yield Sample(model, layer, names, N, of, shuffled, self.tokens, *alike_ones)
             if (change := self._own(model, layer)) is not None:
                 names, N = computed_from("own", self.wanted), len(change.base)
-                clusters = self.clusters_of(self.rows("own", model, layer))
-                yield Sample(model, layer, names, N, partial(OwnChanges, change), None, self.tokens, clusters)
+                alike_ones = self._alike(self.rows("own", model, layer))
+                yield Sample(model, layer, names, N, partial(OwnChanges, change), None, self.tokens, *alike_ones)
         for model in (BASE, *self.models):
             if (loads := self.loads(model, layer, by_expert=False)) is not None:
                 yield loads
@@ -141,15 +143,22 @@ class LayerStatistics:
             return None
         beside = None if model == BASE else base.values[torch.isin(base.index, rows.index)]
         of = partial(Loads, rows.values, base=beside)
-        return Sample(model, layer, named, len(rows.values), of, clusters=self.clusters_of(rows))
+        return Sample(model, layer, named, len(rows.values), of, None, "", *self._alike(rows))
 
     def rows(self, source: str, model: str, layer: int) -> RowStatistic | None:
         """The measured rows of a source of metrics, over the tokens that these statistics are about."""
         return self.measured.get(model, source + self.tokens if source in TOKEN_SOURCES else source, layer)
 
     def clusters_of(self, rows: RowStatistic | None) -> Clusters | None:
-        """Which of the prompts that these rows are about are variants of one question."""
+        """Which of the prompts that these rows are about are variants of one question or repeat one another."""
         return None if self.clusters is None or rows is None else self.clusters.take(rows.index.numpy())
+
+    def copies_of(self, rows: RowStatistic | None) -> Clusters | None:
+        """Which of them repeat one another: no unrelated prompts, and no halves of the data."""
+        return None if rows is None else alike_by_tokens(rows.index.tolist(), self.repeats)
+
+    def _alike(self, rows: RowStatistic | None) -> tuple[Clusters | None, Clusters | None]:
+        return self.clusters_of(rows), self.copies_of(rows)
 
     def _views(self, model: str, layer: int) -> Tensor | None:
         """Both augmented views' states; metrics of them are over all tokens alone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from midblock.analysis.repeats import repeats_of
 from midblock.analysis.settings import LEAST_PROMPTS, AnalysisSettings
 from midblock.base import MidblockError, generator
 from midblock.base.clusters import Clusters
+from midblock.base.few import LEAST, enough
 from midblock.checkpoints import Pair
 from midblock.data import Batch, ExampleSet, TokenizedSet, make_batches
 from midblock.metrics.views import VIEWS, drop_tokens
@@ -34,7 +35,8 @@ class Prompts:
         facts: what `run.json` records about the data.
         samples: the first few texts, to be shown.
         repeats: for each prompt that repeats an earlier one in the region, that one, by index.
-        clusters: which samples are variants of one question, by index; None where none are.
+        questions: of each sample the question that it is a variant of, "" where it is none.
+        general_repeats: `repeats` of the general texts.
     """
 
     reference: str
@@ -46,7 +48,13 @@ class Prompts:
     repeats: Mapping[int, int] = field(default_factory=dict)
     general: list[Batch] = field(default_factory=list)
     general_reference: str = ""
-    clusters: Clusters | None = None
+    questions: Sequence[str] = ()
+    general_repeats: Mapping[int, int] = field(default_factory=dict)
+
+    @cached_property
+    def clusters(self) -> Clusters | None:
+        """Which samples are variants of one question or repeat one another, by index; None where none are."""
+        return Clusters.of(self.questions, self.repeats)
 
     @cached_property
     def rounded(self) -> frozenset[int]:
@@ -65,21 +73,35 @@ class Prompts:
         notes = [*facts.get("left_out", ())]
         notes += [f"{facts[name]} prompt(s) {note}" for name, note in told.items() if facts.get(name)]
         notes += self._few()
-        if self.clusters is not None:
+        if self.clusters is not None and Clusters.of(self.questions) is not None:
             notes.append(self.clusters.note("prompts"))
         if self.repeats:
-            different = facts["num_samples"] - len(self.repeats)
-            notes.append(
-                f"{len(self.repeats)} of {facts['num_samples']} prompts repeat the tokens of an earlier one: "
-                f"intrinsic_dimension takes each of the {different} different ones once, all other numbers and "
-                "intervals count every prompt."
-            )
+            notes.append(self._repeated(facts["num_samples"]))
         return notes
+
+    def _repeated(self, count: int) -> str:
+        """What repeats do to numbers, of so many prompts."""
+        different = count - len(self.repeats)
+        note = (
+            f"{len(self.repeats)} of {count} prompts repeat the tokens of an earlier one: values count every prompt, "
+            "intervals resample a prompt together with its repeats, and intrinsic_dimension takes each different one "
+            f"({different}) once."
+        )
+        if enough("jackknife", different):
+            return note
+        return f"{note} Fewer than {LEAST['mean']} different ones give no interval of a mean, fewer than " + (
+            f"{LEAST['jackknife']} none of what is computed from all together."
+        )
 
     def _few(self) -> list[str]:
         """That intervals rest on few prompts: all of them, or those of token-level metrics."""
-        count, deep = (sum(len(batch.index) for batch in each) for each in (self.deep + self.pooled, self.deep))
-        return few_note(count, "prompts") or few_note(deep, "prompts, those of token-level metrics,")
+        count, deep = (self._resampled(batches) for batches in (self.deep + self.pooled, self.deep))
+        noun = "different prompts" if self.repeats else "prompts"
+        return few_note(count, noun) or few_note(deep, f"{noun}, those of token-level metrics,")
+
+    def _resampled(self, batches: Sequence[Batch]) -> int:
+        """How many different prompts there are in some batches."""
+        return len({self.repeats.get(index, index) for batch in batches for index in batch.index.tolist()})
 
 
 def prepare_prompts(pair: Pair, data: str | ExampleSet, settings: AnalysisSettings, *, views: bool) -> Prompts:
@@ -103,7 +125,7 @@ def prepare_prompts(pair: Pair, data: str | ExampleSet, settings: AnalysisSettin
         facts={**found.facts, "num_token_samples": len(chosen), "asked": len(found.examples)},
         samples=[example.text for example in found.examples.examples[:SHOWN]],
         repeats=repeats_of(found.tokens.prompts, settings.region),
-        clusters=found.examples.clusters,
+        questions=[example.question for example in found.examples],
     )
 
 
@@ -121,7 +143,8 @@ def with_general(pair: Pair, prompts: Prompts, settings: AnalysisSettings) -> Pr
         raise MidblockError(f"no text of {found.reference} can be measured", hint="see --general and --max-length")
     facts = {**prompts.facts, "general": dict(found.facts)}
     batches = found.batches(settings.batch_tokens)
-    return replace(prompts, general=batches, general_reference=found.reference, facts=facts)
+    repeats = repeats_of(found.tokens.prompts, "all")
+    return replace(prompts, general=batches, general_reference=found.reference, general_repeats=repeats, facts=facts)
 
 
 def _batches(found: Reading, settings: AnalysisSettings, chosen: set[int], inside: bool) -> list[Batch]:

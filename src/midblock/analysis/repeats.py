@@ -1,17 +1,19 @@
 """Prompts that come more than once: which of them the model read the same tokens of.
 
 The same tokens have the same states, up to the rounding of batches that were padded otherwise; metrics of distances and
-of small singular values would take that rounding for geometry.
+of small singular values would take that rounding for geometry. Repeats are no further evidence either: they are
+resampled together, as variants of one question are (`Clusters`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from midblock.analysis.layers_in_words import layers_in_words
+from midblock.base.clusters import Clusters
 from midblock.data import TokenizedPrompt
 from midblock.metrics.geometry import States
 from midblock.trace import RowStatistic
@@ -32,6 +34,11 @@ def repeats_of(prompts: Sequence[TokenizedPrompt], region: str) -> dict[int, int
         if earlier != prompt.index:
             found[prompt.index] = earlier
     return found
+
+
+def alike_by_tokens(index: Iterable[int], repeats: Mapping[int, int]) -> Clusters | None:
+    """Which of some prompts, given by index, repeat one another; None where none do."""
+    return Clusters.of([str(repeats.get(each, each)) for each in index]) if repeats else None
 
 
 def with_one_state(rows: RowStatistic, repeats: Mapping[int, int]) -> RowStatistic:

@@ -230,6 +230,7 @@ class Analysis:
             references=number == 0,
             repeats=self.samples[number].repeats,
             clusters=self.samples[number].clusters,
+            general_repeats=self.samples[number].general_repeats,
             tokens=tokens,
             general=self.samples[number].general_reference,
             partial=bench.partial / f"evaluated{number or ''}{tokens}" if bench.partial else None,

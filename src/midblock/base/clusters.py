@@ -1,12 +1,14 @@
-"""Clusters: which prompts are variants of one question, and are resampled together.
+"""Clusters: which prompts are variants of one question, or repeat one another, and are resampled together.
 
-Variants say much the same; resampled one by one they would make an interval as narrow as if each were new.
+Variants say much the same, and repeats the very same; resampled one by one they would make an interval as narrow as if
+each were new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -25,13 +27,20 @@ class Clusters:
     count: int
 
     @classmethod
-    def of(cls, questions: Sequence[str]) -> Clusters | None:
-        """By the question that each prompt is a variant of, "" where it is none; None where no two share one."""
-        known: dict[tuple[str, int], int] = {}
-        numbers = [
-            known.setdefault((question, -1) if question else ("", place), len(known))
-            for place, question in enumerate(questions)
-        ]
+    def of(cls, questions: Sequence[str], repeats: Mapping[int, int] = MappingProxyType({})) -> Clusters | None:
+        """By what prompts share, directly or through others; None where no two share anything.
+
+        Args:
+            questions: the question that each prompt is a variant of, "" where it is none.
+            repeats: for each prompt that repeats an earlier one: that one, by place.
+        """
+        named: dict[str, int] = {}
+        first = [named.setdefault(question, place) if question else place for place, question in enumerate(questions)]
+        for later, earlier in repeats.items():
+            both = sorted((_first_of(first, later), _first_of(first, earlier)))
+            first[both[1]] = both[0]
+        known: dict[int, int] = {}
+        numbers = [known.setdefault(_first_of(first, place), len(known)) for place in range(len(first))]
         return cls(np.array(numbers), len(known)) if len(known) < len(numbers) else None
 
     def note(self, what: str) -> str:
@@ -62,3 +71,10 @@ class Clusters:
         total = np.zeros((self.count, values.shape[1]))
         np.add.at(total, self.numbers, values)
         return total
+
+
+def _first_of(first: Sequence[int], place: int) -> int:
+    """The first prompt of a prompt's cluster, given for each prompt an earlier one of it, or itself."""
+    while first[place] != place:
+        place = first[place]
+    return place

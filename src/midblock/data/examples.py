@@ -91,8 +91,11 @@ class ExampleSet:
 
     @property
     def clusters(self) -> Clusters | None:
-        """Which samples are variants of one question, by their places; None where none are."""
-        return Clusters.of([example.question for example in self.examples])
+        """Which samples are variants of one question or say the very same, by their places; None where none are."""
+        first: dict[tuple[str, str], int] = {}
+        said = [(example.text, repr((example.messages, example.tools))) for example in self.examples]
+        repeats = {place: first.setdefault(each, place) for place, each in enumerate(said)}
+        return Clusters.of([example.question for example in self.examples], repeats)
 
     def notes(self) -> list[str]:
         """What a reader must know: where they come from, how many rows were left out, and why."""

@@ -80,6 +80,8 @@ class Folds:
             clusters: which prompts are variants of one question, and stay together.
         """
         units = N if clusters is None else clusters.count
+        if units == 1:  # nobody is left without it
+            return cls(torch.arange(N)[None], (), units, seed)
         groups = groups or (units if units <= ALONE else GROUPS)
         parts = np.array_split(generator(seed, "jackknife", units).permutation(units), min(groups, units))
         member = np.arange(N) if clusters is None else clusters.numbers
@@ -124,10 +126,12 @@ def jackknife(
         bounds: smallest and largest value of each metric, None where open.
     """
     whole = compute(folds.whole)
-    parts = [compute(kept) for kept in folds.kept]
     n = folds.whole.shape[1]
     if not whole:
         return {}
+    if not folds.kept:
+        return {name: Estimate(float(value), np.nan, np.nan, n) for name, value in whole.items()}
+    parts = [compute(kept) for kept in folds.kept]
     values = np.array([float(value) for value in whole.values()])
     without = torch.stack([torch.cat([part[name] for part in parts]).double() for name in whole], dim=1).numpy()
     low, high = folds.intervals(values, without, [bounds.get(name, (None, None)) for name in whole])
@@ -135,16 +139,35 @@ def jackknife(
     return {name: Estimate(value, below, above, n) for name, value, below, above in ends}
 
 
-def halves(N: int, seed: int) -> list[tuple[Int[Tensor, "1 n"], Int[Tensor, "1 n"]]]:
-    """Random splits of N prompts into two halves, for the noise that choosing other prompts would make."""
-    splits = []
-    for split in range(SPLITS):
-        order = torch.from_numpy(generator(seed, "split", N, split).permutation(N))
-        splits.append((order[: N // 2][None], order[N // 2 : N // 2 * 2][None]))
+def halves(N: int, seed: int, copies: Clusters | None = None) -> list[tuple[Int[Tensor, "1 n"], Int[Tensor, "1 m"]]]:
+    """Random splits of N prompts into two halves, for the noise that choosing other prompts would make.
+
+    Args:
+        copies: which prompts repeat one another, and go into the same half; of one prompt there are no halves.
+    """
+    units, splits = N if copies is None else copies.count, []
+    for split in range(SPLITS if units > 1 else 0):
+        order = generator(seed, "split", units, split).permutation(units)
+        both = [order[: units // 2], order[units // 2 : units // 2 * 2]]
+        if copies is not None:
+            both = [np.flatnonzero(np.isin(copies.numbers, half)) for half in both]
+        splits.append((torch.from_numpy(both[0])[None], torch.from_numpy(both[1])[None]))
     return splits
 
 
-def permutations(N: int, seed: int, count: int = 200) -> Int[Tensor, "P N"]:
-    """Random orders of N prompts for a permutation null."""
-    stream = generator(seed, "permutation", N)
-    return torch.from_numpy(np.stack([stream.permutation(N) for _ in range(count)]))
+def permutations(N: int, seed: int, count: int = 200, copies: Clusters | None = None) -> Int[Tensor, "P N"]:
+    """Random orders of N prompts for a permutation null.
+
+    Args:
+        copies: which prompts repeat one another. They move together: all of one prompt to all of another where both
+            come as often, else as nearly so as a permutation can.
+    """
+    units = N if copies is None else copies.count
+    stream = generator(seed, "permutation", units)
+    if copies is None:
+        return torch.from_numpy(np.stack([stream.permutation(N) for _ in range(count)]))
+    orders = np.empty((count, N), dtype=np.int64)
+    for order in orders:
+        given, taken = (np.argsort(stream.permutation(units)[copies.numbers], kind="stable") for _ in range(2))
+        order[given] = taken
+    return torch.from_numpy(orders)
