@@ -81,6 +81,7 @@ def test_the_same_question_twice_is_two_items(rows):
     file = rows(*[{"question": "1 and 1?", "answer": "2"}] * 3)
     task = open_task(f"exact_match:{file}")
     assert len({item.id for item in task.items}) == 3
+    assert task.clusters.count == 1  # but one piece of evidence
     assert task.rule == "first_line"
 
 

@@ -7,6 +7,7 @@ The tasks that there are stand in `midblock.evaluation.tasks`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -173,19 +174,20 @@ class Task:
 
 
 def items_of(task: str, examples: Sequence[Example]) -> tuple[Item, ...]:
-    """Items with their ids; an example's `question` says what it is a variant of.
+    """Items with their ids; `question` says what an example is a variant of; what comes twice is one of itself.
 
     Args:
         task: what the task is, wherever its data lie ("gsm8k", not a path): the same question has the same id.
     """
     counted: dict[str, int] = {}
     found = []
-    for example in examples:
-        content = hash_examples([example])
+    contents = [hash_examples([example]) for example in examples]
+    times = Counter(contents)
+    for example, content in zip(examples, contents, strict=True):
         counted[content] = counted.get(content, 0) + 1
         # a question that the data hold twice is asked twice
         key = fingerprint(task, content, counted[content])[:16]
-        found.append(Item(key, example, example.question or None))
+        found.append(Item(key, example, example.question or (content if times[content] > 1 else None)))
     return tuple(found)
 
 

@@ -39,7 +39,8 @@ def notes_for(pair: Pair, data: str | ExampleSet, answers: Answers, left_out: Se
     Args:
         left_out: what the answers say of examples that were left out or cut.
     """
-    notes = [*pair.notes(), *left_out, *few_note(len(answers.examples), "examples")]
+    different = {example.text for example in answers.examples}
+    notes = [*pair.notes(), *left_out, *few_note(len(different), "examples")]
     if answers.clusters is not None:
         notes.append(answers.clusters.note("examples"))
     if isinstance(data, ExampleSet):
