@@ -149,9 +149,10 @@ def test_prompts_left_out_are_counted_and_told(pair):
     assert cut.facts["completion_lost"] == 12
     assert cut.notes() == [
         "12 prompt(s) cut at 3 tokens, before the completion begins.",
-        FEW.format(12),
-        "10 of 12 prompts repeat the tokens of an earlier one: intrinsic_dimension takes each of the 2 different ones "
-        "once, all other numbers and intervals count every prompt.",
+        FEW.format("2 different"),
+        "10 of 12 prompts repeat the tokens of an earlier one: values count every prompt, intervals resample a prompt "
+        "together with its repeats, and intrinsic_dimension takes each different one (2) once. Fewer than 4 different "
+        "ones give no interval of a mean, fewer than 8 none of what is computed from all together.",
     ]
     assert prepare(pair, examples(24), num_token_samples=24).notes() == []
 

@@ -187,7 +187,8 @@ def test_every_model_reads_each_sample_once_and_references_are_made_once(pico, t
     seen, drawn = [], []
     for model in (base, tuned):
         Anatomy.of(model).blocks[0].register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-    monkeypatch.setattr("midblock.analysis.estimates.permutations", lambda *of: drawn.append(of) or permutations(*of))
+    asked = "midblock.analysis.estimates.permutations"
+    monkeypatch.setattr(asked, lambda *of, **named: drawn.append(of) or permutations(*of, **named))
     options = {**SMALL, "weights": False, "metrics": "cka,curvature"}
     analyze(Pair.of_models(base, {"sft": tuned}, tokenizer), BUILTIN, seeds=3, **options)
     # the base, rounded, reads the token-level prompts of sample 0; each model is tried twice on a few tokens
