@@ -17,12 +17,11 @@ from midblock.base.quoting import printable
 from midblock.carriers import NecessitySettings
 from midblock.carriers import carve as run_carving
 from midblock.checkpoints import LoadSettings, ModelReference
+from midblock.cli.fitting import print_whole
 from midblock.cli.life import Flat, carry_out, read_summary, tell
 from midblock.cli.tune import print_plan
 from midblock.data.derived import DEFAULT_PROMPTS
 from midblock.runs.where import Where
-
-WIDTH = 132  # letters, where nobody watches
 
 
 def carve(
@@ -52,18 +51,16 @@ def carve(
 
 def _show(folder: Path, console: Console) -> None:
     """A line for each contender, a column for each measure."""
-    if not console.is_terminal:
-        console.width = WIDTH
     summary = read_summary(folder)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("model", no_wrap=True)
+    table.add_column("model")
     for measure in summary["measures"]:
         table.add_column(printable(measure["title"]), justify="right")
     rows = {(row["contender"], row["measure"]): row for row in summary["necessity"]}
     for contender in dict.fromkeys(name for name, _ in rows):
         cells = [_level(rows[contender, measure["name"]]) for measure in summary["measures"]]
         table.add_row(printable(contender), *cells)
-    console.print(table)
+    print_whole(table, console)
 
 
 def _level(row: Mapping[str, Any]) -> str:

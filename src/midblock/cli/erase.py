@@ -17,6 +17,7 @@ from midblock.carriers import EraseSettings
 from midblock.carriers import erase as run_erasing
 from midblock.carriers.erase.samples import TEST
 from midblock.checkpoints import LoadSettings
+from midblock.cli.fitting import print_whole
 from midblock.cli.life import Flat, carry_out, read_summary, tell
 from midblock.data.derived import DEFAULT_PROMPTS
 from midblock.runs.where import Where
@@ -69,7 +70,7 @@ def _show(folder: Path, console: Console) -> None:
             f"{nulls['start']['after']['value']:.2f}",
             printable(cell["verdict"]),
         )
-    console.print(table)
+    print_whole(table, console)
     console.print("Rate of the behaviour on test prompts, 95 % intervals over prompts.", style="dim")
     console.print()
 

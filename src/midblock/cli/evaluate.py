@@ -14,6 +14,7 @@ from rich.table import Table
 
 from midblock.base.quoting import printable
 from midblock.checkpoints import LoadSettings
+from midblock.cli.fitting import print_whole
 from midblock.cli.life import Flat, carry_out, read_summary, tell
 from midblock.evaluation import EvaluateSettings
 from midblock.evaluation import evaluate as run_evaluation
@@ -21,7 +22,7 @@ from midblock.evaluation.evaluate.evaluate import open_models
 from midblock.evaluation.evaluate.forgetting import KLS
 from midblock.runs.where import Where
 
-WIDTH = 132  # letters, where nobody watches
+WORDS = ("task", "model", "metric", "second", "against", "verdict")  # columns that may fold
 KL_TITLES = {"kl_general": "KL general", "kl_general_reverse": "reverse", "kl_tasks": "KL tasks",
              "kl_tasks_reverse": "reverse"}  # fmt: skip
 
@@ -53,14 +54,12 @@ def evaluate(
 
 
 def _show(folder: Path, console: Console) -> None:
-    if not console.is_terminal:
-        console.width = WIDTH
     summary = read_summary(folder)
-    console.print(_scores(summary["scores"]))
+    print_whole(_scores(summary["scores"]), console)
     if summary["comparisons"]:
-        console.print(_comparisons(summary["comparisons"]))
+        print_whole(_comparisons(summary["comparisons"]), console)
     if summary["forgetting"]:
-        console.print(_forgetting(summary["forgetting"]))
+        print_whole(_forgetting(summary["forgetting"]), console)
 
 
 def _told(summary: Mapping[str, Any]) -> list[str]:
@@ -109,7 +108,8 @@ def _forgetting(rows: Sequence[Mapping[str, Any]]) -> Table:
 def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for title in columns:
-        table.add_column(title, justify="left" if title in ("task", "model", "verdict") else "right", no_wrap=True)
+        words = title in WORDS
+        table.add_column(title, justify="left" if words else "right", no_wrap=not words)
     return table
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from midblock.base import LayerTable
 from midblock.base.quoting import printable
 from midblock.checkpoints import LoadSettings, load_models
+from midblock.cli.fitting import print_whole
 from midblock.cli.life import Flat, carry_out, tell
 from midblock.interventions import ProbeSettings
 from midblock.interventions import probe as run_probe
@@ -48,7 +49,7 @@ def probe(
 
 
 def _show(table: LayerTable, console: Console) -> None:
-    console.print(_by_depth(table))
+    print_whole(_by_depth(table), console)
 
 
 def _by_depth(table: LayerTable) -> Table:

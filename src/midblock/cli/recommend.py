@@ -15,6 +15,7 @@ from rich.table import Table
 
 from midblock.base.quoting import printable
 from midblock.checkpoints import LoadSettings
+from midblock.cli.fitting import print_whole
 from midblock.cli.life import Flat, carry_out, read_summary, tell
 from midblock.runs.where import Where
 from midblock.studies.recommend.recommend import recommend as run_recommend
@@ -74,4 +75,4 @@ def _show(folder: Path, console: Console) -> None:
             row["name"],
             *(f"{row[key]:+.3f} [{row[f'{key}_low']:+.3f}, {row[f'{key}_high']:+.3f}]" for key, _ in COLUMNS),
         )
-    console.print(out)
+    print_whole(out, console)

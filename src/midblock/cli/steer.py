@@ -16,6 +16,7 @@ from rich.table import Table
 from midblock.base import MidblockError
 from midblock.base.quoting import printable, printable_lines
 from midblock.checkpoints import LoadSettings
+from midblock.cli.fitting import print_whole
 from midblock.cli.life import Flat, carry_out, read_summary, tell
 from midblock.interventions.steer.settings import SteerSettings, alpha_label
 from midblock.interventions.steer.steer import steer as run_steering
@@ -55,7 +56,7 @@ def _show(folder: Path, console: Console) -> None:
     """The first texts, and the effect of every strength."""
     for text in _read_texts(folder / "texts.json")[:SHOWN_TEXTS]:
         _print_texts(console, text)
-    console.print(_effects(read_summary(folder)))
+    print_whole(_effects(read_summary(folder)), console)
     console.print("NLL of the tuned model's held-out answers, nats per token; random: mean over draws.", style="dim")
     console.print()
 
@@ -78,7 +79,7 @@ def _print_texts(console: Console, text: Mapping[str, Any]) -> None:
 def _effects(summary: Mapping[str, Any]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for title in ("", "NLL", "change", "random", "gap closed"):
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title, justify="right", no_wrap=bool(title))
     table.add_row("base", _number(summary["base"]["value"]), "", "", "")
     for record in summary["alphas"]:
         closed = record["gap_closed"]

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from midblock.base import MidblockError
 from midblock.base.quoting import printable
+from midblock.cli.fitting import print_whole
 from midblock.runs.where import Where
 from midblock.studies.study.again import finished
 from midblock.studies.study.settings import StudySettings
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from midblock.studies.study.study import Planned
 
 Flat = Parameter(name="*")
-WIDTH = 124  # where nobody watches
 
 
 def study(
@@ -93,15 +93,14 @@ def print_plan(planned: Planned, cost: Cost) -> None:
 
 def show_arms(summary: Mapping[str, Any], console: Console) -> None:
     """Print the arms of every task: score, how likely each is the best, and against the reference."""
-    if not console.is_terminal:
-        console.width = WIDTH
     for task in summary["tasks"]:
         title = Text(printable(f"{task['task']}: {task['metric']}"))
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
         against = {each["arm"]: each for each in task["comparisons"]}
         reference = printable(summary["reference"])
         for column in ("arm", "score", "95 %", "P(best)", "parameters", f"against {reference}", "p (Holm)"):
-            table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
+            words = column == "arm" or column.startswith("against")
+            table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=not words)
         base = task["base"]
         if base is not None:
             table.add_row("base", _number(base["value"]), _ends(base))
@@ -110,7 +109,7 @@ def show_arms(summary: Mapping[str, Any], console: Console) -> None:
             beside = ("", "") if other is None else (_difference(other), f"{other['p_holm']:.3g}")
             chance, count = f"{arm['probability_best']:.2f}", f"{arm['parameters'] or 0:,}"
             table.add_row(Text(printable(arm["arm"])), _number(arm["value"]), _ends(arm), chance, count, *beside)
-        console.print(table)
+        print_whole(table, console)
     if advice := summary.get("advice"):
         _show_advice(advice, console)
 
@@ -123,13 +122,14 @@ def _show_advice(advice: Mapping[str, Any], console: Console) -> None:
     title = Text(printable(f"advice, on {advice['task']}: {advice['metric']}"))
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
     for column in ("adviser", "picks", "regret", "95 %", f"rank correlation over {len(advice['ranked'])}", "95 %"):
-        table.add_column(column, justify="left" if column in ("adviser", "picks") else "right", no_wrap=True)
+        words = column in ("adviser", "picks")
+        table.add_column(column, justify="left" if words else "right", no_wrap=not words)
     for each in advice["advisers"]:
         ends = [f"{_number(each[f'{name}_low'])}–{_number(each[f'{name}_high'])}" for name in ("regret", "correlation")]
         picked = Text(printable(each["picked"] or "–"))
         name = Text(printable(each["adviser"]))
         table.add_row(name, picked, _number(each["regret"]), ends[0], _number(each["correlation"]), ends[1])
-    console.print(table)
+    print_whole(table, console)
 
 
 def _difference(compared: Mapping[str, Any]) -> str:

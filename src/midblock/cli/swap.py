@@ -15,6 +15,7 @@ from rich.text import Text
 
 from midblock.base.quoting import printable
 from midblock.checkpoints import LoadSettings, load_pair
+from midblock.cli.fitting import print_whole
 from midblock.cli.life import Flat, carry_out, read_summary, tell
 from midblock.interventions import SwapSettings
 from midblock.interventions import swap as run_swap
@@ -52,7 +53,7 @@ def _show(folder: Path, console: Console) -> None:
     """One table for each host: references above, a line a cell and head."""
     summary = read_summary(folder)
     for host in dict.fromkeys(cell["host"] for cell in summary["cells"]):
-        console.print(_table(summary, host))
+        print_whole(_table(summary, host), console)
 
 
 def _table(summary: Mapping[str, Any], host: str) -> Table:
@@ -62,7 +63,7 @@ def _table(summary: Mapping[str, Any], host: str) -> Table:
     title = Text(f"Blocks of {donor} put into {host} (change against {host} with the same head)")
     out = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
     for column in ("blocks", "head", *(QUANTITIES[name] for name in shown)):
-        out.add_column(column, justify="right", no_wrap=True)
+        out.add_column(column, justify="right", no_wrap=column not in ("blocks", "head"))
     for reference in summary["references"]:
         levels = [f"{reference[name]['value']:.3f}" for name in shown]
         out.add_row(Text(printable(f"all of {reference['body']}")), _head(reference), *levels)

@@ -15,6 +15,7 @@ from midblock.analysis.detectable import in_words
 from midblock.base import LayerTable
 from midblock.base.quoting import printable
 from midblock.base.states import AS_NULL, AS_RANDOM, BELOW_FLOOR, NOT_DEFINED, STATES, TOO_FEW
+from midblock.cli.fitting import print_whole
 from midblock.metrics.headline_curve import headline_curve
 from midblock.runs.finished import BASE
 
@@ -39,7 +40,7 @@ def show_profile(table: LayerTable, console: Console) -> None:
         console.width = WIDTH_WITH_INTERVALS
     for model in table.models:
         if model != BASE:
-            console.print(_profile(table, model, intervals=console.width >= WIDTH_WITH_INTERVALS))
+            print_whole(_profile(table, model, intervals=console.width >= WIDTH_WITH_INTERVALS), console)
     legend = (
         "CKA debiased; changes and ΔW relative to the base's norm; own change: by the block's own tuning; "
         "± half of the 95 % interval."

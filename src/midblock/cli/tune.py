@@ -14,6 +14,7 @@ from rich.table import Table
 
 from midblock.base.quoting import printable
 from midblock.checkpoints import LoadSettings, ModelReference
+from midblock.cli.fitting import print_whole
 from midblock.cli.life import Flat, carry_out, tell
 from midblock.runs.where import Where
 from midblock.tuning import TuneSettings
@@ -63,7 +64,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         table.add_column(title, justify=side)  # type: ignore[arg-type]
     for blocks, modules, rank, alpha in _grouped(plan["targets"]):
         table.add_row(blocks, modules, rank, alpha)
-    console.print(table)
+    print_whole(table, console)
     parts = ", ".join(f"{part} {count:,}" for part, count in plan["by_part"].items())
     console.print(
         f"Trained: {plan['trained_parameters']:,} parameters ({parts}); the model has {plan['total_parameters']:,} "
