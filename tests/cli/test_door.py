@@ -16,7 +16,7 @@ from midblock.base.errors import MidblockError, NoSpaceError
 from midblock.cli import main as door
 from midblock.cli.main import Command, main
 from midblock.cli.streams import Lasting, lasting
-from midblock.runs.stopping import Stopped
+from midblock.runs.stopping import STOPPING, Stopped
 from midblock.runs.verbs import VERBS
 
 
@@ -58,9 +58,10 @@ def test_the_streams_of_before_come_back():
 def fails(monkeypatch, capsys):
     """Call the door with a verb that raises; give the exit code and the line."""
 
-    def call(error, *arguments):
+    def call(error, *arguments, kept=True):
         def run(self):
             self.verb = VERBS[self.arguments[0]]
+            STOPPING.kept = kept
             self.overwrite, self.resume = "--overwrite" in self.arguments, "--resume" in self.arguments
             raise error
 
@@ -88,6 +89,8 @@ def test_the_advice_is_the_verbs_own(fails, error):
     assert fails(error, "demo", "--overwrite")[1].endswith("; the same command without --overwrite goes on from here")
     for verb in ("merge", "export", "report"):
         assert "goes on" not in fails(error, verb)[1]
+    for verb in ("analyze", "tune", "demo"):
+        assert "goes on" not in fails(error, verb, kept=False)[1]
 
 
 def test_of_several_processes_the_main_one_says_that_they_were_stopped(monkeypatch, capsys):

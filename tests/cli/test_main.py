@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -28,6 +29,23 @@ def test_every_verb_explains_itself(capsys, verb):
     assert "None" not in out.split("Parameters")[0]
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_breaks_no_name(capsys, monkeypatch, verb):
+    names = []
+    for width in ("80", "300"):
+        monkeypatch.setenv("COLUMNS", width)
+        assert main([verb, "--help"]) == 0
+        names.append(set(re.findall(r"(?<!\S)--[\w-]+", capsys.readouterr().out)))
+    assert names[0] == names[1]
+    assert not [name for name in names[0] if name.startswith("--empty-")]
+
+
+@pytest.mark.parametrize("verb", [name for name in VERBS if name != "doctor"])
+def test_every_verb_that_writes_takes_the_short_option(capsys, verb):
+    assert main([verb, "--help"]) == 0
+    assert " -o " in capsys.readouterr().out
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == __version__
@@ -40,7 +58,12 @@ def test_an_unknown_verb_gets_the_nearest(failure):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["analyze"], "base"),
+        (["analyze"], "midblock: BASE is missing (usage: midblock analyze [OPTIONS] BASE TUNED)"),
+        (["analyze", "a"], "midblock: TUNED is missing (usage: midblock analyze [OPTIONS] BASE TUNED)"),
+        (["tune", "a"], "midblock: --data is missing (usage: midblock tune --data STR [OPTIONS] BASE)"),
+        (["tune", "a", "--data"], "midblock: --data wants a value (usage: "),
+        (["export", "a"], "--output is missing"),
+        (["doctor", "a", "-o", "b"], "Unknown option: -o. `midblock doctor --help` lists what there is."),
         (["report"], "run"),
         (["report", "a", "b"], "b"),
         (["analyze", "a", "b", "--seed", "two"], "seed"),

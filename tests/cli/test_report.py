@@ -13,8 +13,14 @@ def run(tmp_path):
 
 def test_report_is_drawn_from_the_tables_alone(run, capsys):
     assert main(["report", str(run)]) == 0
-    assert capsys.readouterr().out.strip() == str(run / "report.html")
+    assert capsys.readouterr().out == f"Report: {run / 'report.html'}\n"
     assert "cka_debiased" in (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("option", ["-o", "--output", "--output-dir"])
+def test_where_to_is_said_as_to_other_verbs(run, capsys, option):
+    assert main(["report", str(run), option, str(run.parent / "page")]) == 0
+    assert capsys.readouterr().out == f"Report: {run.parent / 'page' / 'report.html'}\n"
 
 
 def test_report_of_nothing(tmp_path, capsys):

@@ -6,17 +6,19 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 from midblock.base import user_path, watched
 from midblock.cli.life import Filled, tell, whole
 from midblock.cli.table import show_profile
+from midblock.runs.where import OutputDir
 from midblock.studies.demo import ANALYSIS
 from midblock.studies.demo import demo as run_demo
 
 
 def demo(
     *,
-    output_dir: Path = Path("runs/demo"),
+    output_dir: Annotated[Path, OutputDir] = Path("runs/demo"),
     overwrite: bool = False,
     num_samples: int = 96,
     json: bool = False,

@@ -18,6 +18,7 @@ from midblock.base.errors import GateError, MidblockError, NoSpaceError, ToldErr
 from midblock.base.quoting import printable
 from midblock.base.yaml_file import HINT, check_quoted, read_settings
 from midblock.cli.crash import crash_line
+from midblock.cli.help import formatter, refused
 from midblock.cli.streams import lasting
 from midblock.runs.stopping import OUT_OF_TIME, STOPPING, TERMINATED, Stopped
 from midblock.runs.verbs import VERBS, Verb
@@ -45,11 +46,12 @@ def door() -> cyclopts.App:
         help="See, layer by layer, what supervised fine-tuning does to a language model.",
         version=__version__,
         help_format="plaintext",
+        default_parameter=cyclopts.Parameter(negative_iterable=()),  # a list that is left out is empty
         suppress_keyboard_interrupt=False,
         help_epilogue=EPILOGUE,
     )
     for name, verb in VERBS.items():
-        app.command(f"midblock.cli.{name}:{name}", name=name, help=verb.purpose)
+        app.command(f"midblock.cli.{name}:{name}", name=name, help=verb.purpose, help_formatter=formatter())
     return app
 
 
@@ -79,7 +81,7 @@ def _run(command: Command) -> int:
     except MidblockError as error:
         return USER_CAN_FIX if isinstance(error, ToldError) and not _main_process() else _fail(str(error))
     except cyclopts.CycloptsError as error:
-        return _fail(str(error))
+        return _fail(refused(error))
     except GateError as failed:
         for line in failed.lines:
             _fail(f"gate: {line}")
@@ -138,8 +140,10 @@ class Command:
         app(words, exit_on_error=False, print_error=False, result_action="return_value")
 
     def advised(self, what: str) -> str:
-        """What happened, and how the run goes on where it can."""
+        """What happened, and how the run goes on where it can and something of it was kept."""
         if self.verb is None or not (self.verb.resumable or self.verb.goes_on):
+            return what
+        if not (STOPPING.kept or self.resume):
             return what
         if self.resume or self.verb.goes_on:
             without = " without --overwrite" if self.overwrite else ""

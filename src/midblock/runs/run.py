@@ -222,6 +222,7 @@ def _finished(folder: Path, draft: Draft, where: Where) -> Done | None:
 
 def _fill(folder: Path, ready: Ready, where: Where, progress: Progress) -> tuple[Outcome, LayerTable]:
     run, notes = _open(folder, ready, where)
+    STOPPING.kept = True
     bench = Bench(run, progress, [*ready.notes, *notes])
     outcome = ready.work(bench)
     if not main_process():

@@ -49,12 +49,14 @@ class Stopping:
         limit: how the deadline was asked for.
         asked: SIGTERM came.
         waiting: how many pieces of work will ask `due()` at their next boundary.
+        kept: a run has opened its folder since signals are heeded, so what it found can be gone on with.
     """
 
     deadline: float = math.inf
     limit: str = ""
     asked: bool = False
     waiting: int = 0
+    kept: bool = False
 
     def due(self) -> bool:
         return self.asked or time.monotonic() >= self.deadline
@@ -98,6 +100,7 @@ class Stopping:
     @contextmanager
     def heeding_signals(self) -> Iterator[None]:
         """Inside, SIGTERM asks this process to stop; only a main thread can hear it."""
+        self.kept = False
         if threading.current_thread() is not threading.main_thread():
             yield
             return

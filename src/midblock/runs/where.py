@@ -15,6 +15,7 @@ from midblock.base import MidblockError, Progress, user_path
 from midblock.runs.stopping import seconds_of
 
 Hidden = Parameter(parse=False)  # known to Python only
+OutputDir = Parameter(name=("--output-dir", "--output", "-o"))  # of every verb that has one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Where:
         MidblockError: `resume` and `overwrite` together, or a `max_time` that is none.
     """
 
-    output_dir: Annotated[Path | str | None, Parameter(name=("--output-dir", "--output", "-o"))] = None
+    output_dir: Annotated[Path | str | None, OutputDir] = None
     """Run folder to write. Left out, the command line writes to `runs/VERB-NAME`; from Python nothing is written, and
     verbs that leave a model or a log (tune, flow, merge) ask for it."""
 
