@@ -28,6 +28,9 @@ def test_keywords_become_settings():
     [
         ({"num_sample": 30}, "unknown option 'num_sample'.*'num_samples'"),
         ({"metrics": "ckaa"}, "unknown metric 'ckaa'.*'cka'"),
+        ({"metrics": ""}, r"metrics is empty \(`standard`, `p1`, `all`, or names of docs/metrics\.md"),
+        ({"metrics": "cka,"}, "metrics names an empty one"),
+        ({"metrics": "xqzw"}, r"^unknown metric 'xqzw' \(such as [^;]{1,120}; docs/metrics\.md lists all"),
         ({"region": "answers"}, "unknown region 'answers'.*'answer'"),
     ],
 )

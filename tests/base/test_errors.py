@@ -26,3 +26,16 @@ def test_an_unknown_name_gets_the_nearest_or_all():
     close = unknown("metric", "curvatur", ["curvature", "gini"])
     assert str(close) == "unknown metric 'curvatur' (did you mean 'curvature'?)"
     assert str(unknown("metric", "zzz", iter(["b", "a"]))) == "unknown metric 'zzz' (one of: a, b)"
+
+
+def test_an_unknown_name_among_many_gets_the_nearest_few_and_where_the_list_is():
+    many = [f"metric_of_sort_{n}" for n in range(60)]
+    said = str(unknown("metric", "zzz", many, listed="docs/metrics.md"))
+    assert said.startswith("unknown metric 'zzz' (such as ")
+    assert said.endswith("; docs/metrics.md lists all 60)")
+    assert said.count("metric_of_sort_") == 4
+    assert str(unknown("metric", "zzz", many)).endswith("; there are 60)")
+
+
+def test_an_empty_name_is_called_empty():
+    assert str(unknown("task", " ", ["b", "a"])) == "the name of the task is empty (one of: a, b)"

@@ -89,7 +89,10 @@ def test_at_most_so_many(ten):
     [
         ("gsm8", "unknown dataset 'gsm8' .*did you mean 'gsm8k'"),
         ("", "the dataset reference is empty"),
-        ("what is this?", "unknown dataset"),
+        (
+            "what is this?",
+            r"unknown dataset .*\(a \.jsonl or \.parquet file, .*ORG/NAME.*builtin:NAME; .*reworded:.*style:",
+        ),
         ("rows.csv", r"no dataset at rows\.csv"),
         ("./rows", "no dataset at rows"),
         (__file__, "is no dataset file"),

@@ -39,9 +39,17 @@ def test_an_empty_folder_may_be_filled(tmp_path):
 
 def test_an_existing_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(MidblockError, match=r"exists already .*--resume .*--overwrite .*--output-dir"):
+    with pytest.raises(MidblockError, match=r"exists already \(choose another --output-dir\)$"):
         make(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_only_what_works_is_offered(tmp_path):
+    make(tmp_path / "run")
+    with pytest.raises(MidblockError, match=r"\(--resume continues it, --overwrite replaces it, or choose another "):
+        make(tmp_path / "run")
+    with pytest.raises(MidblockError, match=r"exists already \(--overwrite replaces it, or choose another --output-"):
+        make(tmp_path / "run", seed=7)
 
 
 def test_only_own_folders_are_overwritten(tmp_path):

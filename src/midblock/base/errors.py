@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
+MANY, FEW = 24, 4  # names: up to so many are all listed, of more so few
+
 
 class MidblockError(Exception):
     """A problem the user can fix: what is wrong, where, and what to try, on one line.
@@ -42,18 +44,25 @@ def nearest(name: str, options: Iterable[str]) -> str | None:
     return by_lower[close[0]] if close else None
 
 
-def unknown(kind: str, name: str, options: Iterable[str]) -> MidblockError:
+def unknown(kind: str, name: str, options: Iterable[str], *, listed: str | None = None) -> MidblockError:
     """Build the error for a name that is not among `options`.
 
     Args:
         kind: what is being named, as the user would call it ("metric", "option", "column").
         name: what the user wrote.
         options: everything that would have been accepted.
+        listed: where they are listed, for those that are many.
 
     Returns:
-        The error, to be raised by the caller; it names the nearest option, or all of them.
+        The error, to be raised by the caller; it names the nearest option, or all of them, or of many the
+        nearest few.
     """
     options = sorted(options)
-    close = nearest(name, options)
-    hint = f"did you mean {close!r}?" if close else "one of: " + ", ".join(options)
-    return MidblockError(f"unknown {kind} {name!r}", hint=hint)
+    what = f"unknown {kind} {name!r}" if name.strip() else f"the name of the {kind} is empty"
+    if close := nearest(name, options):
+        return MidblockError(what, hint=f"did you mean {close!r}?")
+    if len(options) <= MANY:
+        return MidblockError(what, hint="one of: " + ", ".join(options))
+    few = difflib.get_close_matches(name, options, n=FEW, cutoff=0.0) if name.strip() else options[:FEW]
+    more = f"; {listed} lists all {len(options)}" if listed else f"; there are {len(options)}"
+    return MidblockError(what, hint=f"such as {', '.join(few)}{more}")

@@ -258,7 +258,7 @@ def _check_expressible(checkpoint: Checkpoint, name: str) -> None:
     adapter = checkpoint.adapter
     if adapter is not None and adapter.settings.inexpressible:
         what = f"{name}: its adapter ({adapter.settings.inexpressible}) is merged by PEFT alone, which takes all of it"
-        raise MidblockError(what, hint="midblock merge writes it as a checkpoint of its own")
+        raise MidblockError(what, hint="midblock export ADAPTER --to merged writes it as a checkpoint")
     if checkpoint.prompt is not None:
         raise MidblockError(f"{name}: a soft prompt is not read by parts", hint=HINT)
 

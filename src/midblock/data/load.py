@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from midblock.base import MidblockError, generator, unknown, user_path
+from midblock.base import MidblockError, generator, nearest, unknown, user_path
 from midblock.base.options import LARGEST, told_number
 from midblock.data.derived import Derived, source_of
 from midblock.data.examples import Example, ExampleSet, hash_examples, left_out
@@ -17,6 +17,10 @@ from midblock.data.layouts import LAYOUTS, detect_layout, read_examples, try_exa
 from midblock.data.procedural import BUILTIN_SETS, make_rows
 from midblock.data.records import Record, Records
 
+KINDS = (
+    "a .jsonl or .parquet file, ORG/NAME or a short name like gsm8k of the hub, or builtin:NAME; before it reworded: "
+    "or a behaviour like style:; docs/references.md lists them"
+)
 PART = 1000  # rows looked at together, where every row must be
 FILE_ENDINGS = (*READERS, ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst")  # meant as files even where none is
 
@@ -101,7 +105,10 @@ def _open(reference: str, split: str | None) -> Records:
         return read_file(path)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return read_hub(reference, HubSet(name, config or None, split or "train"))
-    raise unknown("dataset", reference, [*HUB_SETS, *(f"builtin:{name}" for name in BUILTIN_SETS)])
+    known = [*HUB_SETS, *(f"builtin:{name}" for name in BUILTIN_SETS)]
+    if nearest(reference, known):
+        raise unknown("dataset", reference, known)
+    raise MidblockError(f"unknown dataset {reference!r}", hint=KINDS)
 
 
 def _sample(

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from midblock.base import unknown
+from midblock.base import MidblockError, unknown
 from midblock.metrics import geometry, own_change, predictions, routing, similarity, tokens, views, weights
 from midblock.metrics.metric import Metric
 
@@ -330,6 +330,8 @@ METRICS: dict[str, Metric] = {
 }  # fmt: skip
 
 SETS = ("standard", "p1", "all")
+LISTED = "docs/metrics.md"
+NAMING = f"`standard`, `p1`, `all`, or names of {LISTED}, comma-separated"
 
 
 def choose(text: str | Iterable[str]) -> tuple[str, ...]:
@@ -339,6 +341,8 @@ def choose(text: str | Iterable[str]) -> tuple[str, ...]:
         MidblockError: an unknown name; the nearest one is given.
     """
     parts = [part.strip() for part in (text.split(",") if isinstance(text, str) else text)]
+    if "" in parts:
+        raise MidblockError("metrics names an empty one" if any(parts) else "metrics is empty", hint=NAMING)
     wanted: set[str] = set()
     for part in parts:
         if part == "all":
@@ -348,7 +352,7 @@ def choose(text: str | Iterable[str]) -> tuple[str, ...]:
         elif part in METRICS:
             wanted.add(part)
         else:
-            raise unknown("metric", part, [*METRICS, *SETS])
+            raise unknown("metric", part, [*METRICS, *SETS], listed=LISTED)
     return tuple(name for name in METRICS if name in wanted)
 
 

@@ -58,10 +58,12 @@ def read_member(folder: Path) -> Run:
     """Read one run; an unfinished one may lack its table.
 
     Raises:
-        MidblockError: the folder is none of a run that has a page, or a finished run without a table.
+        MidblockError: there is no folder, it is none of a run that has a page, or a finished run without a table.
     """
     record: dict[str, Any] = read_json(folder / "run.json", {})
     tabled = (folder / "layers.parquet").exists()
+    if not folder.exists():
+        raise MidblockError(f"no run folder at {folder}", hint=_known())
     if not folder.is_dir() or not (record or tabled):
         raise MidblockError(f"{folder} is no run folder", hint=_known())
     verb = verb_of(record)

@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,10 +115,8 @@ class RunFolder:
         if where.resume:
             return _resumable(path, draft)
         if not where.overwrite:
-            hint = "--resume continues it, --overwrite replaces it, or choose another --output-dir"
-            raise MidblockError(f"{path} exists already", hint=hint)
-        _check_own(path)
-        _check_apart(path, draft.known.sources)
+            raise MidblockError(f"{path} exists already", hint=_ways(path, draft))
+        _check_replaceable(path, draft)
         return None
 
     @property
@@ -265,6 +263,21 @@ def _empty(path: Path) -> None:
                 entry.unlink()
     except OSError as error:
         raise write_failure(path, error) from error
+
+
+def _ways(path: Path, draft: Draft) -> str:
+    """What would be accepted in place of a command that finds something there."""
+    ways = ""
+    for way, check in (("--resume continues it, ", _resumable), ("--overwrite replaces it, ", _check_replaceable)):
+        with suppress(MidblockError):
+            check(path, draft)
+            ways += way
+    return f"{ways}{'or ' if ways else ''}choose another --output-dir"
+
+
+def _check_replaceable(path: Path, draft: Draft) -> None:
+    _check_own(path)
+    _check_apart(path, draft.known.sources)
 
 
 def _resumable(path: Path, draft: Draft) -> dict[str, Any] | None:

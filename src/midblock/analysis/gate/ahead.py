@@ -13,7 +13,7 @@ from midblock.analysis.work import kinds_of
 from midblock.base import LayerPlan, MidblockError, unknown
 from midblock.base.names import BASE
 from midblock.checkpoints import Pair
-from midblock.metrics.catalogue import METRICS, choose
+from midblock.metrics.catalogue import LISTED, METRICS, choose
 from midblock.metrics.metric import (
     NO_SINKS,
     NULL,
@@ -35,7 +35,7 @@ def check_names(conditions: Iterable[Condition]) -> None:
     for condition in conditions:
         name = condition.metric.partition(".")[0]
         if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+            raise unknown("metric", name, METRICS, listed=LISTED)
         reference = suffixes(condition.metric)[1]
         if reference and reference not in REFERENCES and not SAMPLE.fullmatch(reference):
             raise unknown("suffix of a metric", reference, [NO_SINKS, *REFERENCES, f"{SEED}1"])

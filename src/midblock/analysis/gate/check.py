@@ -18,7 +18,7 @@ from midblock.analysis.layers_in_words import layers_in_words
 from midblock.base import LayerTable, nearest, unknown, user_path
 from midblock.base.json_file import shown
 from midblock.base.names import BASE
-from midblock.metrics.catalogue import METRICS
+from midblock.metrics.catalogue import LISTED, METRICS
 from midblock.metrics.metric import NO_SINKS
 from midblock.runs.finished import Finished, read_finished
 from midblock.runs.lenient import entries_of
@@ -178,6 +178,6 @@ def _absent(condition: Condition, found: Results) -> str:
     """Why nothing can be said of a metric without rows; raise MidblockError where there is no such metric at all."""
     measured, name = found.table.metrics, condition.metric.partition(".")[0]
     if name not in {*METRICS, *(each.partition(".")[0] for each in measured)}:
-        raise unknown("metric", condition.metric, {*measured, *METRICS})
+        raise unknown("metric", condition.metric, {*measured, *METRICS}, listed=LISTED)
     close = name if name in measured else nearest(condition.metric, measured)
     return f"{condition.metric} was not measured{f' ({close} was)' if close else ''}"
