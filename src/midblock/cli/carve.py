@@ -16,6 +16,7 @@ from midblock.base.files import size_text
 from midblock.base.quoting import printable
 from midblock.carriers import NecessitySettings
 from midblock.carriers import carve as run_carving
+from midblock.carriers.carve.verdicts import told_once
 from midblock.checkpoints import LoadSettings, ModelReference
 from midblock.cli.fitting import print_whole
 from midblock.cli.life import Flat, carry_out, read_summary, tell
@@ -73,4 +74,4 @@ def _level(row: Mapping[str, Any]) -> str:
 def _told(summary: Mapping[str, Any]) -> list[str]:
     sizes = summary["sizes"]
     said = f"{size_text(sizes['carrier_bytes'])} on disk, of {size_text(sizes['delta_bytes'])} for the whole change."
-    return [*(verdict["words"] for verdict in summary["verdicts"]), f"Carrier: {said}"]
+    return [*told_once(summary["verdicts"]), f"Carrier: {said}"]

@@ -26,6 +26,7 @@ NOT_MORE = {
     NO: " A random carrier of its size takes away more.",
 }
 CALLED = {CARRIER: "The carrier", UNTRAINED: "The carrier with the tuned model's own values"}
+UNTAUGHT = "the tuned model does not show the behaviour more often than the base"
 Row = Mapping[str, Any]
 
 
@@ -137,13 +138,12 @@ def _answer(row: Row, low: float, high: float, taught: bool) -> str:
 
 def _told(what: str, name: str, answer: str, amount: tuple[float, float, float], told: str, does: str) -> Verdict:
     share, low, high = amount
-    called = CALLED.get(name, f"The rival {name!r}")
+    called = _called(name)
     opening = {
         YES: f"{called} is {what}",
         NO: f"{called} is not {what}",
         UNTOLD: f"The evidence does not say whether {called[0].lower()}{called[1:]} is {what}",
-        NOTHING: f"Whether {called[0].lower()}{called[1:]} is {what} cannot be said, since the tuned model does not "
-        "show the behaviour more often than the base",
+        NOTHING: f"Whether {called[0].lower()}{called[1:]} is {what} cannot be said, since {UNTAUGHT}",
     }[answer]
     known = math.isfinite(low) and math.isfinite(high)
     interval = f" [{100 * low:.0f}, {100 * high:.0f}]" if known else ", with too few prompts for an interval"
@@ -151,8 +151,23 @@ def _told(what: str, name: str, answer: str, amount: tuple[float, float, float],
     return Verdict(what, name, answer, share, low, high, f"{opening}: {told}{added}.")
 
 
+def _called(name: str) -> str:
+    return CALLED.get(name, f"The rival {name!r}")
+
+
 def _rate(row: Row) -> str:
     return f"{100 * row['value']:.1f} %"
+
+
+def told_once(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The sentences of verdicts as records; what none of them can say, because nothing was taught, in one."""
+    untold = [each for each in verdicts if each["answer"] == NOTHING]
+    said = [each["words"] for each in verdicts if each["answer"] != NOTHING]
+    if len(untold) < 2:
+        return [each["words"] for each in verdicts]
+    named = dict.fromkeys(_called(each["candidate"]) for each in untold)
+    whom = "; ".join(f"{name[0].lower()}{name[1:]}" for name in named)
+    return [*said, f"Whether it is necessary or sufficient cannot be said of any, since {UNTAUGHT}: {whom}."]
 
 
 def headline_of(verdicts: Sequence[Verdict], behaviour: str) -> str:
