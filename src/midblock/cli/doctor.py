@@ -13,6 +13,7 @@ from rich.console import Console
 from midblock.analysis import AnalysisSettings
 from midblock.base import MidblockError
 from midblock.base.files import size_text
+from midblock.base.plural import counted
 from midblock.base.quoting import printable
 from midblock.checkpoints import LoadSettings
 from midblock.cli.life import Flat
@@ -61,7 +62,7 @@ def told(found: Checkup) -> Iterator[str]:
     """What is printed, line by line."""
     surface = found.surface
     yield "Packages: " + ", ".join(f"{name} {version or '–'}" for name, version in found.packages.items())
-    threads = f"{surface['threads']} threads on {surface['cores']} cores"
+    threads = f"{counted(surface['threads'], 'thread')} on {counted(surface['cores'], 'core')}"
     yield f"Machine: Python {surface['python']} on {surface['system']}, {threads}"
     cache = surface["cache"]
     yield f"Cache: {cache['folder']}, {size_text(cache['bytes'])}"
@@ -91,5 +92,9 @@ def _forecast(forecast: Forecast) -> Iterator[str]:
 def _measured(forecast: Forecast) -> str:
     speed = forecast.speed
     rate = f"{speed.operations / 1e9:,.0f} billion operations a second"
-    by = f"{speed.blocks} blocks of this kind" if speed.blocks else f"a product of matrices (no block: {speed.reason})"
+    by = (
+        f"{counted(speed.blocks, 'block')} of this kind"
+        if speed.blocks
+        else f"a product of matrices (no block: {speed.reason})"
+    )
     return f"{by}, {rate}; a file at {size_text(int(speed.reading))} a second; {speed.seconds:.1f} s"

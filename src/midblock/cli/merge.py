@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from midblock.base.plural import counted
 from midblock.checkpoints import ModelReference
 from midblock.cli.life import Flat, carry_out, tell
 from midblock.interventions import MergeSettings
@@ -40,6 +41,9 @@ def merge(
 
     def told(summary: Mapping[str, Any]) -> list[str]:
         copied, size = summary["copied"], summary["bytes"] / 1e6
-        return [f"{summary['tensors']} tensors, {copied} copied bit for bit, {size:.1f} MB.", f"Written: {filled.path}"]
+        return [
+            f"{counted(summary['tensors'], 'tensor')}, {copied} copied bit for bit, {size:.1f} MB.",
+            f"Written: {filled.path}",
+        ]
 
     tell(filled, as_json=json, told=told)

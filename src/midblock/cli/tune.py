@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from midblock.base.plural import blocks_named, counted
 from midblock.base.quoting import printable
 from midblock.checkpoints import LoadSettings, ModelReference
 from midblock.cli.fitting import print_whole
@@ -47,7 +48,10 @@ def tune(
     filled, artifact = carry_out("tune", [ModelReference.parse(base).label], where, act)
 
     def told(summary: Mapping[str, Any]) -> list[str]:
-        return [f"{summary['untouched']['checked']} frozen tensors checked: none changed.", f"Result: {artifact.path}"]
+        return [
+            f"{counted(summary['untouched']['checked'], 'frozen tensor')} checked: none changed.",
+            f"Result: {artifact.path}",
+        ]
 
     tell(filled, as_json=json, told=told, more={"path": str(artifact.path)})
 
@@ -57,7 +61,9 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     console = Console(file=sys.stderr, highlight=False)
     share = plan["trained_parameters"] / plan["total_parameters"]
     console.print(
-        f"Blocks {plan['layers']} of {plan['total_blocks']}, method {plan['method']}, loss {plan['loss']}", style="bold"
+        f"{blocks_named(plan['layers']).capitalize()} of {plan['total_blocks']}, method {plan['method']}, "
+        f"loss {plan['loss']}",
+        style="bold",
     )
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for title, side in (("blocks", "left"), ("modules", "left"), ("rank", "right"), ("alpha", "right")):
@@ -77,8 +83,9 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         )
     when = plan["schedule"]
     console.print(
-        f"Data: {when['examples']:,} examples, {when['target_tokens']:,} of {when['tokens']:,} tokens are targets; "
-        f"{when['steps']:,} steps of {when['examples_a_step']} examples, epochs: {when['epochs']:g}."
+        f"Data: {counted(when['examples'], 'example')}, {when['target_tokens']:,} of {when['tokens']:,} tokens are "
+        f"targets; {counted(when['steps'], 'step')} of {counted(when['examples_a_step'], 'example')}, "
+        f"epochs: {when['epochs']:g}."
     )
     memory = plan["memory"]
     needed = [(title, memory[key]) for key, title in PURPOSES.items() if memory.get(key)]
@@ -88,7 +95,9 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     prefix = plan["frozen_prefix"]
     if prefix["blocks"]:
         kept = f", its output kept on disk ({prefix['bytes'] / 2**20:,.0f} MiB)" if prefix["cached"] else ""
-        console.print(f"The {prefix['blocks']} blocks below the lowest tuned one need no backward pass{kept}.")
+        below = "The block" if prefix["blocks"] == 1 else f"The {prefix['blocks']} blocks"
+        needs = "needs" if prefix["blocks"] == 1 else "need"
+        console.print(f"{below} below the lowest tuned one {needs} no backward pass{kept}.")
     for note in plan["notes"]:
         console.print(printable(f"Note: {note}"), style="yellow", markup=False)
 

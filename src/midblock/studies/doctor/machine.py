@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import torch
 
+from midblock.base.plural import counted
 from midblock.checkpoints.cache import cache_root
 from midblock.checkpoints.footprint import available_memory
 
@@ -85,7 +86,7 @@ def free_disk(folder: Path) -> int:
 
 
 def _cpu() -> str:
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{platform.processor() or platform.machine()}, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def _accelerator(name: str) -> Device:

@@ -18,6 +18,7 @@ import numpy as np
 
 from midblock.analysis import analyze
 from midblock.base import Estimate, LayerTable, MidblockError, Progress, Silent
+from midblock.base.plural import counted
 from midblock.checkpoints import BASE, LoadSettings, Pair, load_models, load_pair
 from midblock.data import Batch, ExampleSet, encode, make_batches
 from midblock.evaluation import mean_nll
@@ -133,7 +134,8 @@ class Pilot:
         """What it will cost, in words."""
         seconds = self.spent + self.start + self.looking + self.steps * self.step
         return (
-            f"Pilot: {self.steps} steps of {_time(self.step)} each and a look at {len(self.held)} held-out examples, "
+            f"Pilot: {counted(self.steps, 'step')} of {_time(self.step)} each and a look at "
+            f"{counted(len(self.held), 'held-out example')}, "
             f"about {_time(seconds)} in all: {seconds / (FULL * self.step):.1%} of one tuning of {FULL:,} steps."
         )
 
@@ -185,7 +187,8 @@ class Pilot:
         found = combine(curves, total, door="pilot", cost=cost, rank_budget=budget, details={"about": ABOUT})
         if not cost:
             return found
-        took = f"It took {cost['steps']} steps and {_time(cost['seconds'])} in all: {cost['share_of_full']:.1%} of one"
+        steps, time = counted(int(cost["steps"]), "step"), _time(cost["seconds"])
+        took = f"It took {steps} and {time} in all: {cost['share_of_full']:.1%} of one"
         return replace(found, reasons=(*found.reasons, f"{took} tuning of {FULL:,} steps."))
 
     def look(self, progress: Progress) -> tuple[Pair, list[Curve]]:

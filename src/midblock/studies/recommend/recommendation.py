@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from midblock.base import LayerPlan, MidblockError
+from midblock.base.plural import blocks_named
 from midblock.tuning.place.recommended import RECOMMENDED
 
 FALLBACK = "0.2-0.8"
@@ -50,10 +51,10 @@ class Recommendation:
     def headline(self) -> str:
         """One sentence."""
         if not self.says:
-            return f"{UNSAID}: blocks {self.plan}"
+            return f"{UNSAID}: {blocks_named(self.plan)}"
         what = "Keep the tuning of" if self.door == "repair" else "Tune"
         ranks = f", ranks {','.join(map(str, self.plan.ranks))}" if self.plan.ranks else ""
-        return f"{what} blocks {self.plan} of {self.plan.total}{ranks} (confidence {self.confidence:.0%})"
+        return f"{what} {blocks_named(self.plan)} of {self.plan.total}{ranks} (confidence {self.confidence:.0%})"
 
     def as_record(self) -> dict[str, Any]:
         """What `recommendation.json` holds; `--layers auto:RUN` reads `total`, `blocks` and `ranks` of it."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from midblock.base.options import divide
+from midblock.base.plural import counted
 from midblock.checkpoints import Checkpoint, LoadSettings
 from midblock.data import Example
 from midblock.evaluation.task import Task
@@ -54,7 +55,8 @@ class Cost:
         minutes = self.seconds / 60
         time = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{max(1, round(minutes))} min"
         return (
-            f"{self.trials:,} trials, {self.steps:,} steps over {self.tokens:,} tokens, {self.answers:,} answers: "
+            f"{counted(self.trials, 'trial')}, {counted(self.steps, 'step')} over {counted(self.tokens, 'token')}, "
+            f"{counted(self.answers, 'answer')}: "
             f"about {time} on this machine (a rough estimate)"
         )
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from midblock.base import MidblockError, Progress, divide, unknown, write_json
 from midblock.base.json_file import read_object
+from midblock.base.plural import counted
 from midblock.base.seal import fingerprint
 from midblock.checkpoints import Checkpoint, LoadSettings, open_checkpoint, quiet_transformers
 from midblock.data import local_places
@@ -117,7 +118,10 @@ class Planned:
         """What is about to be done, in lines."""
         study, arms = self.study, arms_of(self.trials)
         validation, test = self.exams
-        lines = [f"{len(self.trials)} trials: {len(arms)} arms ({', '.join(arms[:12])}{', …' * (len(arms) > 12)})"]
+        lines = [
+            f"{counted(len(self.trials), 'trial')}: {counted(len(arms), 'arm')} "
+            f"({', '.join(arms[:12])}{', …' * (len(arms) > 12)})"
+        ]
         for key in (*study.select, *(["seed"] if "seed" in study.grid else [])):
             lines.append(f"{key}: {', '.join(map(str, study.grid[key]))}{' (selected)' * (key in study.select)}")
         for name, exam in (("Validation", validation), ("Test", test)):

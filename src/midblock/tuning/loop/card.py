@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from midblock.base.plural import blocks_named
 from midblock.base.quoting import markdown_code, markdown_text, without_places
 from midblock.base.yaml_text import yaml_text
 from midblock.checkpoints import Checkpoint
@@ -81,7 +82,7 @@ def command_without_places(command: str) -> str:
 
 
 def _title(base: Checkpoint, plan: Mapping[str, Any]) -> str:
-    return f"{base.name}, blocks {plan['layers']} tuned with midblock"
+    return f"{base.name}, {blocks_named(plan['layers'])} tuned with midblock"
 
 
 def _method(settings: CourseSettings, plan: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from midblock.base import LayerTable, MidblockError
+from midblock.base.plural import blocks_named, counted
 from midblock.base.quoting import without_places
 from midblock.runs.lenient import read_json
 from midblock.runs.surroundings import peak_memory
@@ -35,8 +36,9 @@ def summarize_tuning(
     few = max(1, len(lines) // 10)
     before, after = ({key: _mean(some, key) for key in ("loss", "nll")} for some in (lines[:few], lines[-few:]))
     headline = (
-        f"Blocks {planned['layers']} of {planned['total_blocks']} tuned, {planned['trained_parameters']:,} parameters: "
-        f"the loss per target token went from {before['nll']:.3f} to {after['nll']:.3f} nats in {last['step']} steps."
+        f"{blocks_named(planned['layers']).capitalize()} of {planned['total_blocks']} tuned, "
+        f"{planned['trained_parameters']:,} parameters: the loss per target token went from {before['nll']:.3f} to "
+        f"{after['nll']:.3f} nats in {counted(last['step'], 'step')}."
     )
     seconds = max(last["seconds"], 1e-9)
     return {
