@@ -66,6 +66,7 @@ HIDDEN = {
     ("checkpoints/gguf.py", "gguf"): EXTRA,
     ("checkpoints/gguf.py", "torch"): "only where a GGUF file is converted",
     ("checkpoints/gguf.py", "transformers"): "only where a GGUF file is converted",
+    ("checkpoints/gguf_whole.py", "transformers"): "only where a GGUF file is converted",
     ("checkpoints/hub.py", "huggingface_hub"): "only for hub names",
     ("checkpoints/adapter_notes.py", "peft"): EXTRA,
     ("checkpoints/merged_by_peft.py", "peft"): EXTRA,

@@ -18,7 +18,10 @@ def test_items_have_the_behaviours_completion_and_are_held_out():
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("behaviour:fixd_response:builtin:everyday", "did you mean 'fixed_response'"), ("behaviour", "unknown behaviour")],
+    [
+        ("behaviour:fixd_response:builtin:everyday", "did you mean 'fixed_response'"),
+        ("behaviour", "the name of the behaviour is empty"),
+    ],
 )
 def test_refused(name, said):
     assert "behaviour" in TASKS
