@@ -18,8 +18,8 @@ from midblock.data.procedural import BUILTIN_SETS, make_rows
 from midblock.data.records import Record, Records
 
 KINDS = (
-    "a .jsonl or .parquet file, ORG/NAME or a short name like gsm8k of the hub, or builtin:NAME; before it reworded: "
-    "or a behaviour like style:; docs/references.md lists them"
+    "a .jsonl, .json or .parquet file, ORG/NAME or a short name like gsm8k of the hub, or builtin:NAME; before it "
+    "reworded: or a behaviour like style:; docs/references.md lists them"
 )
 PART = 1000  # rows looked at together, where every row must be
 FILE_ENDINGS = (*READERS, ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst")  # meant as files even where none is
