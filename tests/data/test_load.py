@@ -91,7 +91,7 @@ def test_at_most_so_many(ten):
         ("", "the dataset reference is empty"),
         (
             "what is this?",
-            r"unknown dataset .*\(a \.jsonl or \.parquet file, .*ORG/NAME.*builtin:NAME; .*reworded:.*style:",
+            r"unknown dataset .*\(a \.jsonl, \.json or \.parquet file, .*ORG/NAME.*builtin:NAME; .*reworded:.*style:",
         ),
         ("rows.csv", r"no dataset at rows\.csv"),
         ("./rows", "no dataset at rows"),
