@@ -174,7 +174,7 @@ def test_clusters_by_question():
     assert found.sums(np.arange(7.0)[:, None])[:, 0].tolist() == [2, 6, 3, 4, 6]
     assert found.take(np.array([2, 5, 6])) is None
     assert found.take(np.array([1, 5, 6])).numbers.tolist() == [0, 0, 1]
-    assert "7 prompts are variants of 5 questions" in found.note("prompts")
+    assert "7 prompts are variants or repeats of 5 questions" in found.note("prompts")
     assert Clusters.of(["a", "b", "", ""]) is None
 
 

@@ -13,6 +13,8 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from midblock.base.plural import counted
+
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
@@ -49,9 +51,10 @@ class Clusters:
         Args:
             what: what the prompts are called.
         """
+        questions = counted(self.count, "question")
         return (
-            f"The {len(self.numbers)} {what} are variants of {self.count} questions, and intervals resample questions: "
-            f"where variants are all alike, they are worth {self.effective:.0f} {what}."
+            f"The {len(self.numbers)} {what} are variants or repeats of {questions}, and intervals "
+            f"resample questions: where variants are all alike, they are worth {self.effective:.0f} {what}."
         )
 
     @property
