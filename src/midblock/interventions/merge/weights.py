@@ -145,8 +145,8 @@ class Weights:
         return made.nbytes
 
     def _sample(self, item: Item, base: Source, tuned: Source, made: Shaped[Tensor, " n"]) -> None:
-        whole = base.changed or tuned.changed  # whose values come in whole rows
-        before, after = torch.empty(2, len(made) if whole else min(SAMPLED, len(made)), dtype=torch.float64)
+        width = base.stored.shape[-1] if base.stored.ndim else 1  # what is changed comes in whole rows
+        before, after = torch.empty(2, min(max(1, SAMPLED // width) * width, len(made)), dtype=torch.float64)
         base.fill(before, 0)
         tuned.fill(after, 0)
         wanted = item.alpha * (after - before)
