@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, Lfm2Config
 import midblock
 from midblock.base import MidblockError
 from midblock.checkpoints import load_pair, open_checkpoint
+from midblock.checkpoints.merged_by_peft import Difference
 
 from .test_names import checked, refused
 
@@ -232,3 +233,23 @@ def test_a_merge_is_held_against_what_the_adapter_does(adapt, size):
     adapted.rewrite(lambda tensors: {name: value * size**0.5 for name, value in tensors.items()})
     with pytest.raises(MidblockError, match=r"computes something else \(logits differ by .*, by the adapter itself"):
         load_pair(str(adapted.base), str(adapted.adapter), device="cpu").tuned[0].model  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("error", "effect", "grain", "fits"),
+    [
+        (0.063, 0.27, 2**-7, True),  # IA3 in bfloat16 on a model of 30 blocks: rounding, and it is right
+        (0.156, 0.041, 2**-7, False),  # HiRA on a scaled embedding: wrong
+        (6.6e-6, 0.03, 2**-23, True),
+        (9.3e-4, 2.0e-4, 2**-23, False),
+        (2e-3, 1.0, 2**-23, False),  # more than any right one, however much the adapter does
+        (float("nan"), 1.0, 2**-23, False),
+    ],
+)
+def test_how_far_a_merge_may_be_off(adapt, error, effect, grain, fits):
+    adapter = open_checkpoint(str(adapt().adapter)).adapter
+    if fits:
+        Difference(error, effect, grain).check(adapter)
+        return
+    with pytest.raises(MidblockError, match="computes something else"):
+        Difference(error, effect, grain).check(adapter)
